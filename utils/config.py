@@ -1,0 +1,172 @@
+"""Every setting of an experiment: type, range, default, unit and source, in one place.
+
+One JSON file is one experiment (one row of a results table). The keys are flat and are those of the
+authors' release, so its files load unchanged; what is new has a default that gives the release's numbers.
+Nobody writes into a `Config`: it is frozen, and the resolved one is saved beside the results.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from utils.errors import UserError
+
+Device = Union[str, int]
+Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=False)
+
+
+class SplitSpec(_Strict):
+    """How to split one folder of images into training and test images."""
+
+    test_fraction: float = Field(0.2, gt=0.0, lt=1.0, description="share of each class's images used for testing")
+    seed: int = Field(0, ge=0, description="seed of the permutation")
+
+
+class DatasetSpec(_Strict):
+    """A data set described in the config alone, without Python."""
+
+    name: str = Field(min_length=1, max_length=100, description="name shown in logs and tables")
+    layout: Literal["folders", "lists", "npz", "domains", "synthetic"] = Field(
+        "folders", description="folders: one sub-folder per class; lists: text files with 'path label' lines; npz: "
+        "x_train, y_train, x_test, y_test; domains: one sub-folder per domain; synthetic: images made in memory")
+    root: str | None = Field(None, description="folder (or npz file) that holds the data; relative to the working folder")
+    train: str | None = Field(None, description="training folder or list file; default '<root>/train'")
+    test: str | None = Field(None, description="test folder or list file; default '<root>/val' or '<root>/test'")
+    split: SplitSpec | None = Field(None, description="split one folder of images instead of naming train and test")
+    image_size: int | None = Field(None, ge=1, le=4096, description="pixels; default 224, or the arrays' own size for npz")
+    train_transform: Union[str, list[Any]] = Field(
+        "crop224", description="'none', 'crop224' (random resized crop, flip), 'crop32' (pad 4, crop, flip), "
+        "'resize300_crop224', or a list of torchvision v2 transforms, each [name, {arguments}]")
+    mean: list[float] | None = Field(None, description="per channel, of pixels in [0, 1]; default ImageNet's")
+    std: list[float] | None = Field(None, description="per channel, of pixels in [0, 1]; default ImageNet's")
+    class_order: list[int] | None = Field(None, description="order in which classes are learned; overrides shuffle and seed")
+    classes: list[Union[int, str]] | None = Field(None, description="use only these classes (numbers or folder names)")
+    domains: list[str] | None = Field(None, description="domains in the order in which they are learned (layout 'domains')")
+    num_classes: int | None = Field(None, ge=1, description="number of classes, for a dry run without the data; synthetic: how many to make")
+    train_per_class: int = Field(20, ge=1, description="synthetic: training images per class")
+    test_per_class: int = Field(10, ge=1, description="synthetic: test images per class")
+    channels: Literal[1, 3] = Field(3, description="synthetic: 1 grey, 3 colour")
+    num_domains: int = Field(1, ge=1, description="synthetic: how many domains to make")
+
+    @field_validator("std")
+    @classmethod
+    def _std_is_positive(cls, value: list[float] | None) -> list[float] | None:
+        if value is not None and any(v <= 0 for v in value):
+            raise ValueError("every std must be above 0")
+        return value
+
+
+class BackboneSpec(_Strict):
+    """A timm model by name, with its constructor's arguments and a local file of weights."""
+
+    timm: str = Field(min_length=1, description="timm model or class name, e.g. 'vit_base_patch16_224.augreg_in21k' or 'VisionTransformer'")
+    args: dict[str, Any] = Field(default_factory=dict, description="arguments of the timm model, e.g. img_size, patch_size, embed_dim, depth")
+    weights: str | None = Field(None, description="file of weights (npz, pth, safetensors); relative to the working folder or the project")
+
+
+class Config(_Strict):
+    """All settings of one experiment. `load_config` reads it from JSON."""
+
+    # What is run ---------------------------------------------------------------------------------------------
+    model_name: str = Field(min_length=1, max_length=100, description="learner; resolved exactly, then as the release: 'slcapp...' is SLCA++, 'slca...' is SLCA")
+    model_postfix: str = Field("", description="free text, kept from the release")
+    prefix: str = Field("", description="free text, kept from the release")
+    notes: str = Field("", description="free text: sources, expected results")
+    seed: Union[int, list[int]] = Field(1993, description="seed of the class order, or a list: one run per seed (paper: 1993, 1996, 1997)")
+    torch_seed: int = Field(1, ge=0, le=2**63 - 1, description="seed of everything else: heads, batches, augmentation, sampled features (release: always 1)")
+    device: Union[Device, list[Device]] = Field("auto", description="auto, cpu, cuda, cuda:1, mps, or a list of GPU numbers; -1 means cpu")
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = Field("32-true", description="arithmetic of the backbone (Lightning Fabric)")
+    compat: Literal["none", "release"] = Field("none", description="'release' reproduces its arithmetic where it is wrong (task of a class = class // last task's size)")
+
+    # Data and tasks ------------------------------------------------------------------------------------------
+    dataset: Union[str, DatasetSpec] = Field(description="registered name (python main.py list datasets) or an object that describes the data")
+    data_root: str = Field("data", description="folder of registered data sets")
+    shuffle: bool = Field(True, description="permute the class order by the seed; else the data set's own order")
+    init_cls: int = Field(ge=1, description="classes in the first task")
+    increment: int = Field(ge=0, description="classes in each later task; the last task takes the rest")
+    num_workers: Union[Literal["auto"], Annotated[int, Field(ge=0, le=256)]] = Field("auto", description="processes that load images; auto: 0 for images in memory")
+    normalize: Literal["dataset", "backbone"] = Field("dataset", description="whose mean and std the images are normalised with (release: the data set's)")
+
+    # Backbone ------------------------------------------------------------------------------------------------
+    convnet_type: Union[str, BackboneSpec] = Field(description="registered name (python main.py list backbones), 'timm/<name>' or an object")
+    pretrained: bool = Field(True, description="load weights; false starts from random ones, with a warning")
+    reset_norm: bool | None = Field(None, description="start a new final LayerNorm, eps 1e-5; default: true for vit-b-p16*, as in the release, else false")
+
+    # Stage 1: Slow Learner -----------------------------------------------------------------------------------
+    epochs: int = Field(ge=0, le=100_000, description="passes over a task's images")
+    batch_size: int = Field(128, ge=1, description="images per step, over all devices together")
+    test_batch_size: int | None = Field(None, ge=1, description="images per step without gradient; default batch_size")
+    lr: float = Field(0.01, gt=0.0, le=100.0, description="learning rate of the heads (SLCA section 4.1)")
+    bcb_lrscale: float = Field(0.01, ge=0.0, le=100.0, description="backbone's learning rate as a multiple of lr; 0 freezes it (SLCA: 1/100)")
+    momentum: float = Field(0.9, ge=0.0, lt=1.0, description="of SGD")
+    weight_decay: float = Field(5e-4, ge=0.0, le=10.0, description="of SGD, in both stages")
+    milestones: list[Annotated[int, Field(ge=0)]] = Field(default_factory=list, description="epochs after which the learning rate falls")
+    lrate_decay: float = Field(0.1, gt=0.0, le=1.0, description="factor of the learning rate at each milestone")
+
+    # Stage 2: Classifier Alignment ---------------------------------------------------------------------------
+    ca_epochs: int = Field(5, ge=0, le=100_000, description="epochs of alignment; 0 switches it off")
+    ca_lr: float | None = Field(None, gt=0.0, le=100.0, description="learning rate of alignment; default lr")
+    ca_samples: int = Field(256, ge=1, description="features drawn per class and epoch")
+    ca_batch_size: int = Field(256, ge=1, description="features per step")
+    ca_mean_decay: float = Field(0.1, ge=0.0, le=1.0, description="how much the oldest means shrink: m_c = (1 - d + d (t_c + 1)/(T + 1)) mu_c")
+    ca_with_logit_norm: float | None = Field(None, description="temperature tau of logit normalisation (0.1; Cars-196 0.05); missing or <= 0: off")
+    ca_ridge: float = Field(1e-4, gt=0.0, description="added to the diagonal of each class's covariance")
+    save_before_ca: bool = Field(False, description="also write the network before each alignment, <run>/seed<N>/..._before_ca_<task>")
+
+    # SLCA++ --------------------------------------------------------------------------------------------------
+    lora_rank: int = Field(4, ge=1, description="rank of the LoRA factors")
+    lora_scale: float = Field(0.8, gt=0.0, description="W + lora_scale B A")
+    lora_targets: list[Literal["qkv", "fc1", "fc2"]] = Field(default_factory=lambda: ["qkv"], min_length=1,
+        description="layers with LoRA: ['qkv'] is what the release trains; the paper describes qkv, fc1, fc2")
+    lora_lrscale_first: float = Field(0.5, ge=0.0, description="LoRA's learning rate in the first task as a multiple of lr; later bcb_lrscale")
+    sce_a: float = Field(1.0, ge=0.0, description="weight of the cross-entropy")
+    sce_b: float = Field(0.1, ge=0.0, description="weight of the reverse cross-entropy")
+    fc_scale_mu: float = Field(0.02, ge=0.0, description="feature scaling per task of age")
+
+    # Rehearsal -----------------------------------------------------------------------------------------------
+    memory_size: int = Field(0, ge=0, description="stored images over all classes (rehearsal methods only)")
+    memory_per_class: int = Field(0, ge=0, description="stored images per class, with fixed_memory")
+    fixed_memory: bool = Field(False, description="memory_per_class for every class instead of sharing memory_size")
+
+    # Run -----------------------------------------------------------------------------------------------------
+    keep_checkpoints: Literal["last", "all", "none"] = Field("last", description="which tasks' checkpoints stay on disk (last: the newest two)")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _release_spelling(cls, values: Any) -> Any:
+        """The release writes null for a key that is off, and -1 (or ["-1"]) for the CPU."""
+        if isinstance(values, dict) and "device" in values:
+            device = values["device"]
+            devices = device if isinstance(device, list) else [device]
+            if [str(d) for d in devices] == ["-1"]:
+                values = {**values, "device": "cpu"}
+        return values
+
+    @field_validator("seed")
+    @classmethod
+    def _seeds_fit_numpy(cls, value: int | list[int]) -> int | list[int]:
+        seeds = value if isinstance(value, list) else [value]
+        if not seeds:
+            raise ValueError("needs at least one seed")
+        if len(set(seeds)) != len(seeds):
+            raise ValueError("each seed may appear once")
+        if any(not 0 <= s < 2**32 for s in seeds):
+            raise ValueError("every seed must be between 0 and 4294967295")
+        return value
+
+    @property
+    def seeds(self) -> list[int]:
+        return self.seed if isinstance(self.seed, list) else [self.seed]
+
+    @property
+    def dataset_name(self) -> str:
+        return self.dataset if isinstance(self.dataset, str) else self.dataset.name
