@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union
+from typing import Annotated, Any, Literal, Mapping, Sequence, Union
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -21,7 +21,7 @@ Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
 
 
 class SplitSpec(_Strict):
@@ -43,8 +43,8 @@ class DatasetSpec(_Strict):
     test: str | None = Field(None, description="test folder or list file; default '<root>/val' or '<root>/test'")
     split: SplitSpec | None = Field(None, description="split one folder of images instead of naming train and test")
     image_size: int | None = Field(None, ge=1, le=4096, description="pixels; default 224, or the arrays' own size for npz")
-    train_transform: Union[str, list[Any]] = Field(
-        "crop224", description="'none', 'crop224' (random resized crop, flip), 'crop32' (pad 4, crop, flip), "
+    train_transform: Union[str, list[Any], None] = Field(
+        None, description="default 'crop224' for files, 'none' for npz and synthetic; 'none', 'crop224' (random resized crop, flip), 'crop32' (pad 4, crop, flip), "
         "'resize300_crop224', or a list of torchvision v2 transforms, each [name, {arguments}]")
     mean: list[float] | None = Field(None, description="per channel, of pixels in [0, 1]; default ImageNet's")
     std: list[float] | None = Field(None, description="per channel, of pixels in [0, 1]; default ImageNet's")
@@ -91,10 +91,17 @@ class Config(_Strict):
     dataset: Union[str, DatasetSpec] = Field(description="registered name (python main.py list datasets) or an object that describes the data")
     data_root: str = Field("data", description="folder of registered data sets")
     shuffle: bool = Field(True, description="permute the class order by the seed; else the data set's own order")
-    init_cls: int = Field(ge=1, description="classes in the first task")
-    increment: int = Field(ge=0, description="classes in each later task; the last task takes the rest")
-    num_workers: Union[Literal["auto"], Annotated[int, Field(ge=0, le=256)]] = Field("auto", description="processes that load images; auto: 0 for images in memory")
+    init_cls: int | None = Field(None, ge=1, description="classes in the first task; needed unless task_sizes, tasks or scenario 'domain' say it")
+    increment: int | None = Field(None, ge=0, description="classes in each later task; the last task takes the rest")
+    task_sizes: list[Annotated[int, Field(ge=1)]] | None = Field(None, description="classes in every task; wins over init_cls and increment")
+    tasks: list[list[Union[int, str]]] | None = Field(None, description="the classes of every task, by number or name; wins over shuffle, init_cls and increment")
+    scenario: Literal["class", "domain"] = Field("class", description="class: new classes in every task; domain: the same classes, one domain after another")
+    val_fraction: Fraction = Field(0.0, description="share of each class's training images held out as the split 'val', to tune on")
+    num_workers: Union[Literal["auto"], Annotated[int, Field(ge=0, le=256)]] = Field("auto", description="processes that load images, 0 to 256, or auto: 0 for images in memory")
     normalize: Literal["dataset", "backbone"] = Field("dataset", description="whose mean and std the images are normalised with (release: the data set's)")
+    cache: Literal["auto", "ram", "disk", "none"] = Field("auto", description="keep decoded images: in memory, in a file under data_root/cache, or not; auto by free memory")
+    augment_on: Literal["cpu", "device"] = Field("cpu", description="where crop, flip and normalisation run; device: on the accelerator")
+    bad_images: Literal["error", "skip"] = Field("error", description="unreadable images: stop at the first, or check all at the start and leave them out with a warning")
 
     # Backbone ------------------------------------------------------------------------------------------------
     convnet_type: Union[str, BackboneSpec] = Field(description="registered name (python main.py list backbones), 'timm/<name>' or an object")
@@ -106,7 +113,8 @@ class Config(_Strict):
     batch_size: int = Field(128, ge=1, description="images per step, over all devices together")
     test_batch_size: int | None = Field(None, ge=1, description="images per step without gradient; default batch_size")
     lr: float = Field(0.01, gt=0.0, le=100.0, description="learning rate of the heads (SLCA section 4.1)")
-    bcb_lrscale: float = Field(0.01, ge=0.0, le=100.0, description="backbone's learning rate as a multiple of lr; 0 freezes it (SLCA: 1/100)")
+    bcb_lrscale: float | None = Field(None, ge=0.0, le=100.0, description="backbone's learning rate as a multiple of lr; 0 freezes it; "
+        "default by method: slca 0.01, finetune and joint 1")
     momentum: float = Field(0.9, ge=0.0, lt=1.0, description="of SGD")
     weight_decay: float = Field(5e-4, ge=0.0, le=10.0, description="of SGD, in both stages")
     milestones: list[Annotated[int, Field(ge=0)]] = Field(default_factory=list, description="epochs after which the learning rate falls")
@@ -170,3 +178,141 @@ class Config(_Strict):
     @property
     def dataset_name(self) -> str:
         return self.dataset if isinstance(self.dataset, str) else self.dataset.name
+
+
+def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Config:
+    """Read one experiment from a JSON file.
+
+    Args:
+        path: JSON file with one object of settings.
+        overrides: settings that win over the file's (`--set key=value`).
+
+    Raises:
+        UserError: the file is missing or malformed, or a setting is unknown, of a wrong type or out of range.
+    """
+    values = _read_json(Path(path))
+    return parse_config({**values, **(overrides or {})}, source=str(path))
+
+
+def parse_config(values: Mapping[str, Any], source: str = "config") -> Config:
+    """Validate settings that are already in memory; `source` names them in messages. Raises UserError."""
+    values = {key: value for key, value in values.items() if key != "$schema"}
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        problems = [_explain(details) for details in _most_telling(error)]
+        raise UserError(f"{source}: " + "; ".join(problems[:5])) from None
+    except RecursionError:
+        raise UserError(f"{source}: nested too deeply; settings are flat, at most an object inside a key") from None
+
+
+def parse_overrides(assignments: Sequence[str]) -> dict[str, Any]:
+    """`["epochs=1", "seed=[1,2]"]` -> `{"epochs": 1, "seed": [1, 2]}`; what is not JSON is taken as text.
+
+    Raises:
+        UserError: an assignment has no "=".
+    """
+    overrides: dict[str, Any] = {}
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals or not key.strip():
+            raise UserError(f"--set {assignment}: expected key=value, e.g. --set epochs=1")
+        try:
+            overrides[key.strip()] = json.loads(text, parse_constant=_refuse_constant)
+        except (ValueError, RecursionError):
+            overrides[key.strip()] = text
+    return overrides
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema of a config file, for editors; exported to exps/schema.json."""
+    schema = Config.model_json_schema()
+    schema["properties"]["$schema"] = {"type": "string", "description": "path of this schema, for editors"}
+    return schema
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.json")], n=1)
+        hint = f"; did you mean {path.parent / near[0]}?" if near else ""
+        raise UserError(f"config file {path} does not exist{hint}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"config file {path} cannot be read: {error}") from None
+    try:
+        values = json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}: not valid JSON at line {error.lineno}, column {error.colno}: {error.msg}") from None
+    except RecursionError:
+        raise UserError(f"{path}: nested too deeply; settings are flat, at most an object inside a key") from None
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: expected one JSON object of settings, got {type(values).__name__}")
+    return values
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    keys = [key for key, _ in pairs]
+    twice = sorted({key for key in keys if keys.count(key) > 1})
+    if twice:
+        raise ValueError(f"key {twice[0]!r} appears twice; keep one")
+    return dict(pairs)
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not a number that a setting can have; write a finite one")
+
+
+def _most_telling(error: ValidationError) -> list[dict[str, Any]]:
+    """One finding per key: of a union's branches, those that fit what the user wrote best."""
+    best: dict[Any, tuple[tuple[bool, bool], dict[str, Any]]] = {}
+    for details in error.errors(include_url=False):
+        key = details["loc"][0] if details["loc"] else ""
+        # The object branch of a union speaks of the user's own sub-keys; it is the one to explain.
+        inside_object = any(str(part).endswith("Spec") for part in details["loc"])
+        wrong_shape = details["type"] in ("model_type", "model_attributes_type")
+        score = (inside_object and not wrong_shape, not details["type"].endswith("_type"))
+        if key not in best or score > best[key][0]:
+            best[key] = (score, dict(details))
+        elif score == best[key][0] and details["loc"][:1] == best[key][1]["loc"][:1] and _is_union_branch(details["loc"][-1]):
+            best[key][1]["msg"] += " or " + _allowed(details["msg"])
+    return [details for _, details in best.values()]
+
+
+def _explain(details: dict[str, Any]) -> str:
+    """One sentence for one of pydantic's findings: key, got, allowed, nearest valid key."""
+    path = [str(part) for part in details["loc"]]
+    spec = next((part for part in path if part.endswith("Spec")), None)
+    fields = {"DatasetSpec": DatasetSpec, "BackboneSpec": BackboneSpec, "SplitSpec": SplitSpec}.get(spec or "", Config).model_fields
+    key = ".".join(part for part in path if not _is_union_branch(part)) or "config"
+    if details["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(path[-1], list(fields), n=1, cutoff=0.6)
+        hint = f"did you mean {near[0]!r}?" if near else "see exps/schema.json for all keys"
+        return f"unknown key {_short(key)}; {hint}"
+    if details["type"] == "missing":
+        field = fields.get(path[-1])
+        return f"key {key!r} is missing ({field.description})" if field else f"key {key!r} is missing"
+    field = fields.get(path[-1]) or (Config.model_fields.get(path[0]) if path else None)
+    allowed = _allowed(details["msg"])
+    meaning = f" ({field.description})" if field and field.description else ""
+    return f"key {_short(key)}: got {_short(details['input'])}, allowed: {allowed}{meaning}"
+
+
+def _allowed(message: str) -> str:
+    return message.removeprefix("Value error, ").removeprefix("Input should be ")
+
+
+def _is_union_branch(part: Any) -> bool:
+    """Pydantic names the branch of a union inside the path of a finding; users know only their keys."""
+    part = str(part)
+    return part.endswith("Spec") or part in ("str", "int", "float", "bool") or "[" in part
+
+
+def _short(value: Any, limit: int = 80) -> str:
+    try:
+        text = repr(value)
+    except RecursionError:
+        return "a deeply nested value"
+    return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -1,0 +1,1 @@
+"""Backbones, heads and what changes them from outside. Knows torch and timm, never the config."""

@@ -1,0 +1,69 @@
+"""The incremental network: one backbone and one linear head per task."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from convs.backbones import Backbone
+
+
+class IncrementalNet(nn.Module):
+    """Backbone f and heads h_0..h_T; logits are the concatenation of all heads.
+
+    Shapes: images (N, C, H, W), features (N, D), logits (N, K) with K classes seen so far.
+    """
+
+    HEAD_STD = 0.02  # release: trunc_normal(std 0.02), bias 0
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.heads = nn.ModuleList()  # one Linear(D, C_t) per task
+        # Head t multiplies its input by this (SLCA++ feature scaling); 1 except while an aligned SLCA++ is evaluated.
+        # Plain numbers: a tensor on the device would stall every forward to be read.
+        self.head_scales: list[float] = []
+
+    @property
+    def head_sizes(self) -> list[int]:
+        return [head.out_features for head in self.heads]
+
+    def add_head(self, num_classes: int, generator: torch.Generator | None = None) -> nn.Linear:
+        """Append a head for `num_classes` new classes, initialised from `generator`."""
+        head = nn.Linear(self.backbone.dim, num_classes)
+        nn.init.trunc_normal_(head.weight, std=self.HEAD_STD, generator=generator)
+        nn.init.zeros_(head.bias)
+        self.heads.append(head.to(next(self.backbone.parameters()).device))
+        self.head_scales.append(1.0)
+        return head
+
+    def get_extra_state(self) -> Tensor:
+        """The heads' scales belong to the state: without them a loaded SLCA++ predicts differently."""
+        return torch.tensor(self.head_scales)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.head_scales = state.tolist()
+
+    def features(self, images: Tensor) -> Tensor:
+        return self.backbone(images)  # (N, D)
+
+    def classify(self, features: Tensor) -> Tensor:
+        return torch.cat([head(features if scale == 1 else features * scale)
+                          for head, scale in zip(self.heads, self.head_scales)], dim=1)  # (N, K)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.classify(self.features(images))  # (N, K)
+
+
+class OwnTask(nn.Module):
+    """The network as stage 1 sees it: the logits of one task alone, (N, C_t).
+
+    The loss of the Slow Learner masks all other tasks' logits, so they are not computed at all.
+    """
+
+    def __init__(self, net: IncrementalNet, task: int) -> None:
+        super().__init__()
+        self.backbone, self.head = net.backbone, net.heads[task]
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.backbone(images))

@@ -1,0 +1,84 @@
+"""Command line. Everything it does is one call elsewhere; see README.md.
+
+    python main.py --config exps/slca_demo.json          train
+    python main.py list methods|datasets|backbones       what there is
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from utils.errors import UserError
+
+
+def parse_arguments(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="main.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", nargs="+", type=Path, required=True, metavar="FILE", help="JSON files, one experiment each")
+    parser.add_argument("--set", nargs="+", default=[], metavar="key=value", action="extend", help="settings that win over the file, values in JSON")
+    parser.add_argument("--device", help="auto, cpu, cuda, cuda:1, mps or GPU numbers such as 0,1; wins over the file")
+    parser.add_argument("--out", type=Path, default=Path("logs"), metavar="DIR", help="where runs are written (default: logs)")
+    parser.add_argument("--resume", action="store_true", help="continue the newest unfinished run")
+    parser.add_argument("--test_only", action="store_true", help="evaluate a run from its checkpoints")
+    parser.add_argument("--dry_run", action="store_true", help="print what would run, and stop")
+    return parser.parse_args(argv)
+
+
+def run_experiments(arguments: argparse.Namespace) -> None:
+    """Train, test or describe each config."""
+    from utils.config import load_config, parse_overrides
+
+    overrides = parse_overrides(arguments.set)
+    if arguments.device is not None:
+        overrides["device"] = arguments.device
+    configs = [(path, load_config(path, overrides)) for path in arguments.config]  # every mistake is told before the first run
+    for path, config in configs:
+        if arguments.dry_run:
+            from models.describe import describe_run
+            print(describe_run(config, name=path.stem))
+            continue
+        from trainer import test, train
+        if arguments.test_only:
+            test(config, arguments.out, name=path.stem)
+        else:
+            train(config, arguments.out, name=path.stem, resume=arguments.resume)
+
+
+def list_what(arguments: argparse.Namespace) -> None:
+    """Print the names that a config may use."""
+    if arguments.what == "methods":
+        from models import list_methods as lister
+    elif arguments.what == "datasets":
+        from utils.datasets import list_datasets as lister
+    else:
+        from convs.backbones import list_backbones as lister
+    print(lister())
+
+
+def list_arguments(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="main.py list")
+    parser.add_argument("what", choices=["methods", "datasets", "backbones"])
+    return parser.parse_args(argv)
+
+
+COMMANDS = {"list": (list_arguments, list_what)}
+
+
+def main(argv: list[str] | None = None) -> int:
+    argv = sys.argv[1:] if argv is None else argv
+    parse, act = COMMANDS[argv[0]] if argv and argv[0] in COMMANDS else (parse_arguments, run_experiments)
+    arguments = parse(argv[1:] if act is not run_experiments else argv)
+    try:
+        act(arguments)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; continue with the same command and --resume", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

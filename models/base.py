@@ -1,0 +1,262 @@
+"""The order of one task, shared by all learners; a learner overrides only what its paper adds.
+
+    begin_task   new head; old heads frozen; learner-specific set-up
+    train        stage 1: epochs of SGD on the task's images
+    end_task     statistics, alignment, memory: whatever follows training
+    evaluate     test images of all classes seen so far -> predictions
+
+`begin_task` is deterministic: calling it again on the state after the previous task gives the same network. That is
+what makes a run resumable inside a task from the weights and the optimiser alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from convs.network import IncrementalNet, OwnTask
+from utils.config import Config
+from utils.data_manager import DataManager
+from utils.metrics import Evaluation, evaluate_predictions
+from utils.rng import seed_globals, seed_of, torch_generator
+from utils.schedules import multistep
+
+if TYPE_CHECKING:
+    from utils.monitor import Monitor
+
+TOP_K = 5
+
+
+@dataclass
+class EpochStats:
+    """What one epoch of stage 1 reports."""
+
+    losses: list[float] = field(default_factory=list)  # one per step
+    accuracy: float = 0.0  # percent over the training passes, among the logits that the loss saw
+
+    @property
+    def loss(self) -> float:
+        return sum(self.losses) / max(len(self.losses), 1)
+
+
+class BaseLearner:
+    """A continual learner: state, the order of a task, evaluation.
+
+    Args:
+        config: resolved settings; never written to.
+        data: tasks, labels and batches.
+        net: backbone and heads (heads are added task by task).
+        fabric: device, precision and processes.
+    """
+
+    title: ClassVar[str] = ""  # name in tables
+    rehearsal_free: ClassVar[bool] = True  # keeps no image of an old task
+    defaults: ClassVar[dict[str, Any]] = {}  # settings whose default depends on the method
+    all_at_once: ClassVar[bool] = False  # learns all classes as one task (joint training)
+
+    def __init__(self, config: Config, data: DataManager, net: IncrementalNet, fabric: Fabric) -> None:
+        self.config = config
+        self.data = data
+        self.net = net.to(fabric.device)
+        self.fabric = fabric
+        self.task = -1  # the task begun last; -1 before the first
+        self.feature_cache: dict[tuple[str, int], tuple[Tensor, Tensor]] = {}  # (split, task) -> features, labels
+        self.freeze_backbone()
+
+    # One task ------------------------------------------------------------------------------------------------
+
+    def learn_task(self, task: int, monitor: Monitor) -> None:
+        """Learn the classes of `task`; the order that every method shares."""
+        self.begin_task(task)
+        with monitor.stage("train"):
+            self.train(task, monitor)
+        self.end_task(task, monitor)
+
+    def begin_task(self, task: int) -> None:
+        """Add the head of `task` and freeze the older ones."""
+        self.task = task
+        self.net.add_head(self.data.task_sizes[task], torch_generator(self.config.torch_seed, "head", task))
+        for head in self.net.heads[:-1]:
+            head.requires_grad_(False)
+
+    def train(self, task: int, monitor: Monitor) -> None:
+        """Stage 1: `epochs` passes over the task's images. Starts at the epoch where an interrupted run stopped."""
+        if self.backbone_trains:
+            self.feature_cache.clear()
+        optimizer = self.make_optimizer(task)
+        base_lrs = [group["lr"] for group in optimizer.param_groups]
+        first_epoch = monitor.restore_epoch(self, optimizer)
+        module, optimizer = self.fabric.setup(self.training_module(task), optimizer)
+        self.net.train(self.backbone_trains)
+        for epoch in range(first_epoch, self.config.epochs):
+            seed_globals(self.config.torch_seed, "epoch", task, epoch)
+            for group, base_lr in zip(optimizer.param_groups, base_lrs):
+                group["lr"] = self.learning_rate(base_lr, epoch)
+            batches = self.training_batches(task, epoch)
+            stats = self.train_epoch(module, optimizer, monitor.bar(batches, f"task {task + 1} epoch {epoch + 1}"))
+            monitor.end_epoch(self, optimizer, epoch, stats)
+        self.net.eval()
+
+    def end_task(self, task: int, monitor: Monitor) -> None:
+        """What a method does after training: statistics, alignment, choosing exemplars."""
+
+    # Stage 1 -------------------------------------------------------------------------------------------------
+
+    def training_batches(self, task: int, epoch: int) -> Iterable[tuple[Tensor, Tensor]]:
+        """Augmented images (B, C, H, W) and labels (B,) of one epoch, in an order drawn for (task, epoch)."""
+        return self.data.batches("train", task, batch_size=self.config.batch_size, augment=True,
+                                 shuffle_seed=seed_of(self.config.torch_seed, "train", task, epoch))
+
+    def training_module(self, task: int) -> nn.Module:
+        """The module whose forward stage 1 runs: images -> the new task's own logits (N, C_t)."""
+        return OwnTask(self.net, task)
+
+    def training_loss(self, module: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Loss of one batch, and the logits and targets from which training accuracy is counted."""
+        logits = module(images)  # (N, C_t)
+        targets = labels - self.data.classes_before(self.task)
+        return self.classification_loss(logits, targets), logits, targets
+
+    def classification_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Mean loss of logits (N, C) and targets (N,); cross-entropy."""
+        return F.cross_entropy(logits, targets)
+
+    def train_epoch(self, module: nn.Module, optimizer: torch.optim.Optimizer,
+                    batches: Iterable[tuple[Tensor, Tensor]]) -> EpochStats:
+        """One pass of SGD. Losses stay on the device until the pass ends, so that no step waits for them."""
+        losses: list[Tensor] = []
+        correct = torch.zeros((), dtype=torch.long, device=self.fabric.device)
+        count = 0
+        for images, labels in batches:
+            images, labels = self.fabric.to_device((images, labels))
+            loss, logits, targets = self.training_loss(module, images, labels)
+            optimizer.zero_grad()
+            self.fabric.backward(loss)
+            optimizer.step()
+            losses.append(loss.detach())
+            correct += (logits.detach().argmax(dim=1) == targets).sum()
+            count += len(targets)
+        return EpochStats([float(x) for x in torch.stack(losses).tolist()] if losses else [], 100 * correct.item() / max(count, 1))
+
+    # Optimisation --------------------------------------------------------------------------------------------
+
+    def freeze_backbone(self) -> None:
+        """Decide once which of the backbone's parameters train. The Slow Learner trains all, or none at rate 0."""
+        self.net.backbone.requires_grad_(self.config.bcb_lrscale > 0)
+
+    @property
+    def backbone_trains(self) -> bool:
+        return any(p.requires_grad for p in self.net.backbone.parameters())
+
+    def parameter_groups(self, task: int) -> list[dict[str, Any]]:
+        """SGD's groups with their learning rates: backbone lr * bcb_lrscale, new head lr (SLCA section 3.2)."""
+        backbone = [p for p in self.net.backbone.parameters() if p.requires_grad]
+        groups = [{"params": backbone, "lr": self.config.lr * self.config.bcb_lrscale}] if backbone else []
+        return [*groups, {"params": list(self.net.heads[task].parameters()), "lr": self.config.lr}]
+
+    def make_optimizer(self, task: int) -> torch.optim.Optimizer:
+        """A new SGD for each task, as in the release."""
+        return torch.optim.SGD(self.parameter_groups(task), lr=self.config.lr, momentum=self.config.momentum,
+                               weight_decay=self.config.weight_decay)
+
+    def learning_rate(self, base_lr: float, epoch: int) -> float:
+        """A group's learning rate in `epoch`; multi-step here."""
+        return multistep(base_lr, epoch, self.config.milestones, self.config.lrate_decay)
+
+    # Features and evaluation ---------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def extract(self, split: str, task: int) -> tuple[Tensor, Tensor]:
+        """Features (N, D) float32 and labels (N,) of one task's images under the test transform.
+
+        Kept while they stay true: a frozen backbone's for the whole run, test features until the next training.
+        """
+        key = (split, task)
+        if key in self.feature_cache:
+            return self.feature_cache[key]
+        self.net.eval()
+        features, labels = [], []
+        batch_size = self.config.test_batch_size or self.config.batch_size
+        for images, targets in self.data.batches(split, task, batch_size=batch_size, augment=False):
+            with self.fabric.autocast():
+                features.append(self.features(self.fabric.to_device(images)).float())
+            labels.append(targets)
+        found = (torch.cat(features), torch.cat(labels).to(self.fabric.device))
+        if split == "test" or not self.backbone_trains:
+            self.feature_cache[key] = found
+        return found
+
+    def features(self, images: Tensor) -> Tensor:
+        """Images (N, C, H, W) -> features (N, D)."""
+        return self.net.features(images)
+
+    def scores(self, features: Tensor) -> Tensor:
+        """Features (N, D) -> one score per class seen so far (N, K); the largest wins."""
+        return self.net.classify(features)
+
+    @torch.inference_mode()
+    def evaluate(self, task: int, split: str = "test") -> Evaluation:
+        """Accuracies on the images of tasks 0..task, over all classes seen so far."""
+        top, own, targets = [], [], []
+        for i in range(task + 1):
+            features, labels = self.extract(split, i)
+            if not len(labels):
+                continue
+            scores = self.scores(features)  # (N, K)
+            first, last = self.data.classes_before(i), self.data.classes_upto(i)
+            own.append(first + scores[:, first:last].argmax(dim=1))
+            top.append(self.best_classes(scores))
+            targets.append(labels)
+        return evaluate_predictions(
+            torch.cat(top).cpu().numpy(), torch.cat(targets).cpu().numpy(), torch.cat(own).cpu().numpy(),
+            self.data.task_of_class, task=task, known_classes=self.data.classes_before(task), period=self.data.label_period)
+
+    def best_classes(self, scores: Tensor) -> Tensor:
+        """The up to five best classes, best first (N, k). Domain-incremental: of all heads modulo the classes."""
+        period = self.data.label_period
+        if period is not None:  # (N, T * C) -> (N, C): the best of a class's domains
+            scores = scores.view(len(scores), -1, period).amax(dim=1)
+        return scores.topk(min(TOP_K, scores.shape[1]), dim=1).indices
+
+    # State ---------------------------------------------------------------------------------------------------
+
+    def extra_state(self) -> dict[str, Tensor]:
+        """Tensors beside the network that the next task needs; empty here."""
+        return {}
+
+    def load_extra_state(self, state: Mapping[str, Tensor]) -> None:
+        """Restore what `extra_state` gave."""
+
+    def network_state(self) -> dict[str, Tensor]:
+        """The network's tensors that can differ from the pre-trained ones: frozen ones are left out."""
+        frozen = {name for name, p in self.net.named_parameters() if not p.requires_grad and name.startswith("backbone.")}
+        return {name: tensor for name, tensor in self.net.state_dict().items() if name not in frozen}
+
+    def frozen_state(self) -> dict[str, Tensor]:
+        """The pre-trained tensors that a checkpoint leaves out; their checksum is kept instead."""
+        trained = self.network_state()
+        return {name: tensor for name, tensor in self.net.state_dict().items() if name not in trained}
+
+    def load_network_state(self, state: Mapping[str, Tensor], task: int) -> None:
+        """Restore a network that has learned tasks 0..task."""
+        while len(self.net.heads) <= task:
+            self.net.add_head(self.data.task_sizes[len(self.net.heads)])
+        for head in self.net.heads:
+            head.requires_grad_(False)
+        missing, unexpected = self.net.load_state_dict(state, strict=False)
+        assert not unexpected, f"checkpoint has unknown tensors {unexpected[:5]}"
+        absent = [name for name in missing if name not in self.frozen_state()]
+        assert not absent, f"checkpoint lacks tensors {absent[:5]}"
+        self.task = task
+        self.feature_cache.clear()
+
+    def memory_bytes(self) -> dict[str, int]:
+        """What the learner keeps between tasks, in bytes: images, features, statistics, parameters."""
+        return {"images": 0, "features": 0, "statistics": 0,
+                "parameters": sum(t.nbytes for t in self.network_state().values())}

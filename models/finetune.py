@@ -1,0 +1,15 @@
+"""Sequential fine-tuning: the lower bound of every table.
+
+One linear head per task, cross-entropy over the new task's own logits, no alignment. With one learning rate for
+everything (`bcb_lrscale` 1, the default here) it is "Seq FT"; with `bcb_lrscale` 0.01 it is "Seq FT with SL",
+the Slow Learner without Classifier Alignment (SLCA, tables 1 and 2).
+"""
+
+from __future__ import annotations
+
+from models.base import BaseLearner
+
+
+class Finetune(BaseLearner):
+    title = "Seq FT"
+    defaults = {"bcb_lrscale": 1.0}

@@ -1,0 +1,80 @@
+"""Small stand-ins that several tests share."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+
+from convs.backbones import Backbone, build_backbone, describe
+from convs.network import IncrementalNet
+from models import learner_class, resolve_config
+from models.base import BaseLearner
+from utils.config import Config, parse_config
+
+PARITY = Path(__file__).parent / "data" / "parity"
+MICRO_VIT = {"img_size": 16, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2, "mlp_ratio": 4}
+
+
+class StubData:
+    """Tasks and batches that a test hands over, where a learner expects a DataManager."""
+
+    label_period = None
+
+    def __init__(self, task_sizes: list[int], batches: dict[int, list[tuple[torch.Tensor, torch.Tensor]]] | None = None) -> None:
+        self.task_sizes, self.given = task_sizes, batches or {}
+        self.num_tasks, self.num_classes = len(task_sizes), sum(task_sizes)
+        self.task_of_class = np.repeat(np.arange(self.num_tasks), task_sizes)
+
+    def classes_before(self, task: int) -> int:
+        return sum(self.task_sizes[:task])
+
+    def classes_upto(self, task: int) -> int:
+        return sum(self.task_sizes[: task + 1])
+
+    def batches(self, split: str, tasks: int, **_: Any) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        return self.given[tasks]
+
+
+def make_config(**settings: Any) -> Config:
+    """A valid config of a tiny SLCA run with `settings` on top."""
+    tiny = {"model_name": "slca", "dataset": "synthetic", "init_cls": 2, "increment": 2, "epochs": 1, "pretrained": False,
+            "convnet_type": {"timm": "vit_tiny_patch16_224", "args": MICRO_VIT}, "device": "cpu", "seed": 1993}
+    return resolve_config(parse_config({**tiny, **settings}))
+
+
+def micro_backbone(reset_norm: bool = True, **args: Any) -> Backbone:
+    """The micro ViT of the parity vectors, random weights."""
+    return build_backbone(describe("vit_tiny_patch16_224", {**MICRO_VIT, **args}), pretrained=False, reset_norm=reset_norm)
+
+
+def make_learner(config: Config, data: StubData, backbone: Backbone | None = None) -> BaseLearner:
+    net = IncrementalNet(backbone or micro_backbone())
+    return learner_class(config.model_name)(config, data, net, Fabric(accelerator="cpu", devices=1))
+
+
+def load_parity(name: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Arrays and JSON of one parity vector; either may be missing."""
+    arrays = dict(np.load(PARITY / f"{name}.npz")) if (PARITY / f"{name}.npz").exists() else {}
+    facts = json.loads((PARITY / f"{name}.json").read_text()) if (PARITY / f"{name}.json").exists() else {}
+    return arrays, facts
+
+
+def our_name(reference: str) -> str:
+    """A parameter's name in the release -> its name in IncrementalNet."""
+    name = reference.replace("convnet.", "backbone.model.").replace("fc.heads.", "heads.")
+    if name.startswith("heads."):
+        name = name.replace(".0.weight", ".weight").replace(".0.bias", ".bias")
+    for theirs, ours in (("attn.lora_", "attn.qkv.lora_"), ("mlp.lora_1_", "mlp.fc1.lora_"), ("mlp.lora_2_", "mlp.fc2.lora_")):
+        name = name.replace(theirs, ours)
+    return name
+
+
+def parity_state(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, torch.Tensor]:
+    """The parameters under `prefix` ("t0/init/") by our names; the heads' scales, 1 in stage 1, are left out."""
+    return {our_name(key.removeprefix(prefix)): torch.from_numpy(value) for key, value in arrays.items()
+            if key.startswith(prefix) and ".scales." not in key}

@@ -1,0 +1,144 @@
+"""Checkpoints of one seed: safetensors only, checksummed, written whole or not at all.
+
+    checkpoints/task_03/              after task 3 (counted from 1): everything the next task needs
+    checkpoints/task_04_epoch_0007/   inside task 4, after its 7th epoch; only the newest one stays
+        weights.safetensors           the network (frozen pre-trained tensors are left out, their SHA-256 kept)
+        state.safetensors             statistics, heads before alignment, optimiser
+        checkpoint.json               figures so far, checksums of the other two
+
+A folder is filled under a temporary name and renamed, so one that has its name is complete.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from utils.errors import UserError
+from utils.files import sha256_of, write_atomic
+
+_NAME = re.compile(r"task_(\d+)(?:_epoch_(\d+))?")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What `CheckpointStore` read back."""
+
+    name: str
+    task: int  # tasks are counted from 0 in code
+    epoch: int | None  # epochs done inside `task`; None when the task is complete
+    weights: dict[str, Tensor]
+    state: dict[str, Tensor]
+    meta: dict[str, Any]
+
+
+class CheckpointStore:
+    """The checkpoints in one folder.
+
+    Args:
+        folder: made when first needed.
+        keep: "last" keeps the newest two finished tasks (the older one in case the newer is damaged), "all" or "none".
+        warn: called with a sentence about a damaged checkpoint that was passed over.
+    """
+
+    def __init__(self, folder: Path, keep: str = "last", warn: Callable[[str], None] = print) -> None:
+        self.folder = folder
+        self.keep = keep
+        self.warn = warn
+
+    def save(self, task: int, epoch: int | None, *, weights: Mapping[str, Tensor], state: Mapping[str, Tensor],
+             meta: Mapping[str, Any]) -> None:
+        """Write one checkpoint and remove those that it makes superfluous.
+
+        Raises:
+            UserError: it cannot be written (disk full, no permission); earlier ones stay as they were.
+        """
+        if self.keep == "none":
+            return
+        name = f"task_{task + 1:02d}" + ("" if epoch is None else f"_epoch_{epoch:04d}")
+        partial = self.folder / f".{name}.partial"
+        try:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+            checksums = {}
+            for file, tensors in (("weights.safetensors", weights), ("state.safetensors", state)):
+                data = save({key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()})
+                write_atomic(partial / file, data)
+                checksums[file] = sha256_of(data)
+            content = json.dumps({"meta": dict(meta), "sha256": checksums})
+            write_atomic(partial / "checkpoint.json", json.dumps({"content": content, "sha256": sha256_of(content.encode())}))
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+            partial.rename(self.folder / name)
+        except OSError as error:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise UserError(f"checkpoint {self.folder / name} cannot be written: {error.strerror or error}; earlier checkpoints are "
+                            "intact. Free some space (or set keep_checkpoints), then continue with --resume.") from None
+        self._prune(task, epoch)
+
+    def newest(self, task: int | None = None, *, inside: int | None = None) -> Checkpoint | None:
+        """The newest undamaged checkpoint of a finished task (at or before `task`), or one inside task `inside`."""
+        for name, found_task, epoch in reversed(self._names()):
+            wanted = epoch is None and (task is None or found_task <= task) if inside is None else (
+                found_task == inside and epoch is not None)
+            if not wanted:
+                continue
+            try:
+                return self._read(name, found_task, epoch)
+            except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+                self.warn(f"checkpoint {self.folder / name} is damaged ({error}); using the one before it")
+        return None
+
+    def _read(self, name: str, task: int, epoch: int | None) -> Checkpoint:
+        folder = self.folder / name
+        outer = json.loads((folder / "checkpoint.json").read_text(encoding="utf-8"))
+        if sha256_of(outer["content"].encode()) != outer["sha256"]:
+            raise ValueError("checkpoint.json does not match its checksum")
+        content = json.loads(outer["content"])
+        tensors = {}
+        for file, checksum in content["sha256"].items():
+            data = (folder / file).read_bytes()
+            if sha256_of(data) != checksum:
+                raise ValueError(f"{file} does not match its checksum")
+            tensors[file] = load(data)
+        return Checkpoint(name, task, epoch, tensors["weights.safetensors"], tensors["state.safetensors"], content["meta"])
+
+    def _names(self) -> list[tuple[str, int, int | None]]:
+        """All complete checkpoints, oldest first: name, task from 0, epochs done (None: the whole task)."""
+        found = []
+        for folder in self.folder.iterdir() if self.folder.is_dir() else []:
+            match = _NAME.fullmatch(folder.name)
+            if match:
+                found.append((folder.name, int(match[1]) - 1, int(match[2]) if match[2] else None))
+        return sorted(found, key=lambda item: (item[1], float("inf") if item[2] is None else item[2]))
+
+    def _prune(self, task: int, epoch: int | None) -> None:
+        finished = [name for name, _, e in self._names() if e is None]
+        stale = [name for name, t, e in self._names() if e is not None and (t, e) != (task, epoch)]
+        for name in stale + (finished[:-2] if self.keep == "last" else []):
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """An optimiser's per-parameter state (momentum) as flat tensors; its rates follow from the epoch."""
+    return {f"optimizer.{index}.{key}": torch.as_tensor(value) for index, state in optimizer.state_dict()["state"].items()
+            for key, value in state.items() if value is not None}
+
+
+def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Restore what `optimizer_tensors` gave."""
+    content = optimizer.state_dict()
+    for name, tensor in tensors.items():
+        if name.startswith("optimizer."):
+            _, index, key = name.split(".", 2)
+            content["state"].setdefault(int(index), {})[key] = tensor
+    optimizer.load_state_dict(content)

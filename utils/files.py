@@ -1,0 +1,47 @@
+"""Files that are either the old version or the new one, never half of each."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+
+def write_atomic(path: Path | str, data: bytes | str) -> Path:
+    """Write `data` (text as UTF-8) to `path` so that a crash or a full disk leaves the previous file as it was.
+
+    The bytes go to a temporary file in the same folder (made if missing), are flushed to the disk, and take
+    the name in one step. Returns the path.
+
+    Raises:
+        OSError: the disk is full, or the folder cannot be written; the temporary file is gone again.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name[:200]}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data.encode() if isinstance(data, str) else data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+    return path
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the new name itself survive a power cut, where the system can (not on Windows)."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def sha256_of(data: bytes) -> str:
+    """Hexadecimal SHA-256 of bytes in memory."""
+    return hashlib.sha256(data).hexdigest()

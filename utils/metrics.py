@@ -1,0 +1,184 @@
+"""What a continual learner is measured by: accuracies, forgetting, backward transfer.
+
+Pure functions on numpy arrays. Every figure is a percentage in [0, 100], never rounded, and None where it is
+not defined. The notation is the papers': after task t the accuracy matrix holds R[t, i], the accuracy on the
+test images of task i <= t among all classes seen so far, without a task id; T is the last task.
+
+Unlike the authors' release, no class is left out of the groups of ten and nothing is rounded before it is
+averaged; `release_accuracy` keeps the release's arithmetic for the parity test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+AccuracyMatrix = Sequence[Sequence["float | None"]]  # row t, column i; None above the diagonal
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Accuracies after one task, in percent; None where there is no test image to measure on."""
+
+    top1: float | None
+    top5: float | None                      # top-K while fewer than five classes are seen
+    task_accuracies: list[float | None]     # row t of the accuracy matrix: tasks 0..t
+    task_il: float | None                   # task-incremental: the image's own task is known
+    grouped: dict[str, float | None]        # {"00-09": ..., ..., "old": ..., "new": ...}
+    old: float | None                       # classes of earlier tasks
+    new: float | None                       # classes of this task
+
+
+def evaluate_predictions(
+    topk_predictions: np.ndarray,
+    labels: np.ndarray,
+    task_predictions: np.ndarray,
+    task_of_class: np.ndarray,
+    *,
+    task: int,
+    known_classes: int,
+    period: int | None = None,
+) -> Evaluation:
+    """All accuracies after task `task`, from what the network predicted for the test images seen so far.
+
+    Args:
+        topk_predictions: (N, k) int, k <= 5, best first, among all classes seen so far.
+        labels: (N,) int, the re-mapped label of each image.
+        task_predictions: (N,) int, the prediction when the logits are masked to the image's own task.
+        task_of_class: (K,) int, the task of each re-mapped class.
+        task: index t of the task just learned, from 0.
+        known_classes: classes learned before this task; smaller labels are "old".
+        period: domain-incremental only: the number C of classes, the same in every domain. Head d * C + c
+            is class c of domain d, so a prediction is right when it equals the label modulo C.
+    """
+    topk_predictions, task_predictions = np.asarray(topk_predictions), np.asarray(task_predictions)
+    labels = np.asarray(labels)
+    task_of_image = np.asarray(task_of_class)[labels]                               # (N,)
+    is_old = labels < known_classes                                                 # (N,)
+    if period is not None:
+        topk_predictions, task_predictions, labels = (a % period for a in (topk_predictions, task_predictions, labels))
+    predictions = topk_predictions[:, 0]                                            # (N,)
+    correct = predictions == labels                                                 # (N,)
+    old, new = _percent(correct[is_old]), _percent(correct[~is_old])
+    return Evaluation(
+        top1=_percent(correct),
+        top5=topk_accuracy(topk_predictions, labels),
+        task_accuracies=task_accuracies(correct, task_of_image, num_tasks=task + 1),
+        task_il=_percent(task_predictions == labels),
+        grouped={**grouped_accuracy(predictions, labels, known_classes), "old": old, "new": new},
+        old=old,
+        new=new,
+    )
+
+
+def _percent(correct: np.ndarray) -> float | None:
+    """Share of True in `correct` (N,), in percent; None for no image."""
+    return 100.0 * float(np.count_nonzero(correct)) / correct.size if correct.size else None
+
+
+def topk_accuracy(topk_predictions: np.ndarray, labels: np.ndarray) -> float | None:
+    """Percent of images whose label is among their k predictions; topk_predictions (N, k), labels (N,)."""
+    return _percent((np.asarray(topk_predictions) == np.asarray(labels)[:, None]).any(axis=1))
+
+
+def task_accuracies(correct: np.ndarray, task_of_image: np.ndarray, num_tasks: int) -> list[float | None]:
+    """Accuracy on each task's images, one row R[t, 0..t] of the matrix; None for a task without test images.
+
+    Args:
+        correct: (N,) bool, whether each image was classified right among all classes seen.
+        task_of_image: (N,) int, `task_of_class[labels]`.
+        num_tasks: t + 1, tasks learned so far.
+    """
+    return [_percent(correct[task_of_image == i]) for i in range(num_tasks)]
+
+
+def grouped_accuracy(
+    predictions: np.ndarray, labels: np.ndarray, known_classes: int, group: int = 10
+) -> dict[str, float | None]:
+    """Accuracy per group of `group` consecutive classes, and on "old" (label < known_classes) and "new" classes.
+
+    Every class is in exactly one group, named by its first and last possible class ("00-09", "10-19", ...), so
+    that a group keeps its name from task to task. The release drops the last group when its only class seen is
+    its first one. predictions and labels are (N,) int; a group without images is None.
+    """
+    predictions, labels = np.asarray(predictions), np.asarray(labels)
+    correct, group_of_image = predictions == labels, labels // group
+    num_groups = int(group_of_image.max()) + 1 if labels.size else 0
+    accuracies = {
+        f"{g * group:02d}-{(g + 1) * group - 1:02d}": _percent(correct[group_of_image == g]) for g in range(num_groups)
+    }
+    is_old = labels < known_classes
+    return {**accuracies, "old": _percent(correct[is_old]), "new": _percent(correct[~is_old])}
+
+
+def average_incremental(curve: Sequence[float]) -> float | None:
+    """mean(a_0 .. a_T) of the top-1 accuracies after each task; None before the first."""
+    return float(np.mean(curve)) if len(curve) else None
+
+
+def forgetting(matrix: AccuracyMatrix) -> float | None:
+    """mean over i < T of (max over i <= t < T of R[t, i]) - R[T, i]; None for one task.
+
+    A task without test images is left out. Negative when later tasks improved the earlier ones.
+    """
+    table = _table(matrix)                                                          # (T + 1, T + 1)
+    if len(table) < 2:
+        return None
+    best = np.fmax.reduce(table[:-1, :-1], axis=0)              # nan above the diagonal, so t >= i
+    return _mean_where_defined(best - table[-1, :-1])
+
+
+def backward_transfer(matrix: AccuracyMatrix) -> float | None:
+    """mean over i < T of R[T, i] - R[i, i]; None for one task. A task without test images is left out."""
+    table = _table(matrix)
+    return _mean_where_defined((table[-1] - np.diag(table))[:-1]) if len(table) else None
+
+
+def _table(matrix: AccuracyMatrix) -> np.ndarray:
+    """The matrix as (T + 1, T + 1) float64 with nan for None."""
+    table = np.array(matrix, dtype=np.float64)
+    assert not table.size or table.shape == (len(table), len(table)), f"the matrix must be square, got {table.shape}"
+    return table
+
+
+def _mean_where_defined(values: np.ndarray) -> float | None:
+    defined = values[~np.isnan(values)]
+    return float(defined.mean()) if defined.size else None
+
+
+def fold_scores(scores: np.ndarray, period: int) -> np.ndarray:
+    """Domain-incremental: one score per class, the best of its domains' heads.
+
+    scores (N, T * C) with head d * C + c for class c of domain d and period C -> (N, C). The argmax of the
+    result is the argmax over all heads modulo C (the protocol of DUCT and E2-LoRA).
+    """
+    images, heads = scores.shape
+    if heads % period:
+        raise ValueError(f"{heads} heads are not a whole number of domains with {period} classes each")
+    return scores.reshape(images, heads // period, period).max(axis=1)              # (N, T, C) -> (N, C)
+
+
+def release_accuracy(
+    predictions: np.ndarray, labels: np.ndarray, known_classes: int, group: int = 10
+) -> dict[str, float]:
+    """What the authors' release logs, its rounding and gaps included; only the parity test calls this.
+
+    Differs from `grouped_accuracy`: every value has two decimals; the groups run up to but not including the
+    largest label, so that label has no group when it is a multiple of ten; an empty group, and "new" without
+    images, is nan; "old" without images is 0.
+    """
+    correct = np.asarray(predictions) == np.asarray(labels)
+    labels = np.asarray(labels)
+
+    def rounded(chosen: np.ndarray) -> float:
+        return float(np.around(100 * correct[chosen].sum() / chosen.sum(), 2)) if chosen.any() else float("nan")
+
+    accuracies = {"total": rounded(np.ones_like(correct))}
+    for first in range(0, int(labels.max()), group):
+        accuracies[f"{first:02d}-{first + group - 1:02d}"] = rounded((labels >= first) & (labels < first + group))
+    is_old = labels < known_classes
+    accuracies["old"] = rounded(is_old) if is_old.any() else 0.0
+    accuracies["new"] = rounded(~is_old)
+    return accuracies

@@ -1,0 +1,149 @@
+"""What a learner reports while it works: progress, times, `metrics.jsonl` and checkpoints inside a task.
+
+The learner calls a `Monitor` and never learns where things go. `SilentMonitor` does nothing, for tests and notebooks.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from tqdm import tqdm
+
+from utils.checkpoint import Checkpoint, CheckpointStore, load_optimizer_tensors, optimizer_tensors
+from utils.errors import UserError
+
+if TYPE_CHECKING:
+    from models.base import BaseLearner, EpochStats
+
+T = TypeVar("T")
+STAGES = ("train", "statistics", "alignment", "evaluation")
+
+
+class Monitor:
+    """Base: times stages and shows nothing. Also what a learner may be given when nobody watches."""
+
+    def __init__(self) -> None:
+        self.seconds = dict.fromkeys(STAGES, 0.0)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Add the time spent inside to `seconds[name]`."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+    def bar(self, batches: Iterable[T], description: str) -> Iterable[T]:
+        return batches
+
+    def log(self, message: str) -> None:
+        """One line for the log and the terminal."""
+
+    def restore_epoch(self, learner: BaseLearner, optimizer: torch.optim.Optimizer) -> int:
+        """Restore what an interrupted run had done of this task; returns the first epoch still to do."""
+        return 0
+
+    def end_epoch(self, learner: BaseLearner, optimizer: torch.optim.Optimizer, epoch: int, stats: EpochStats) -> None:
+        """An epoch of stage 1 is done."""
+
+    def before_alignment(self, learner: BaseLearner, task: int) -> None:
+        """The network is trained and about to be aligned."""
+
+    def end_alignment_epoch(self, task: int, epoch: int, loss: float) -> None:
+        """An epoch of alignment is done."""
+
+
+class RunMonitor(Monitor):
+    """Writes one seed's log, metrics and checkpoints.
+
+    Args:
+        folder: the seed's folder.
+        store: where checkpoints go.
+        logger: gets readable lines.
+        figures: the figures so far, saved with every checkpoint.
+    """
+
+    def __init__(self, folder: Path, store: CheckpointStore, logger: logging.Logger, figures: Callable[[], dict[str, Any]],
+                 checkpoint_every: int = 1) -> None:
+        super().__init__()
+        self.folder = folder
+        self.store = store
+        self.logger = logger
+        self.figures = figures
+        self.checkpoint_every = checkpoint_every
+        self.resume_from: Checkpoint | None = None  # a checkpoint inside the task that comes next
+        self._epoch_start = time.perf_counter()
+
+    def log(self, message: str) -> None:
+        self.logger.info(message)
+
+    def bar(self, batches: Iterable[T], description: str) -> Iterable[T]:
+        self._epoch_start = time.perf_counter()
+        return tqdm(batches, desc=description, leave=False, dynamic_ncols=True, disable=not sys.stderr.isatty())
+
+    def restore_epoch(self, learner: BaseLearner, optimizer: torch.optim.Optimizer) -> int:
+        checkpoint, self.resume_from = self.resume_from, None
+        if checkpoint is None or checkpoint.task != learner.task:
+            return 0
+        learner.net.load_state_dict(checkpoint.weights, strict=False)
+        load_optimizer_tensors(optimizer, checkpoint.state)
+        self.log(f"task {learner.task + 1}: continuing after epoch {checkpoint.epoch}")
+        return checkpoint.epoch or 0
+
+    def end_epoch(self, learner: BaseLearner, optimizer: torch.optim.Optimizer, epoch: int, stats: EpochStats) -> None:
+        task, epochs = learner.task, learner.config.epochs
+        bad = next((step for step, loss in enumerate(stats.losses) if loss != loss or abs(loss) == float("inf")), None)
+        if bad is not None:
+            raise UserError(f"the loss became {stats.losses[bad]} in task {task + 1}, epoch {epoch + 1}, step {bad + 1}. Likely settings: "
+                            "lr or bcb_lrscale too high, precision 16-mixed (try bf16-mixed or 32-true), or std of the data set near 0. "
+                            "The last good checkpoint is kept; change the setting and start a new run.")
+        rates = sorted({group["lr"] for group in optimizer.param_groups}, reverse=True)
+        seconds = time.perf_counter() - self._epoch_start
+        self.log(f"task {task + 1}/{learner.data.num_tasks}  epoch {epoch + 1}/{epochs}  loss {stats.loss:.4f}  "
+                 f"train accuracy {stats.accuracy:.2f}  lr {'/'.join(f'{rate:.2g}' for rate in rates)}  {seconds:.1f} s")
+        self.write({"kind": "epoch", "task": task, "epoch": epoch, "loss": stats.loss, "train_accuracy": stats.accuracy,
+                    "lr": rates, "seconds": seconds})
+        if (epoch + 1) % self.checkpoint_every == 0 and epoch + 1 < epochs:
+            self.store.save(task, epoch + 1, weights=learner.network_state(), state=optimizer_tensors(optimizer), meta=self.figures())
+
+    def before_alignment(self, learner: BaseLearner, task: int) -> None:
+        if learner.config.save_before_ca:
+            from safetensors.torch import save
+
+            from utils.files import write_atomic
+            path = self.folder / f"weights_before_ca_{task}.safetensors"
+            write_atomic(path, save({k: v.detach().cpu().contiguous().clone() for k, v in learner.network_state().items()}))
+
+    def end_alignment_epoch(self, task: int, epoch: int, loss: float) -> None:
+        self.log(f"task {task + 1}  alignment epoch {epoch + 1}  loss {loss:.4f}")
+        self.write({"kind": "alignment", "task": task, "epoch": epoch, "loss": loss})
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Append one line to metrics.jsonl."""
+        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(record) + "\n")
+
+    def forget_after(self, task: int, epoch: int) -> None:
+        """Drop the lines of metrics.jsonl that a resumed run will write again."""
+        path = self.folder / "metrics.jsonl"
+        if not path.exists():
+            return
+        kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _is_before(line, task, epoch)]
+        path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+
+
+def _is_before(line: str, task: int, epoch: int) -> bool:
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError:  # the line that was being written when the run stopped
+        return False
+    return record["task"] < task or (record["task"] == task and record["kind"] == "epoch" and record["epoch"] < epoch)

@@ -1,0 +1,136 @@
+"""The stream of tasks: which classes (or which domain) come in which order. Needs no image.
+
+Class-incremental (METHOD.md, "Class-incremental stream"): class order by the seed, `init_cls` classes, then `increment`
+until they run out. Domain-incremental: every task has the same C classes of another domain; class c of task t has the
+slot c + t C, so each domain has a head of its own and a prediction is the slot modulo C.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Sequence
+
+import numpy as np
+
+from utils.config import Config
+from utils.errors import UserError
+
+
+@dataclass(frozen=True)
+class TaskPlan:
+    """Facts that follow from the config and the data set's class count."""
+
+    class_order: list[int]  # class_order[new label] = old label; domain scenario: slot -> slot (identity)
+    task_sizes: list[int]  # classes (slots) of each task
+    label_period: int | None = None  # domain scenario: C; two slots with the same label modulo C are one class
+    domain_order: list[int] | None = None  # domain scenario: domain_order[task] = the data set's number of the domain
+
+    @property
+    def num_classes(self) -> int:
+        return sum(self.task_sizes)
+
+    @property
+    def num_tasks(self) -> int:
+        return len(self.task_sizes)
+
+    @property
+    def task_of_class(self) -> np.ndarray:
+        """(num_classes,) int64: the task of each new label."""
+        return np.repeat(np.arange(self.num_tasks), self.task_sizes)
+
+
+def class_permutation(num_classes: int, seed: int) -> list[int]:
+    """The release's class order: np.random.seed(seed); np.random.permutation(num_classes)."""
+    return np.random.RandomState(seed).permutation(num_classes).tolist()
+
+
+def task_sizes(num_classes: int, init_cls: int, increment: int) -> list[int]:
+    """`init_cls` classes, then `increment` each; the last task takes the rest.
+
+    Raises:
+        UserError: more classes are asked for than there are, or the later tasks would be empty.
+    """
+    if init_cls > num_classes:
+        raise UserError(f"init_cls: got {init_cls}, allowed: 1 to {num_classes}, the number of classes of the data set")
+    rest = num_classes - init_cls
+    if rest and not increment:
+        raise UserError(f"increment: got 0 with {rest} of {num_classes} classes left after init_cls = {init_cls}; "
+                        f"set increment to at least 1, or init_cls to {num_classes} for a single task")
+    sizes = [init_cls] + [increment] * (rest // increment if rest else 0)
+    return sizes + ([rest % increment] if rest and rest % increment else [])
+
+
+def plan_tasks(config: Config, num_classes: int, seed: int, *, class_order: Sequence[int] | None = None,
+               class_names: Sequence[str] | None = None, num_domains: int = 0, fixed_domain_order: bool = False) -> TaskPlan:
+    """The stream that `config` and `seed` define on a data set.
+
+    Args:
+        class_order: the data set's own order, which overrides shuffle and seed
+        class_names: by old label; None in a dry run without the data
+        num_domains: 0 for a data set without domains
+        fixed_domain_order: the user listed the domains, so they are not shuffled
+
+    Raises:
+        UserError: the config asks for tasks that this data set cannot give.
+    """
+    if config.scenario == "domain":
+        return _plan_domains(config, num_classes, seed, num_domains, fixed_domain_order)
+    if config.tasks is not None:
+        return _plan_listed(config.tasks, num_classes, class_names)
+    if class_order is not None:
+        order = _checked_order(class_order, num_classes)
+    else:
+        order = class_permutation(num_classes, seed) if config.shuffle else list(range(num_classes))
+    if config.task_sizes is not None:
+        if sum(config.task_sizes) != num_classes:
+            raise UserError(f"task_sizes: got {config.task_sizes} with the sum {sum(config.task_sizes)}, allowed: sizes whose "
+                            f"sum is {num_classes}, the number of classes of the data set")
+        return TaskPlan(order, list(config.task_sizes))
+    if config.init_cls is None or config.increment is None:
+        missing = "init_cls" if config.init_cls is None else "increment"
+        raise UserError(f"key '{missing}' is missing; name init_cls and increment, or task_sizes, or tasks")
+    return TaskPlan(order, task_sizes(num_classes, config.init_cls, config.increment))
+
+
+def _plan_domains(config: Config, num_classes: int, seed: int, num_domains: int, fixed_order: bool) -> TaskPlan:
+    if not num_domains:
+        raise UserError(f"scenario: got 'domain', but the data set {config.dataset_name} has no domains; use one that has "
+                        "(domainnet, synthetic with num_domains, or an object with \"layout\": \"domains\")")
+    for key in ("tasks", "task_sizes"):
+        if getattr(config, key) is not None:
+            raise UserError(f"{key} and scenario 'domain' exclude each other: every task has all classes of one domain")
+    shuffled = config.shuffle and not fixed_order
+    order = class_permutation(num_domains, seed) if shuffled else list(range(num_domains))
+    slots = num_classes * num_domains
+    return TaskPlan(list(range(slots)), [num_classes] * num_domains, label_period=num_classes, domain_order=order)
+
+
+def _plan_listed(tasks: list[list[int | str]], num_classes: int, class_names: Sequence[str] | None) -> TaskPlan:
+    """Tasks that the user listed class by class; without names (dry run) named classes are numbered as they come."""
+    sizes = [len(task) for task in tasks]
+    if not sizes or 0 in sizes:
+        raise UserError("tasks: got a list with an empty task, allowed: at least one class in every task")
+    listed = [c for task in tasks for c in task]
+    if class_names is None and any(isinstance(c, str) for c in listed):
+        order = list(range(len(listed)))
+    else:
+        numbers = {name: i for i, name in enumerate(class_names or [])}
+        unknown = [c for c in listed if isinstance(c, str) and c not in numbers]
+        if unknown:
+            raise UserError(f"tasks: {unknown[0]!r} is no class of the data set, allowed: {_some(list(numbers))}")
+        order = [numbers[c] if isinstance(c, str) else c for c in listed]
+    return TaskPlan(_checked_order(order, num_classes, key="tasks"), sizes)
+
+
+def _checked_order(order: Sequence[int], num_classes: int, key: str = "class_order") -> list[int]:
+    twice = sorted({c for c in order if list(order).count(c) > 1}) if len(set(order)) < len(order) else []
+    missing, unknown = sorted(set(range(num_classes)) - set(order)), sorted(set(order) - set(range(num_classes)))
+    if twice or missing or unknown:
+        problems = [f"{word} {_some(found)}" for word, found in (("twice", twice), ("missing", missing), ("unknown", unknown)) if found]
+        raise UserError(f"{key}: {'; '.join(problems)}; allowed: each class 0 to {num_classes - 1} exactly once "
+                        "(to use only some classes, list them under \"classes\" of the dataset object)")
+    return list(order)
+
+
+def _some(items: Sequence[object], limit: int = 8) -> str:
+    return ", ".join(map(str, items[:limit])) + (f", ... ({len(items)} in all)" if len(items) > limit else "")
