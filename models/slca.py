@@ -51,8 +51,8 @@ class SLCA(BaseLearner):
         classes = range(self.data.classes_before(task), self.data.classes_upto(task))
         thin = self.gaussians.fit(features, labels, classes)
         if thin:
-            monitor.log(f"statistics: {len(thin)} of {len(classes)} classes have fewer images than the {features.shape[1]} feature "
-                        f"dimensions; their covariances are regularised by the ridge {self.gaussians.ridge:g}")
+            monitor.log(f"statistics: {len(thin)} of {len(classes)} classes have no more images than the {features.shape[1]} "
+                        f"feature dimensions; their covariances are regularised by the ridge {self.gaussians.ridge:g}")
 
     # Classifier Alignment ------------------------------------------------------------------------------------
 

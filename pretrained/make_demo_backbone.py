@@ -195,6 +195,7 @@ def save(model: VisionTransformer, path: Path, facts: dict[str, object]) -> None
     about = json.dumps(dict(arch=ARCH, input_mean=MEAN, input_std=STD, **facts))
     partial = path.with_name(path.name + ".partial")
     save_file(state, partial, {"about": about})  # one key: safetensors writes several in a random order
+    partial.chmod(0o644)  # safetensors makes files that only their owner can read
     os.replace(partial, path)
 
 

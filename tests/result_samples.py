@@ -15,7 +15,8 @@ def make_seed(seed: int, task_sizes: list[int], drop: float = 4.0, first: float 
     rng = np.random.default_rng(seed)
     tasks, classes = len(task_sizes), sum(task_sizes)
     matrix: list[list[float | None]] = [
-        [float(first - drop * (t - i) - 2 * rng.random()) if i <= t else None for i in range(tasks)] for t in range(tasks)
+        [float(first - drop * (t - i) - 2 * rng.random()) if i <= t else None for i in range(tasks)]
+        for t in range(tasks)
     ]
     sizes = np.array(task_sizes)
     curve = [float(np.average(np.array(matrix[t][: t + 1], float), weights=sizes[: t + 1])) for t in range(tasks)]

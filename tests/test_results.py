@@ -64,7 +64,8 @@ def test_csv_has_one_row_per_seed_and_task(tmp_path: Path) -> None:
     result = make_result()
     write_results(result, tmp_path)
     rows = list(csv.DictReader((tmp_path / "results.csv").open()))
-    assert [(row["seed"], row["task"]) for row in rows] == [(str(s), str(t)) for s in (1993, 1996, 1997) for t in range(1, 6)]
+    seeds_and_tasks = [(str(seed), str(task)) for seed in (1993, 1996, 1997) for task in range(1, 6)]
+    assert [(row["seed"], row["task"]) for row in rows] == seeds_and_tasks
     assert [row["classes_seen"] for row in rows[:5]] == ["2", "4", "6", "8", "10"]
     assert float(rows[4]["top1"]) == result.seeds[0].last
     assert float(rows[4]["forgetting"]) == pytest.approx(result.seeds[0].forgetting)
@@ -80,10 +81,12 @@ def test_tidy_csv_holds_every_cell_of_the_accuracy_matrix_once(tmp_path: Path) -
     assert float(cells["5", "task 1"]) == result.seeds[0].accuracy_matrix[4][0]
 
 
-@pytest.mark.parametrize("content", [b"", b"[1, 2]", b"{}", b'{"config": {}, "environment": {}, "seeds": [{"seed": "x"}]}'])
+@pytest.mark.parametrize("content", [
+    b"", b"[1, 2]", b"{}", b'{"config": {}, "environment": {}, "seeds": [{"seed": "x"}]}', b"\xff\x00",
+])
 def test_a_file_that_is_no_results_file_is_a_user_error(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "results.json").write_bytes(content)
-    with pytest.raises(UserError, match="is not a run's results.json"):
+    with pytest.raises(UserError, match="is not a run's results"):
         read_results(tmp_path / "results.json")
 
 
@@ -128,6 +131,13 @@ def test_the_table_of_one_task_shows_a_dash_where_tasks_are_averaged() -> None:
 
 def test_a_name_from_a_config_cannot_steer_the_terminal() -> None:
     assert "\x1b" not in results_table(make_result(title="\x1b[2Jgone", dataset={"name": "a\rb"}))
+
+
+def test_the_table_of_an_unfinished_run_shows_the_tasks_that_every_seed_has_learned() -> None:
+    result = make_result(seeds=(1, 2))
+    behind = make_result(seeds=(2,), task_sizes=(2, 2)).seeds[0]
+    table = results_table(RunResult(result.config, {}, [result.seeds[0], behind]))
+    assert next(line for line in table.splitlines() if line.startswith("Classes seen")).split()[2:] == ["2", "4"]
 
 
 def test_a_long_stream_is_wrapped_after_ten_tasks() -> None:

@@ -10,82 +10,15 @@ run of one task (joint training) is an upper bound: it has no average or forgett
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from utils.compare_tables import Cell, Entry, csv_row, latex, markdown, page_context, table_rows, terminal
 from utils.errors import UserError
 from utils.files import write_atomic
 from utils.plots import curve_figure
-from utils.report import PAGES, Picture, write_picture
-from utils.results import RunResult, Statistic, csv_text, read_results, statistic
-from utils.tables import bytes_text, count_text, mean_std_text, printable, seconds_text, text_table
-
-LATEX_SPECIAL = {
-    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-    **{character: "\\" + character for character in "&%$#_{}"},
-}
-BEST_NOTE = "Best continual method in bold (accuracy and forgetting); mean ± standard deviation over seeds."
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One run in the comparison."""
-
-    label: str              # unique within the comparison
-    run: str                # its folder's last two names, "slca_demo/2025-01-31_12-00-00"
-    result: RunResult
-
-
-@dataclass(frozen=True)
-class Column:
-    """One column: its header, the figure behind it, how that is written, and which end of it is best."""
-
-    key: str
-    header: str
-    figure: Callable[[RunResult], Statistic]
-    text: Callable[[Statistic], str]
-    best: Callable[[Sequence[float]], float] | None = None
-    per_task: bool = False  # says something only between runs with the same split into tasks
-
-
-@dataclass(frozen=True)
-class Cell:
-    """What a table shows in one place."""
-
-    text: str
-    best: bool = False
-
-
-def trained_parameters(result: RunResult) -> Statistic:
-    """Parameters that trained, in the backbone and in the heads."""
-    trained = ("trained_backbone", "trained_heads")
-    return statistic(sum(s.parameters.get(name, 0) for name in trained) if s.parameters else None for s in result.seeds)
-
-
-def kept_bytes(result: RunResult) -> Statistic:
-    """What the method keeps after the last task besides the network: images, features, statistics, parameters."""
-    return statistic(sum(s.memory_bytes.values()) if s.memory_bytes else None for s in result.seeds)
-
-
-def training_seconds(result: RunResult) -> Statistic:
-    """Time of all stages but evaluation."""
-    def of_seed(stages: dict[str, float]) -> float | None:
-        return sum(seconds for stage, seconds in stages.items() if stage != "evaluation") if stages else None
-
-    return statistic(of_seed(seed.stage_seconds) for seed in result.seeds)
-
-
-COLUMNS = (
-    Column("last", "Last (%)", lambda r: r.shown("last"), mean_std_text, best=max),
-    Column("average_incremental", "Average incremental (%)", lambda r: r.shown("average_incremental"), mean_std_text,
-           best=max, per_task=True),
-    Column("forgetting", "Forgetting (%)", lambda r: r.shown("forgetting"), mean_std_text, best=min, per_task=True),
-    Column("trained_parameters", "Trained parameters", trained_parameters, lambda figure: count_text(figure["mean"])),
-    Column("memory_bytes", "Memory kept", kept_bytes, lambda figure: bytes_text(figure["mean"])),
-    Column("training_seconds", "Training time", training_seconds, seconds_text),
-)
-HEADER = ("Method", "Rehearsal-free", *(column.header for column in COLUMNS))
+from utils.report import PAGES, write_picture
+from utils.results import RunResult, csv_text, read_results
+from utils.tables import printable
 
 
 def compare(
@@ -106,20 +39,24 @@ def compare(
     entries = load_entries(run_folders, labels)
     notes = check_comparable(entries)
     rows = table_rows(entries)
-    text = "\n".join([*notes, *([""] if notes else []), *text_table(_starred(rows)), "", "* best continual method"])
+    text = terminal(rows, notes)
     print(text)
-    out = Path(out_dir)
-    names = [entry.label for entry in entries]
-    results = [entry.result for entry in entries]
+    write_comparison(Path(out_dir), entries, rows, notes)
+    return text
+
+
+def write_comparison(out: Path, entries: Sequence[Entry], rows: Sequence[Sequence[Cell]], notes: Sequence[str]) -> None:
+    """Write the table in every form, the picture and the page into `out`."""
+    labels, results = [entry.label for entry in entries], [entry.result for entry in entries]
     picture = write_picture(
-        out / "comparison.png", lambda theme: curve_figure(results, names, theme), f"Curves of {', '.join(names)}"
+        out / "comparison.png", lambda theme: curve_figure(results, labels, theme), f"Curves: {', '.join(labels)}"
     )
     write_atomic(out / "comparison.md", markdown(rows, notes))
-    write_atomic(out / "comparison.csv", csv_text([_csv_row(entry) for entry in entries]))
+    write_atomic(out / "comparison.csv", csv_text([csv_row(entry) for entry in entries]))
     write_atomic(out / "comparison.tex", latex(rows, notes))
-    page = write_atomic(out / "comparison.html", _page(entries, rows, notes, picture))
+    context = page_context(entries, rows, notes)
+    page = write_atomic(out / "comparison.html", PAGES.get_template("compare.html.j2").render(curve=picture, **context))
     print(f"\ncomparison: {page}")
-    return text
 
 
 # Which runs, and whether they can be compared ------------------------------------------------------------------
@@ -145,16 +82,16 @@ def load_entries(run_folders: Sequence[Path | str], labels: Sequence[str] | None
         raise UserError("compare: got no run. Give one or more folders, e.g. logs/finetune_demo logs/slca_demo.")
     paths = [find_results(folder).resolve().parent for folder in run_folders]
     results = [read_results(path / "results.json") for path in paths]
-    for path, result in zip(paths, results):
+    for path, result in zip(paths, results, strict=True):
         if not result.seeds:
             raise UserError(f"compare: {path / 'results.json'} holds no finished seed. Continue the run with --resume.")
     runs = [f"{path.parent.name}/{path.name}" for path in paths]
     names = [printable(label) for label in labels or [result.name for result in results]]
     for longer in ([path.parent.name for path in paths], runs, [f"run {n + 1}" for n in range(len(runs))]):
         names = [
-            f"{name} ({addition})" if names.count(name) > 1 else name for name, addition in zip(names, longer)
+            f"{name} ({addition})" if names.count(name) > 1 else name for name, addition in zip(names, longer, strict=True)
         ]
-    return [Entry(name, run, result) for name, run, result in zip(names, runs, results)]
+    return [Entry(name, run, result) for name, run, result in zip(names, runs, results, strict=True)]
 
 
 def check_comparable(entries: Sequence[Entry]) -> list[str]:
@@ -163,20 +100,32 @@ def check_comparable(entries: Sequence[Entry]) -> list[str]:
     Raises:
         UserError: the runs are on different data sets or numbers of classes, so that no figure compares.
     """
-    streams = _by(entries, lambda r: f"{r.dataset}, {sum(r.seeds[0].task_sizes)} classes, "
-                                     f"{r.config.get('scenario', 'class')}-incremental")
+    streams = _by(entries, _data)
     if len(streams) > 1:
         raise UserError(f"compare: these runs learned different data, so no figure compares: {_listed(streams)}. "
                         "Compare runs of one data set with the same classes.")
     several = [entry for entry in entries if entry.result.num_tasks > 1]
     checks = {
-        "splits into tasks; the average and forgetting do not compare": _by(several, lambda r: _split(r.seeds[0].task_sizes)),
-        "seeds": _by(entries, lambda r: "seeds " + ", ".join(str(seed.seed) for seed in r.seeds)),
+        "splits into tasks, so average and forgetting do not compare": _by(several, _split),
+        "seeds": _by(entries, lambda r: ", ".join(str(seed.seed) for seed in r.seeds)),
         "backbones": _by(entries, lambda r: r.backbone),
-        "machines; times do not compare": _by(entries, lambda r: str(r.environment.get("gpu") or r.environment.get("cpu"))),
+        "machines, so times do not compare": _by(entries, _machine),
     }
-    notes = [f"Different {what}: {_listed(groups)}." for what, groups in checks.items() if len(groups) > 1]
-    return [printable(note) for note in notes]
+    return [printable(f"Different {what}: {_listed(groups)}.") for what, groups in checks.items() if len(groups) > 1]
+
+
+def _data(result: RunResult) -> str:
+    scenario = result.config.get("scenario", "class")
+    return f"{result.dataset}, {sum(result.seeds[0].task_sizes)} classes, {scenario}-incremental"
+
+
+def _machine(result: RunResult) -> str:
+    return str(result.environment.get("gpu") or result.environment.get("cpu"))
+
+
+def _split(result: RunResult) -> str:
+    sizes = result.seeds[0].task_sizes
+    return f"{len(sizes)} x {sizes[0]}" if len(set(sizes)) == 1 else " + ".join(map(str, sizes))
 
 
 def _by(entries: Sequence[Entry], fact: Callable[[RunResult], str]) -> dict[str, list[str]]:
@@ -189,7 +138,3 @@ def _by(entries: Sequence[Entry], fact: Callable[[RunResult], str]) -> dict[str,
 
 def _listed(groups: dict[str, list[str]]) -> str:
     return "; ".join(f"{fact} ({', '.join(labels)})" for fact, labels in groups.items())
-
-
-def _split(sizes: Sequence[int]) -> str:
-    return f"{len(sizes)} x {sizes[0]}" if len(set(sizes)) == 1 else " + ".join(map(str, sizes))

@@ -91,12 +91,12 @@ class ClassGaussians:
             features: (N, D) float32; labels: (N,) int64.
 
         Returns:
-            Classes with too few images for a covariance of full rank: the ridge fills the rest.
+            Classes with no more images than dimensions: their covariance lacks directions, which the ridge fills.
         """
         assert classes.start == len(self), f"classes {classes} fitted after {len(self)} classes"
         for label in classes:
             self.classes.append(Gaussian.fit(features[labels == label]))
-        return [label for label in classes if len(self[label].factor) < features.shape[1]]
+        return [label for label in classes if self[label].count <= features.shape[1]]
 
     def means(self) -> Tensor:
         """(K, D)."""

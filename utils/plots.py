@@ -69,7 +69,7 @@ def curve_figure(results: Sequence[RunResult], labels: Sequence[str] | None = No
     assert results and all(result.seeds for result in results), "a curve needs runs with at least one finished seed"
     figure, axes = _figure(7.4, 4.2 if len(results) < MOST_TICKS else 5.4, theme)
     ends: list[tuple[float, str, str]] = []                                         # height, label, colour
-    for number, (result, label) in enumerate(zip(results, labels or [result.name for result in results])):
+    for number, (result, label) in enumerate(zip(results, labels or [result.name for result in results], strict=True)):
         colour = theme.lines[number % len(theme.lines)]
         dash = DASHES[number // len(theme.lines) % len(DASHES)]
         curves = np.array([seed.top1_curve for seed in result.seeds])               # (S, T)
@@ -156,7 +156,7 @@ def _name_ends(figure: Figure, axes: Axes, ends: Sequence[tuple[float, str, str]
     gap = LINE_GAP * SMALL / 72 / inches * (high - low)                             # in percent of accuracy
     ordered = sorted(ends)
     heights = _spread_out([height for height, _, _ in ordered], gap)
-    for (height, label, colour), shifted in zip(ordered, heights):
+    for (height, label, colour), shifted in zip(ordered, heights, strict=True):
         axes.annotate(
             label, xy=(1.0, height), xytext=(1.045, shifted), xycoords=axes.get_yaxis_transform(),
             fontsize=SMALL, color=colour, fontweight="bold", va="center", annotation_clip=False,

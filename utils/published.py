@@ -94,7 +94,7 @@ def published(config: Mapping[str, Any], method: str) -> Published | None:
         return None
     if row != "Joint training" and not _ten_tasks(config):
         return None
-    named = zip(("last", "average_incremental"), cell)
+    named = zip(("last", "average_incremental"), cell, strict=True)
     return Published(row, {name: {"mean": figure[0], "std": figure[1]} for name, figure in named if figure})
 
 

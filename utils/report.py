@@ -127,7 +127,7 @@ def _stream(seed: SeedResult, class_names: list[str]) -> list[tuple[str, str]]:
     ends = list(accumulate(seed.task_sizes))
     return [
         (f"Task {t + 1}", ", ".join(names[end - size : end]))
-        for t, (size, end) in enumerate(zip(seed.task_sizes, ends))
+        for t, (size, end) in enumerate(zip(seed.task_sizes, ends, strict=True))
     ]
 
 

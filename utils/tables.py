@@ -58,9 +58,9 @@ def printable(text: str) -> str:
 
 def text_table(rows: Sequence[Sequence[str]]) -> list[str]:
     """Rows of cells as aligned lines: the first column to the left, the others to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
-        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))]).rstrip()
+        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]).rstrip()
         for row in rows
     ]
 
@@ -69,8 +69,8 @@ def _curve_lines(result: RunResult) -> list[str]:
     """Top-1 accuracy after each task, mean over the seeds, at most TASKS_PER_LINE tasks side by side."""
     if not result.seeds:
         return []
-    means = [statistic(values)["mean"] for values in zip(*(seed.top1_curve for seed in result.seeds))]
-    seen = result.seeds[0].classes_seen
+    means = [statistic(values)["mean"] for values in zip(*(seed.top1_curve for seed in result.seeds), strict=True)]
+    seen = min((seed.classes_seen for seed in result.seeds), key=len)      # one seed of an unfinished run may be behind
     lines = []
     for start in range(0, len(seen), TASKS_PER_LINE):
         part = slice(start, start + TASKS_PER_LINE)

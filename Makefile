@@ -1,0 +1,29 @@
+# make demo   install, then run the embedded demo
+# make test   install, then run the whole test suite
+PYTHON ?= python3
+VENV ?= .venv
+PY := $(VENV)/bin/python
+export OMP_NUM_THREADS ?= 2
+
+.PHONY: demo test bench lint clean
+
+demo: $(VENV)/.installed
+	$(PY) main.py --config exps/finetune_demo.json exps/sl_demo.json exps/slca_demo.json exps/slcapp_demo.json exps/joint_demo.json --out logs/demo --compare
+
+test: $(VENV)/.installed-dev
+	$(PY) -m pytest
+
+lint: $(VENV)/.installed-dev
+	$(VENV)/bin/ruff check .
+
+clean:
+	rm -rf $(VENV)
+
+$(VENV)/.installed: requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --requirement requirements.txt
+	touch $@
+
+$(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
+	$(PY) -m pip install --quiet --requirement requirements-dev.txt
+	touch $@
