@@ -3,12 +3,14 @@
 PYTHON ?= python3
 VENV ?= .venv
 PY := $(VENV)/bin/python
+DEMO := finetune sl slca slcapp joint
 export OMP_NUM_THREADS ?= 2
 
 .PHONY: demo test bench lint clean
 
 demo: $(VENV)/.installed
-	$(PY) main.py --config exps/finetune_demo.json exps/sl_demo.json exps/slca_demo.json exps/slcapp_demo.json exps/joint_demo.json --out logs/demo --compare
+	$(PY) main.py --config $(DEMO:%=exps/%_demo.json)
+	$(PY) main.py compare $(DEMO:%=logs/%_demo) --out logs/demo
 
 test: $(VENV)/.installed-dev
 	$(PY) -m pytest

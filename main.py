@@ -2,6 +2,7 @@
 
     python main.py --config exps/slca_demo.json          train
     python main.py list methods|datasets|backbones       what there is
+    python main.py compare logs/slca_demo logs/...       one table and picture of several runs
 """
 
 from __future__ import annotations
@@ -62,7 +63,21 @@ def list_arguments(argv: list[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-COMMANDS = {"list": (list_arguments, list_what)}
+def compare_runs(arguments: argparse.Namespace) -> None:
+    """Print and write one table, one picture and one page for several runs."""
+    from utils.compare import compare
+
+    print(compare(arguments.runs, arguments.out))
+
+
+def compare_arguments(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="main.py compare")
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders, or experiments (logs/slca_demo: its newest run)")
+    parser.add_argument("--out", type=Path, default=Path("logs/compare"), metavar="DIR", help="where the comparison is written")
+    return parser.parse_args(argv)
+
+
+COMMANDS = {"list": (list_arguments, list_what), "compare": (compare_arguments, compare_runs)}
 
 
 def main(argv: list[str] | None = None) -> int:

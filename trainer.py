@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import resource
 import sys
@@ -15,15 +14,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from lightning_fabric import Fabric
 
-from convs.backbones import Backbone, BackboneEntry, build_backbone, describe
+from convs.backbones import Backbone, build_backbone
 from convs.network import IncrementalNet
 from models import learner_class, resolve_config, resolve_name
 from models.base import BaseLearner
+from models.describe import backbone_entry, count_parameters
 from utils import metrics
 from utils.checkpoint import Checkpoint, CheckpointStore
 from utils.config import Config
@@ -31,7 +30,6 @@ from utils.data_manager import DataManager
 from utils.device import make_fabric
 from utils.environment import environment
 from utils.errors import UserError
-from utils.files import write_atomic
 from utils.monitor import RunMonitor
 from utils.report import write_report
 from utils.results import RunResult, SeedResult, write_results
@@ -219,26 +217,12 @@ class Session:
         return names
 
 
-def backbone_entry(config: Config) -> BackboneEntry:
-    """What `convnet_type` describes. Raises UserError."""
-    spec = config.convnet_type
-    return describe(spec) if isinstance(spec, str) else describe(spec.timm, spec.args, spec.weights)
-
-
 def make_backbone(config: Config, device: str = "cpu") -> Backbone:
     """The backbone of a config with its weights; device "meta" gives shapes alone. Raises UserError."""
     if not config.pretrained and device != "meta":
         log.warning("pretrained is false: the backbone starts from random weights; the Slow Learner needs pre-trained ones")
     return build_backbone(backbone_entry(config), pretrained=config.pretrained, reset_norm=config.reset_norm,
                           generator_seed=config.torch_seed, device=device)
-
-
-def count_parameters(learner: BaseLearner) -> dict[str, int]:
-    """Numbers of parameters: all, and those that train in the backbone and in the heads."""
-    net = learner.net
-    return {"all": sum(p.numel() for p in net.parameters()),
-            "trained_backbone": sum(p.numel() for p in net.backbone.parameters() if p.requires_grad),
-            "trained_heads": sum(p.numel() for p in net.heads.parameters())}
 
 
 def peak_memory_mb(device: torch.device) -> float:
@@ -252,7 +236,7 @@ def peak_memory_mb(device: torch.device) -> float:
 def _empty_result(config: Config) -> RunResult:
     method = learner_class(config.model_name)
     return RunResult(config=config.model_dump(mode="json"), environment=dict(environment()), seeds=[],
-                     method=resolve_name(config.model_name), title=method.title, rehearsal_free=method.rehearsal_free)
+                     method=resolve_name(config.model_name), title=method.title_of(config), rehearsal_free=method.rehearsal_free)
 
 
 def _with_seed(result: RunResult, seed: SeedResult) -> RunResult:

@@ -69,6 +69,11 @@ class BaseLearner:
         self.feature_cache: dict[tuple[str, int], tuple[Tensor, Tensor]] = {}  # (split, task) -> features, labels
         self.freeze_backbone()
 
+    @classmethod
+    def title_of(cls, config: Config) -> str:
+        """The name in tables of a run with `config`."""
+        return cls.title
+
     # One task ------------------------------------------------------------------------------------------------
 
     def learn_task(self, task: int, monitor: Monitor) -> None:

@@ -8,8 +8,13 @@ the Slow Learner without Classifier Alignment (SLCA, tables 1 and 2).
 from __future__ import annotations
 
 from models.base import BaseLearner
+from utils.config import Config
 
 
 class Finetune(BaseLearner):
     title = "Seq FT"
     defaults = {"bcb_lrscale": 1.0}
+
+    @classmethod
+    def title_of(cls, config: Config) -> str:
+        return cls.title if config.bcb_lrscale == 1 else "Seq FT with SL"

@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from utils.config import DatasetSpec
-from utils.dataset_layouts import ImageSet, split_set
+from utils.dataset_layouts import split_set
+from utils.dataset_types import ImageSet
 from utils.datasets import REGISTRY, dataset_info, list_datasets, load_dataset
 from utils.errors import UserError
 from utils.image_store import read_image
@@ -243,7 +244,7 @@ def test_a_dry_run_knows_an_npz_that_is_not_there_from_its_config():
 def test_a_wrong_npz_is_one_clear_message(tmp_path, changes, words):
     path = save_npz(tmp_path / "a.npz", **changes)
     text = message(load_dataset, DatasetSpec(name="a", layout="npz", root=str(path)))
-    assert words in text and "a.npz" in text or "data set a" in text, text
+    assert (words in text and "a.npz" in text) or "data set a" in text, text
 
 
 def test_pickles_text_and_torn_files_are_refused_as_npz(tmp_path):

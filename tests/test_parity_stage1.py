@@ -67,7 +67,7 @@ def test_every_trained_parameter_has_the_release_learning_rate(name):
         rates = facts[f"t{task}"]["lr_per_step_per_group"][0]
         from tests.support import our_name
         theirs = {our_name(key): rates[group] for key, group in facts[f"t{task}"]["optimizer_group_of_param"].items()
-                  if group is not None and not key.startswith("fc.heads.") or key.startswith(f"fc.heads.{task}.")}
+                  if (group is not None and not key.startswith("fc.heads.")) or key.startswith(f"fc.heads.{task}.")}
         assert ours == pytest.approx(theirs)
 
 

@@ -138,6 +138,7 @@ def test_the_table_of_an_unfinished_run_shows_the_tasks_that_every_seed_has_lear
     behind = make_result(seeds=(2,), task_sizes=(2, 2)).seeds[0]
     table = results_table(RunResult(result.config, {}, [result.seeds[0], behind]))
     assert next(line for line in table.splitlines() if line.startswith("Classes seen")).split()[2:] == ["2", "4"]
+    assert "Unfinished: the seeds have learned 5, 2 tasks" in table
 
 
 def test_a_long_stream_is_wrapped_after_ten_tasks() -> None:

@@ -89,7 +89,7 @@ def load_entries(run_folders: Sequence[Path | str], labels: Sequence[str] | None
     names = [printable(label) for label in labels or [result.name for result in results]]
     for longer in ([path.parent.name for path in paths], runs, [f"run {n + 1}" for n in range(len(runs))]):
         names = [
-            f"{name} ({addition})" if names.count(name) > 1 else name for name, addition in zip(names, longer, strict=True)
+            f"{name} ({more})" if names.count(name) > 1 else name for name, more in zip(names, longer, strict=True)
         ]
     return [Entry(name, run, result) for name, run, result in zip(names, runs, results, strict=True)]
 

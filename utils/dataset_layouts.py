@@ -1,4 +1,4 @@
-"""Readers of the layouts that a config can describe: folders, npz arrays, list files, domains.
+"""Readers of class folders and npz arrays, and the checks that every layout goes through.
 
 A reader looks at names, never into images, and gives two `ImageSet`s and the class names. Mistakes in the data are told
 in one sentence with the path.
@@ -8,41 +8,18 @@ from __future__ import annotations
 
 import logging
 import zipfile
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Sequence, Union
 
 import numpy as np
 
+from utils.dataset_types import ImageSet, Splits
 from utils.errors import UserError
 
 log = logging.getLogger(__name__)
 
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"}
 NPZ_KEYS = ("x_train", "y_train", "x_test", "y_test")
-
-
-@dataclass(frozen=True)
-class ImageSet:
-    """One split of one data set."""
-
-    images: Union[np.ndarray, "list[Path]"]  # (N, H, W, C) uint8, or N image files
-    labels: np.ndarray  # (N,) int64, the data set's own labels 0..num_classes-1
-    domains: np.ndarray | None = None  # (N,) int64 domain of each image, sets with domains only
-
-    def __post_init__(self) -> None:
-        assert len(self.images) == len(self.labels), f"{len(self.images)} images, {len(self.labels)} labels"
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def subset(self, keep: np.ndarray) -> ImageSet:
-        """The images at the positions `keep` (n,) int64, in that order."""
-        images = self.images[keep] if isinstance(self.images, np.ndarray) else [self.images[i] for i in keep]
-        return ImageSet(images, self.labels[keep], None if self.domains is None else self.domains[keep])
-
-
-Splits = tuple[ImageSet, ImageSet, "list[str]"]  # train, test, class names
 
 
 # Folders -----------------------------------------------------------------------------------------------------
@@ -143,6 +120,18 @@ def read_npz(path: Path) -> Splits:
     return sets[0], sets[1], names
 
 
+def npz_shape(path: Path) -> tuple[int, int, int, int]:
+    """Number of classes, height, width, channels, from the labels and the header of x_train alone. Raises UserError."""
+    arrays = open_npz(path)
+    count = int(max(_checked_labels(path, arrays, split).max() for split in ("train", "test"))) + 1
+    with zipfile.ZipFile(path) as archive, archive.open("x_train.npy") as file:
+        version = np.lib.format.read_magic(file)
+        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape = read_header(file)[0]
+    _check_shape(path, "train", shape)
+    return (len(arrays["classes"]) if "classes" in arrays else count, shape[1], shape[2], shape[3] if len(shape) == 4 else 1)
+
+
 def open_npz(path: Path) -> np.lib.npyio.NpzFile:
     """Open an npz file without ever unpickling, and check its keys. Raises UserError."""
     try:
@@ -169,12 +158,15 @@ def _checked_images(path: Path, arrays: np.lib.npyio.NpzFile, split: str) -> np.
     images = _read_array(path, arrays, f"x_{split}")
     if images.dtype != np.uint8:
         raise UserError(f"{path}: x_{split} is {images.dtype}, allowed: uint8, 0 to 255 (for pixels in [0, 1]: (255 * x).round().astype('uint8'))")
-    if images.ndim == 3:
-        images = images[..., None]
-    if images.ndim != 4 or images.shape[3] not in (1, 3):
-        hint = "; move the channels last: x.transpose(0, 2, 3, 1)" if images.ndim == 4 and images.shape[1] in (1, 3) else ""
-        raise UserError(f"{path}: x_{split} has shape {images.shape}, allowed: (N, H, W), (N, H, W, 1) or (N, H, W, 3){hint}")
-    return images
+    _check_shape(path, split, images.shape)
+    return images if images.ndim == 4 else images[..., None]
+
+
+def _check_shape(path: Path, split: str, shape: tuple[int, ...]) -> None:
+    if len(shape) == 3 or (len(shape) == 4 and shape[3] in (1, 3)):
+        return
+    hint = "; move the channels last: x.transpose(0, 2, 3, 1)" if len(shape) == 4 and shape[1] in (1, 3) else ""
+    raise UserError(f"{path}: x_{split} has shape {shape}, allowed: (N, H, W), (N, H, W, 1) or (N, H, W, 3){hint}")
 
 
 def _checked_labels(path: Path, arrays: np.lib.npyio.NpzFile, split: str) -> np.ndarray:
@@ -199,6 +191,11 @@ def check_classes(train: ImageSet, test: ImageSet, names: Sequence[str], where: 
     without_test = np.setdiff1d(np.arange(len(names)), test.labels)
     if len(without_test):
         log.warning("%s: %s no test image and will not count in any accuracy", where, _named(without_test, names))
+    if train.domains is not None:
+        slots = len(names) * (int(train.domains.max()) + 1)
+        empty = slots - len(np.unique(train.domains * len(names) + train.labels))
+        if empty:
+            log.warning("%s: %d of %d pairs of a domain and a class have no training image and will not be learned", where, empty, slots)
 
 
 def _named(classes: np.ndarray, names: Sequence[str]) -> str:

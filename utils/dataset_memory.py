@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from utils.dataset_layouts import ImageSet, Splits, split_set
+from utils.dataset_layouts import split_set
+from utils.dataset_types import ImageSet, Splits
 from utils.errors import UserError
 from utils.rng import numpy_generator
 

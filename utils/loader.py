@@ -8,8 +8,9 @@ plan of the pass at hand.
 from __future__ import annotations
 
 import multiprocessing
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Iterator, NamedTuple, Sequence, Union
+from typing import NamedTuple, Union
 
 import numpy as np
 import torch

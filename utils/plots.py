@@ -68,8 +68,9 @@ def curve_figure(results: Sequence[RunResult], labels: Sequence[str] | None = No
     """
     assert results and all(result.seeds for result in results), "a curve needs runs with at least one finished seed"
     figure, axes = _figure(7.4, 4.2 if len(results) < MOST_TICKS else 5.4, theme)
+    labels = labels or [result.name for result in results]
     ends: list[tuple[float, str, str]] = []                                         # height, label, colour
-    for number, (result, label) in enumerate(zip(results, labels or [result.name for result in results], strict=True)):
+    for number, (result, label) in enumerate(zip(results, labels, strict=True)):
         colour = theme.lines[number % len(theme.lines)]
         dash = DASHES[number // len(theme.lines) % len(DASHES)]
         curves = np.array([seed.top1_curve for seed in result.seeds])               # (S, T)

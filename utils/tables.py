@@ -16,6 +16,9 @@ def results_table(result: RunResult) -> str:
     reference = published(result.config, result.method)
     lines = [title_line(result), "", *text_table(headline_rows(result, reference, SEEDS_SHOWN)), ""]
     lines += _curve_lines(result)
+    learned = [len(seed.task_sizes) for seed in result.seeds]
+    if len(set(learned)) > 1:
+        lines += ["", f"Unfinished: the seeds have learned {', '.join(map(str, learned))} tasks; the mean mixes them."]
     if reference:
         lines += ["", f"{reference.words}."]
     return "\n".join(lines)
@@ -60,7 +63,7 @@ def text_table(rows: Sequence[Sequence[str]]) -> list[str]:
     """Rows of cells as aligned lines: the first column to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
-        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]).rstrip()
+        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip()
         for row in rows
     ]
 
@@ -69,8 +72,8 @@ def _curve_lines(result: RunResult) -> list[str]:
     """Top-1 accuracy after each task, mean over the seeds, at most TASKS_PER_LINE tasks side by side."""
     if not result.seeds:
         return []
-    means = [statistic(values)["mean"] for values in zip(*(seed.top1_curve for seed in result.seeds), strict=True)]
-    seen = min((seed.classes_seen for seed in result.seeds), key=len)      # one seed of an unfinished run may be behind
+    seen = min((seed.classes_seen for seed in result.seeds), key=len)
+    means = [statistic(seed.top1_curve[t] for seed in result.seeds)["mean"] for t in range(len(seen))]
     lines = []
     for start in range(0, len(seen), TASKS_PER_LINE):
         part = slice(start, start + TASKS_PER_LINE)

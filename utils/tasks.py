@@ -7,8 +7,8 @@ slot c + t C, so each domain has a head of its own and a prediction is the slot 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Sequence
 
 import numpy as np
 

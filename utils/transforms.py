@@ -8,8 +8,9 @@ values are not rounded to whole grey levels between two steps.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Sequence, Union
+from typing import Any, Literal, Union
 
 import torch
 import torch.nn.functional as F

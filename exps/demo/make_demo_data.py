@@ -34,9 +34,7 @@ def main() -> None:
     x_train, y_train = first_of_each_class(folder, "train", TRAIN_PER_CLASS)
     x_test, y_test = first_of_each_class(folder, "t10k", TEST_PER_CLASS)
     out = Path(__file__).resolve().parent / "fashion_mnist_demo.npz"
-    np.savez_compressed(
-        out, x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test, class_names=np.array(CLASS_NAMES)
-    )
+    np.savez_compressed(out, x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test, class_names=np.array(CLASS_NAMES))
     print(f"{out}: {len(y_train)} training and {len(y_test)} test images, {out.stat().st_size} bytes")
 
 
