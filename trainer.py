@@ -222,6 +222,7 @@ def make_backbone(config: Config, device: str = "cpu") -> Backbone:
     if not config.pretrained and device != "meta":
         log.warning("pretrained is false: the backbone starts from random weights; the Slow Learner needs pre-trained ones")
     return build_backbone(backbone_entry(config), pretrained=config.pretrained, reset_norm=config.reset_norm,
+                          pool=config.pool, drop_path=config.drop_path, grad_checkpointing=config.grad_checkpointing,
                           generator_seed=config.torch_seed, device=device)
 
 

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import timm
 import torch
 from huggingface_hub import constants as hub
+from timm.models import group_parameters
 from torch import Tensor, nn
 
 from convs.weights import file_sha256, load_weights
@@ -77,6 +78,10 @@ class Backbone(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         return self.model(images)  # (N, D)
 
+    def layer_of_parameter(self) -> dict[str, int]:
+        """Depth of each of the model's parameters, by its name in `model`: 0 the embedding, 1.. the blocks, last the norm."""
+        return group_parameters(self.model, self.model.group_matcher(coarse=False), reverse=True)
+
 
 def describe(convnet_type: str, args: dict[str, Any] | None = None, weights: str | None = None) -> BackboneEntry:
     """The entry of a registered name, of "timm/<name>", or of a timm name with arguments and a file.
@@ -106,6 +111,7 @@ def find_weights(entry: BackboneEntry, folders: Sequence[Path] = (Path("."), Pat
 
 
 def build_backbone(entry: BackboneEntry, *, pretrained: bool = True, reset_norm: bool | None = None,
+                   pool: str | None = None, drop_path: float = 0.0, grad_checkpointing: bool = False,
                    generator_seed: int = 0, device: str = "cpu") -> Backbone:
     """Make the timm model and load its weights.
 
@@ -113,6 +119,9 @@ def build_backbone(entry: BackboneEntry, *, pretrained: bool = True, reset_norm:
         entry: from `describe`.
         pretrained: load weights: a file in pretrained/ first, then timm's download.
         reset_norm: start the final LayerNorm anew (weight 1, bias 0, eps 1e-5); default as the entry says.
+        pool: "token" or "avg": how patch tokens become one feature; default the model's own.
+        drop_path: rate of stochastic depth while training.
+        grad_checkpointing: compute activations again in the backward pass instead of keeping them.
         generator_seed: seed of random weights where none are loaded.
         device: "meta" builds shapes alone, for a dry run.
 
@@ -120,6 +129,7 @@ def build_backbone(entry: BackboneEntry, *, pretrained: bool = True, reset_norm:
         UserError: the model cannot be made with these arguments, or its weights are not there or do not fit.
     """
     reset_norm = entry.reset_norm if reset_norm is None else reset_norm
+    args = {**entry.args, **({"global_pool": pool} if pool else {}), **({"drop_path_rate": drop_path} if drop_path else {})}
     file = find_weights(entry) if pretrained and device != "meta" else None
     download = pretrained and file is None and device != "meta"
     if download and not entry.downloadable:
@@ -129,11 +139,11 @@ def build_backbone(entry: BackboneEntry, *, pretrained: bool = True, reset_norm:
     with torch.random.fork_rng(devices=[]), torch.device(device):
         torch.manual_seed(generator_seed)
         try:
-            model = timm.create_model(entry.timm_name, pretrained=download, num_classes=0, **entry.args)
+            model = timm.create_model(entry.timm_name, pretrained=download, num_classes=0, **args)
         except (TypeError, AssertionError, ValueError, RuntimeError, OSError, ImportError) as error:
             if download:
                 raise UserError(f"{_where_to_put(entry)} (timm's download failed: {str(error).splitlines()[0][:150]})") from None
-            raise UserError(f"convnet_type: timm cannot make {entry.timm_name!r} with {entry.args}: {error}") from None
+            raise UserError(f"convnet_type: timm cannot make {entry.timm_name!r} with {args}: {error}") from None
         except Exception as error:  # the hub's client has error classes of its own
             if not download:
                 raise
@@ -142,6 +152,8 @@ def build_backbone(entry: BackboneEntry, *, pretrained: bool = True, reset_norm:
         load_weights(model, file, may_miss=("norm.", "fc_norm.") if reset_norm else ())
     if reset_norm:
         _reset_final_norm(model, device)
+    if grad_checkpointing:
+        _checkpoint_activations(model)
     backbone = Backbone(model)
     if file is not None:
         backbone.weights = {"source": file.name, "sha256": file_sha256(file)}
@@ -170,6 +182,13 @@ def _reset_final_norm(model: nn.Module, device: str) -> None:
             setattr(model, name, nn.LayerNorm(model.num_features, device=device))
             return
     raise UserError(f"reset_norm: {type(model).__name__} has no final LayerNorm to reset; set reset_norm to false")
+
+
+def _checkpoint_activations(model: nn.Module) -> None:
+    try:
+        model.set_grad_checkpointing(True)
+    except (AttributeError, AssertionError):
+        raise UserError(f"grad_checkpointing: {type(model).__name__} does not support it in timm; set it to false") from None
 
 
 def _stay_offline_without_network() -> None:

@@ -99,6 +99,9 @@ def _timm_names(model: nn.Module, state: dict[str, Tensor], path: Path) -> dict[
     for prefix in ("module.", "backbone.", "model."):
         if state and all(k.startswith(prefix) for k in state if not k.startswith(UNUSED_PREFIXES)):
             state = {k.removeprefix(prefix): v for k, v in state.items()}
+    if isinstance(getattr(model, "fc_norm", None), nn.LayerNorm) and not isinstance(model.norm, nn.LayerNorm):
+        # Average pooling: timm applies the final norm after pooling, under another name.
+        state = {(f"fc_{k}" if k in ("norm.weight", "norm.bias") and f"fc_{k}" not in state else k): v for k, v in state.items()}
     rename: Callable | None = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     if rename is None:
         return state

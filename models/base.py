@@ -11,7 +11,7 @@ what makes a run resumable inside a task from the weights and the optimiser alon
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -152,8 +152,16 @@ class BaseLearner:
     # Optimisation --------------------------------------------------------------------------------------------
 
     def freeze_backbone(self) -> None:
-        """Decide once which of the backbone's parameters train. The Slow Learner trains all, or none at rate 0."""
-        self.net.backbone.requires_grad_(self.config.bcb_lrscale > 0)
+        """Decide once which of the backbone's parameters train."""
+        frozen_layers = self.config.freeze_blocks or -1  # the embedding is layer 0, the first block layer 1
+        layers = self.net.backbone.layer_of_parameter() if frozen_layers > 0 else {}
+        for name, parameter in self.net.backbone.model.named_parameters():
+            in_frozen_layer = layers.get(name, frozen_layers + 1) <= frozen_layers
+            parameter.requires_grad_(self.trains(name) and not in_frozen_layer)
+
+    def trains(self, name: str) -> bool:
+        """Whether the backbone's parameter `name` (timm's) trains. The Slow Learner trains all, or none at rate 0."""
+        return self.config.bcb_lrscale > 0
 
     @property
     def backbone_trains(self) -> bool:
@@ -161,9 +169,20 @@ class BaseLearner:
 
     def parameter_groups(self, task: int) -> list[dict[str, Any]]:
         """SGD's groups with their learning rates: backbone lr * bcb_lrscale, new head lr (SLCA section 3.2)."""
-        backbone = [p for p in self.net.backbone.parameters() if p.requires_grad]
-        groups = [{"params": backbone, "lr": self.config.lr * self.config.bcb_lrscale}] if backbone else []
-        return [*groups, {"params": list(self.net.heads[task].parameters()), "lr": self.config.lr}]
+        return [*self.backbone_groups(self.config.lr * self.config.bcb_lrscale),
+                {"params": list(self.net.heads[task].parameters()), "lr": self.config.lr}]
+
+    def backbone_groups(self, lr: float, wanted: Callable[[str], bool] = lambda name: True) -> list[dict[str, Any]]:
+        """The backbone's trained parameters whose name is `wanted`, at `lr`; one group per layer with `layer_decay`."""
+        named = [(name, p) for name, p in self.net.backbone.model.named_parameters() if p.requires_grad and wanted(name)]
+        if self.config.layer_decay is None:
+            return [{"params": [p for _, p in named], "lr": lr}] if named else []
+        layers = self.net.backbone.layer_of_parameter()
+        top = max(layers.values())
+        groups: dict[int, list[nn.Parameter]] = {}
+        for name, parameter in named:
+            groups.setdefault(layers[name], []).append(parameter)
+        return [{"params": group, "lr": lr * self.config.layer_decay ** (top - layer)} for layer, group in sorted(groups.items())]
 
     def make_optimizer(self, task: int) -> torch.optim.Optimizer:
         """A new SGD for each task, as in the release."""

@@ -81,7 +81,7 @@ def describe_run(config: Config, name: str = "") -> str:
 
 def shape_learner(config: Config, plan) -> BaseLearner:
     """The learner with all its heads, on the meta device."""
-    backbone = build_backbone(backbone_entry(config), pretrained=False, reset_norm=config.reset_norm, device="meta")
+    backbone = build_backbone(backbone_entry(config), pretrained=False, reset_norm=config.reset_norm, pool=config.pool, device="meta")
     net = IncrementalNet(backbone)
     learner = learner_class(config.model_name)(config, plan, net, _Shapes())
     for size in plan.task_sizes:

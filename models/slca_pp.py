@@ -35,19 +35,15 @@ class SLCAPlusPlus(SLCA):
 
     # Stage 1: Hybrid Slow Learner ----------------------------------------------------------------------------
 
-    def freeze_backbone(self) -> None:
-        for name, parameter in self.net.backbone.model.named_parameters():
-            parameter.requires_grad_(self.config.bcb_lrscale > 0 and any(word in name for word in TRAINED_WORDS))
+    def trains(self, name: str) -> bool:
+        return super().trains(name) and any(word in name for word in TRAINED_WORDS)
 
     def parameter_groups(self, task: int) -> list[dict[str, Any]]:
         c = self.config
-        trained = [(name, p) for name, p in self.net.backbone.model.named_parameters() if p.requires_grad]
-        lora = [p for name, p in trained if "lora_" in name]
-        others = [p for name, p in trained if "lora_" not in name]
         lora_scale = c.lora_lrscale_first if task == 0 else c.bcb_lrscale
-        groups = [{"params": lora, "lr": c.lr * lora_scale}, {"params": others, "lr": c.lr * c.bcb_lrscale},
-                  {"params": list(self.net.heads[task].parameters()), "lr": c.lr}]
-        return [group for group in groups if group["params"]]
+        return [*self.backbone_groups(c.lr * lora_scale, lambda name: "lora_" in name),
+                *self.backbone_groups(c.lr * c.bcb_lrscale, lambda name: "lora_" not in name),
+                {"params": list(self.net.heads[task].parameters()), "lr": c.lr}]
 
     def learning_rate(self, base_lr: float, epoch: int) -> float:
         """Cosine to one floor for all groups; the milestones' number alone plays a part, as in the release."""

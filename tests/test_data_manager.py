@@ -120,7 +120,7 @@ def test_a_plain_pass_keeps_the_order_of_labels_and_the_last_smaller_batch():
 
 def test_images_arrive_normalised_with_the_given_statistics():
     data = manager(mean=(0.1, 0.2, 0.3), std=(1.0, 2.0, 4.0))
-    raw = data._stores["test"].get(data.task_indices("test", 1)).float() / 255
+    raw = data._images.stores["test"].get(data.task_indices("test", 1)).float() / 255
     images, _ = everything(data.batches("test", 1, batch_size=9, augment=False))
     expected = (raw - torch.tensor([0.1, 0.2, 0.3]).view(1, 3, 1, 1)) / torch.tensor([1.0, 2.0, 4.0]).view(1, 3, 1, 1)
     assert torch.allclose(images, expected, atol=1e-6)

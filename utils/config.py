@@ -109,6 +109,13 @@ class Config(_Strict):
     pretrained: bool = Field(True, description="load weights; false starts from random ones, with a warning")
     reset_norm: bool | None = Field(None, description="start a new final LayerNorm, eps 1e-5; default: true for vit-b-p16*, as in the release, else false")
 
+    pool: Literal["token", "avg"] | None = Field(None, description="feature: class token or mean of the patch tokens; default the timm model's own")
+    layer_decay: float | None = Field(None, gt=0.0, le=1.0,
+        description="learning rate of a layer = the backbone's x layer_decay^(blocks above it), the final norm counted with the last block; MAE weights need about 0.65 to 0.75; default off")
+    freeze_blocks: int = Field(0, ge=0, description="freeze the embedding and the first so many blocks")
+    drop_path: float = Field(0.0, ge=0.0, lt=1.0, description="rate of stochastic depth while training")
+    grad_checkpointing: bool = Field(False, description="compute activations again in the backward pass: less memory, more time")
+
     # Stage 1: Slow Learner -----------------------------------------------------------------------------------
     epochs: int = Field(ge=0, le=100_000, description="passes over a task's images")
     batch_size: int = Field(128, ge=1, description="images per step, over all devices together")

@@ -6,10 +6,10 @@ class + task * C (utils/tasks.py).
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Union
 
 import numpy as np
@@ -17,15 +17,15 @@ import torch
 from torch import Tensor
 
 from utils.config import Config
+from utils.dataset_layouts import check_classes
 from utils.datasets import DatasetInfo, ImageSet, dataset_info, load_dataset
 from utils.errors import UserError
-from utils.image_store import ArrayStore, FileStore, ImageStore
+from utils.image_cache import open_files
+from utils.image_store import ArrayStore, ImageStore
 from utils.loader import BatchMaker, BatchPool, WorkItem
 from utils.rng import numpy_generator
 from utils.tasks import TaskPlan, plan_tasks
 from utils.transforms import SMALL, make_transform
-
-log = logging.getLogger(__name__)
 
 Tasks = Union[int, Sequence[int]]
 MAX_WORKERS = 8  # "auto" takes no more processes than this
@@ -40,6 +40,34 @@ class _Split:
     members: np.ndarray  # (n,) int64 ascending: which of them belong to the split
 
 
+@dataclass(frozen=True)
+class _Images:
+    """The data set as it is on disk or in memory; the same for every seed."""
+
+    train: ImageSet
+    test: ImageSet
+    names: list[str]  # of classes, by old label
+    stores: dict[str, ImageStore]
+
+    @classmethod
+    def open(cls, config: Config, world_size: int) -> _Images:
+        """Load the data set, decode and keep its images as `cache` says, leave out unreadable ones if they may be."""
+        splits = dict(zip(("train", "test", "names"), load_dataset(config.dataset, config.data_root)))
+        stores: dict[str, ImageStore] = {}
+        for split in ("train", "test"):
+            images = splits[split].images
+            if isinstance(images, np.ndarray):
+                stores[split] = ArrayStore(images)
+                continue
+            stores[split], kept = open_files(images, config.cache, name=f"{config.dataset_name} {split}", processes=world_size,
+                                             folder=Path(config.data_root) / "cache", skip_bad=config.bad_images == "skip")
+            if len(kept) < len(images):
+                splits[split] = splits[split].subset(kept)
+        if config.bad_images == "skip":
+            check_classes(splits["train"], splits["test"], splits["names"], f"data set {config.dataset_name}")
+        return cls(splits["train"], splits["test"], splits["names"], stores)
+
+
 class DataManager:
     """Tasks, labels and batches of one data set under one config and seed.
 
@@ -48,15 +76,18 @@ class DataManager:
         channels: what the network takes, when that differs from the images' (grey is repeated, colour made grey)
         rank, world_size: this process among those that share the work
         device: with `augment_on: "device"`, where batches are finished and end up
+        like: a manager of the same config (another seed), whose images and worker processes are used again
 
     Raises:
         UserError: the data set is missing or wrong, or the config asks for tasks that it cannot give.
     """
 
     def __init__(self, config: Config, seed: int, *, mean: Sequence[float] | None = None, std: Sequence[float] | None = None,
-                 channels: int | None = None, rank: int = 0, world_size: int = 1, device: torch.device | None = None) -> None:
+                 channels: int | None = None, rank: int = 0, world_size: int = 1, device: torch.device | None = None,
+                 like: DataManager | None = None) -> None:
         self.info = dataset_info(config.dataset, config.data_root)
-        train, test, names = load_dataset(config.dataset, config.data_root)
+        self._images = like._images if like is not None else _Images.open(config, world_size)
+        train, test, names = self._images.train, self._images.test, self._images.names
         self._plan = _plan(config, seed, self.info, len(names), names)
         self.rank, self.world_size = rank, world_size
         self.class_order = self._plan.class_order
@@ -75,8 +106,7 @@ class DataManager:
             "val": _Split("train", labels["train"], held_out),
             "test": _Split("test", labels["test"], np.arange(len(test))),
         }
-        self._stores = {"train": _open_store(train), "test": _open_store(test)}
-        self._pool = self._make_pool(config, mean, std, channels, device)
+        self._pool = like._pool if like is not None else self._make_pool(config, mean, std, channels, device)
 
     @classmethod
     def plan(cls, config: Config, seed: int) -> TaskPlan:
@@ -118,7 +148,7 @@ class DataManager:
 
     def images_bytes(self, indices: np.ndarray) -> int:
         """Bytes that copies of these training images take: pixels of arrays, files as they are on disk."""
-        return self._stores["train"].image_bytes(np.asarray(indices, dtype=np.int64))
+        return self._images.stores["train"].image_bytes(np.asarray(indices, dtype=np.int64))
 
     # Batches -------------------------------------------------------------------------------------------------
 
@@ -180,10 +210,10 @@ class DataManager:
         train = make_transform(self.info.train_transform, self.info.image_size, mean, std)
         test = make_transform(self.info.test_transform, self.info.image_size, mean, std)
         on_device = config.augment_on == "device" and device is not None and device.type != "cpu"
-        maker = BatchMaker(self._stores, train, test, finish_here=not on_device)
+        maker = BatchMaker(self._images.stores, train, test, finish_here=not on_device)
         if config.num_workers != "auto":
             workers = config.num_workers
-        elif all(store.in_memory for store in self._stores.values()) and (self.info.image_size <= SMALL or on_device):
+        elif all(store.in_memory for store in self._images.stores.values()) and (self.info.image_size <= SMALL or on_device):
             workers = 0
         else:
             workers = max(1, min(MAX_WORKERS, (os.cpu_count() or 1) // self.world_size))
@@ -207,10 +237,6 @@ class Batches:
 def _plan(config: Config, seed: int, info: DatasetInfo, num_classes: int, names: Sequence[str] | None) -> TaskPlan:
     return plan_tasks(config, num_classes, seed, class_order=info.class_order, class_names=names,
                       num_domains=len(info.domains), fixed_domain_order=info.fixed_domain_order)
-
-
-def _open_store(images: ImageSet) -> ImageStore:
-    return ArrayStore(images.images) if isinstance(images.images, np.ndarray) else FileStore(images.images)
 
 
 def _validation_members(labels: np.ndarray, fraction: float) -> np.ndarray:

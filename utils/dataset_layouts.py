@@ -16,7 +16,7 @@ import numpy as np
 from utils.dataset_types import ImageSet, Splits
 from utils.errors import UserError
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("slca.data")
 
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"}
 NPZ_KEYS = ("x_train", "y_train", "x_test", "y_test")

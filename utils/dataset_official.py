@@ -22,7 +22,7 @@ from utils.dataset_types import ImageSet, Splits
 from utils.errors import UserError
 from utils.files import write_atomic
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("slca.data")
 
 SPLIT_FILE = "split.json"  # beside ImageNet-R: {"train": [paths], "test": [paths]}
 SPLIT_SEED = 0  # of the splits that are ours (ImageNet-R, RESISC45)

@@ -27,7 +27,7 @@ from utils.dataset_memory import make_synthetic
 from utils.dataset_types import IMAGENET_MEAN, IMAGENET_STD, DatasetInfo, ImageSet, Splits
 from utils.errors import UserError
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("slca.data")
 
 SYNTHETIC_CLASSES, SYNTHETIC_SIZE = 20, 32  # where the config does not say
 

@@ -35,7 +35,7 @@ from utils.errors import UserError
 
 __all__ = ["REGISTRY", "DatasetInfo", "ImageSet", "Registered", "dataset_info", "list_datasets", "load_dataset"]
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("slca.data")
 
 CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 CIFAR100_MEAN, CIFAR100_STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)

@@ -25,7 +25,7 @@ from tqdm import tqdm
 from utils.errors import UserError
 from utils.image_store import ArrayStore, FileStore, ImageStore, read_image
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("slca.data")
 
 Cache = Literal["auto", "ram", "disk", "none"]
 SAMPLE = 100  # images whose headers are read to estimate the size of all
