@@ -76,3 +76,10 @@ def test_memory_grows_with_images_not_with_the_square_of_dimensions():
     gaussians = ClassGaussians()
     gaussians.fit(torch.randn(10, 768), torch.zeros(10, dtype=torch.long), range(1))
     assert gaussians.nbytes() == (9 + 1) * 768 * 4
+
+
+def test_a_class_without_images_is_never_sampled():
+    gaussians = ClassGaussians()
+    gaussians.fit(torch.randn(6, 4), torch.tensor([0, 0, 0, 2, 2, 2]), range(3))
+    features, labels = gaussians.sample(gaussians.means(), 5, torch.Generator().manual_seed(0))
+    assert labels.tolist() == [0] * 5 + [2] * 5 and features.isfinite().all()

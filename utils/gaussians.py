@@ -29,7 +29,8 @@ class Gaussian:
         """Mean and exact factor of the unbiased covariance.
 
         Args:
-            features: (n, d) float32, n >= 1; one image gives an empty factor (its covariance is 0).
+            features: (n, d) float32. One image gives an empty factor (its covariance is 0); no image (DomainNet has classes
+                that a domain lacks) gives a Gaussian of count 0, which is never sampled.
             rank: keep at most this many leading directions.
 
         The rows of the factor are scaled eigenvectors of the covariance, so no image's feature is stored. The
@@ -37,9 +38,9 @@ class Gaussian:
         """
         n, d = features.shape
         centred = features.double()
-        mean = centred.mean(dim=0)
+        mean = centred.sum(dim=0) / max(n, 1)
         centred = centred - mean
-        if n == 1:
+        if n <= 1:
             return cls(mean.float(), features.new_zeros(0, d), n)
         wide = n < d
         gram = centred @ centred.T if wide else centred.T @ centred  # (n, n) or (d, d)
@@ -103,10 +104,10 @@ class ClassGaussians:
         return torch.stack([g.mean for g in self.classes])
 
     def sample(self, means: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """`count` features of every class around `means` (K, D): features (K * count, D) and labels (K * count,)."""
-        features = torch.cat([g.sample(count, self.ridge, generator, mean) for g, mean in zip(self.classes, means)])
-        labels = torch.arange(len(self), device=features.device).repeat_interleave(count)
-        return features, labels
+        """`count` features of every class that had images, around `means` (K, D): features (N, D) and labels (N,)."""
+        drawn = [label for label, g in enumerate(self.classes) if g.count]
+        features = torch.cat([self[label].sample(count, self.ridge, generator, means[label]) for label in drawn])
+        return features, torch.tensor(drawn, device=features.device).repeat_interleave(count)
 
     def nbytes(self) -> int:
         return sum(g.mean.nbytes + g.factor.nbytes for g in self.classes)
