@@ -9,6 +9,7 @@ is wrong for tasks of different size (`compat: "release"` brings it back); covar
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 
 import torch
@@ -21,6 +22,8 @@ from utils.monitor import Monitor
 from utils.rng import torch_generator
 from utils.schedules import cosine
 
+FLOAT_BYTES = 4
+
 
 class SLCA(BaseLearner):
     title = "SLCA"
@@ -28,7 +31,8 @@ class SLCA(BaseLearner):
 
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
-        self.gaussians = ClassGaussians(self.config.ca_ridge)  # one per class seen, never re-estimated
+        c = self.config
+        self.gaussians = ClassGaussians(c.ca_ridge, cov=c.ca_cov, rank=c.ca_rank, dtype=getattr(torch, c.stats_dtype))  # one per class seen, never re-estimated
         self.heads_before: dict[str, Tensor] = {}  # heads as stage 1 left them, between alignment and the next task
 
     def begin_task(self, task: int) -> None:
@@ -67,22 +71,35 @@ class SLCA(BaseLearner):
             losses = [alignment.step(features, labels) for features, labels in self.drawn_batches(task, epoch)]
             monitor.end_alignment_epoch(task, epoch, torch.stack(losses).mean().item())
         alignment.finish()
+        self.gaussians.free_buffers()
 
     def drawn_batches(self, task: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Shuffled batches of drawn features (B, D) and their classes (B,), `ca_samples` of every class seen."""
+        """Shuffled batches of drawn features (B, D) and their classes (B,), `ca_samples` of every class seen.
+
+        All samples of the epoch are drawn at once, as in the paper, unless they would not fit `ca_memory_gb`: then in
+        rounds of fewer samples of every class, each round shuffled for itself.
+        """
         device = self.fabric.device
         generator = torch_generator(self.config.torch_seed, "align", task, epoch, device=device)
-        features, labels = self.draw_features(task, generator)
-        order = torch.randperm(len(labels), generator=generator, device=device)
-        for batch in order.split(self.config.ca_batch_size):
-            yield features[batch], labels[batch]
+        for count in self.samples_per_round():
+            features, labels = self.draw_features(task, count, generator)
+            order = torch.randperm(len(labels), generator=generator, device=device)
+            for batch in order.split(self.config.ca_batch_size):
+                yield features[batch], labels[batch]
 
-    def draw_features(self, task: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Features around means that shrink with age: m_c = (1 - d + d (t_c + 1)/(T + 1)) mu_c, d = `ca_mean_decay`."""
+    def samples_per_round(self) -> list[int]:
+        """Samples of each class per round, `ca_samples` in all."""
+        samples = self.config.ca_samples
+        needed = len(self.gaussians) * samples * self.net.backbone.dim * FLOAT_BYTES
+        rounds = min(max(math.ceil(needed / (self.config.ca_memory_gb * 2**30)), 1), samples)
+        return [samples * (r + 1) // rounds - samples * r // rounds for r in range(rounds)]
+
+    def draw_features(self, task: int, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """`count` features per class around means that shrink with age: m_c = (1 - d + d (t_c + 1)/(T + 1)) mu_c, d = `ca_mean_decay`."""
         decay = self.config.ca_mean_decay
         age = (self.tasks_of_classes(task) + 1) / (task + 1)  # (K,)
         means = self.gaussians.means() * (1 - decay + decay * age)[:, None]
-        return self.gaussians.sample(means, self.config.ca_samples, generator)
+        return self.gaussians.sample(means, count, generator)
 
     def tasks_of_classes(self, task: int) -> Tensor:
         """Task in which each class seen so far came in, (K,); as the release computes it under `compat: "release"`."""

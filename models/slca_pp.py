@@ -55,8 +55,8 @@ class SLCAPlusPlus(SLCA):
 
     # Stage 2: Classifier Alignment with feature scaling ------------------------------------------------------
 
-    def draw_features(self, task: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        features, labels = self.gaussians.sample(self.gaussians.means(), self.config.ca_samples, generator)
+    def draw_features(self, task: int, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        features, labels = self.gaussians.sample(self.gaussians.means(), count, generator)
         uniform = torch.rand(len(labels), generator=generator, device=labels.device)
         age = task - self.tasks_of_classes(task)[labels]  # (N,) tasks since the class came in
         return scale_features(features, age, uniform, self.config.fc_scale_mu), labels

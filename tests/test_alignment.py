@@ -69,7 +69,7 @@ def test_means_shrink_with_the_age_of_their_task(name):
     release = "release" if "uneven" in name else "none"
     learner, _, facts = learner_before_alignment(name, compat=release)
     learner.gaussians.sample = lambda means, count, generator: (means, torch.arange(len(means)))
-    means, _ = learner.draw_features(2, torch.Generator())
+    means, _ = learner.draw_features(2, 1, torch.Generator())
     ratio = (means / learner.gaussians.means()).mean(dim=1)
     np.testing.assert_allclose(ratio, facts["mean_multiplier_per_class"], atol=1e-6)
 

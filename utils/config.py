@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from utils.errors import UserError
 
@@ -136,6 +136,12 @@ class Config(_Strict):
     ca_mean_decay: float = Field(0.1, ge=0.0, le=1.0, description="how much the oldest means shrink: m_c = (1 - d + d (t_c + 1)/(T + 1)) mu_c")
     ca_with_logit_norm: float | None = Field(None, description="temperature tau of logit normalisation (0.1; Cars-196 0.05); missing or <= 0: off")
     ca_ridge: float = Field(1e-4, gt=0.0, description="added to the diagonal of each class's covariance")
+    ca_cov: Literal["full", "lowrank", "diag", "shared"] = Field("full", description="covariance of a class: full (exact), lowrank (ca_rank directions, the rest "
+        "as noise), diag (one variance per dimension) or shared (one of all classes); docs/scale.md has their cost in accuracy")
+    ca_rank: int | None = Field(None, ge=1, le=100_000, description="leading directions kept of each class's covariance; default all, with ca_cov lowrank 64")
+    ca_memory_gb: float = Field(4.0, gt=0.0, le=100_000.0, description="GiB that one epoch's drawn features may take; beyond it they are drawn in rounds of "
+        "fewer per class (4 holds 5,461 classes of 256 x 768)")
+    stats_dtype: Literal["float32", "float16"] = Field("float32", description="in which the covariances' factors are stored; float16 halves them")
     save_before_ca: bool = Field(False, description="also write the network before each alignment, <run>/seed<N>/..._before_ca_<task>")
 
     # SLCA++ --------------------------------------------------------------------------------------------------
@@ -177,6 +183,13 @@ class Config(_Strict):
             raise ValueError("each seed may appear once")
         if any(not 0 <= s < 2**32 for s in seeds):
             raise ValueError("every seed must be between 0 and 4294967295")
+        return value
+
+    @field_validator("ca_rank")
+    @classmethod
+    def _rank_needs_a_factor(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value is not None and info.data.get("ca_cov") in ("diag", "shared"):
+            raise ValueError(f"null with ca_cov {info.data['ca_cov']!r}; a rank belongs to full or lowrank")
         return value
 
     @property
