@@ -32,7 +32,8 @@ class SLCA(BaseLearner):
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
         c = self.config
-        self.gaussians = ClassGaussians(c.ca_ridge, cov=c.ca_cov, rank=c.ca_rank, dtype=getattr(torch, c.stats_dtype))  # one per class seen, never re-estimated
+        # one per class seen, never re-estimated
+        self.gaussians = ClassGaussians(c.ca_ridge, cov=c.ca_cov, rank=c.ca_rank, dtype=getattr(torch, c.stats_dtype))
         self.heads_before: dict[str, Tensor] = {}  # heads as stage 1 left them, between alignment and the next task
 
     def begin_task(self, task: int) -> None:

@@ -121,3 +121,21 @@ def test_alignment_uses_all_seen_classes():
     batches = list(learner.drawn_batches(1, epoch=0))
     assert torch.cat([labels for _, labels in batches]).bincount().tolist() == [3] * 5
     assert [len(labels) for _, labels in batches] == [4, 4, 4, 3]
+
+
+def test_rounds_within_a_memory_budget_draw_as_many_features_of_every_class():
+    budget = 10 * 5 * 16 * 4 / 2**30  # 10 samples of 5 classes of 16 float32
+    learner = make_learner(make_config(ca_samples=25, ca_batch_size=64, ca_memory_gb=budget), StubData([2, 3]))
+    generator = torch.Generator().manual_seed(0)
+    learner.gaussians.classes = [Gaussian.fit(torch.randn(6, 16, generator=generator)) for _ in range(5)]
+    assert learner.samples_per_round() == [8, 8, 9]
+    batches = list(learner.drawn_batches(1, epoch=0))
+    assert torch.cat([labels for _, labels in batches]).bincount().tolist() == [25] * 5
+    assert all(len(features) <= 45 for features, _ in batches)
+
+
+def test_the_budget_does_not_touch_the_paper_s_sizes():
+    learner = make_learner(make_config(ca_samples=256), StubData([2, 3]))
+    learner.net.backbone.dim = 768
+    learner.gaussians.classes = [None] * 1000
+    assert learner.samples_per_round() == [256]

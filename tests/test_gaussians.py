@@ -83,3 +83,66 @@ def test_a_class_without_images_is_never_sampled():
     gaussians.fit(torch.randn(6, 4), torch.tensor([0, 0, 0, 2, 2, 2]), range(3))
     features, labels = gaussians.sample(gaussians.means(), 5, torch.Generator().manual_seed(0))
     assert labels.tolist() == [0] * 5 + [2] * 5 and features.isfinite().all()
+
+
+def correlated(n, d, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(n, d, generator=generator) @ torch.randn(d, d, generator=generator) + 3
+
+
+def test_all_directions_need_no_extra_noise():
+    """With as many directions as dimensions the ridge lengthens them, and d normals per draw are enough."""
+    gaussian = Gaussian.fit(correlated(50, 5))
+    drawn = gaussian.sample(200_000, ridge=2.0, generator=torch.Generator().manual_seed(1)).double()
+    expected = gaussian.covariance(ridge=2.0).double()
+    torch.testing.assert_close(torch.cov(drawn.T), expected, atol=0.02 * expected.diagonal().max().item(), rtol=0)
+
+
+def test_low_rank_keeps_the_leading_directions_and_the_total_variance():
+    features = correlated(60, 8)
+    exact, low = Gaussian.fit(features), Gaussian.fit(features, rank=3)
+    assert low.factor.shape == (3, 8)
+    assert low.covariance().trace().item() == pytest.approx(exact.covariance().trace().item(), rel=1e-5)
+    values, vectors = torch.linalg.eigh(exact.covariance())
+    for value, vector in zip(values[-3:], vectors.T[-3:], strict=True):
+        torch.testing.assert_close(low.covariance() @ vector, value * vector, atol=1e-3, rtol=1e-3)
+
+
+def test_diagonal_draws_have_the_variance_of_each_dimension():
+    gaussians = ClassGaussians(ridge=1e-4, cov="diag")
+    features = correlated(40, 6)
+    gaussians.fit(features, torch.zeros(40, dtype=torch.long), range(1))
+    drawn, _ = gaussians.sample(gaussians.means(), 100_000, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(drawn.var(dim=0), features.var(dim=0) + 1e-4, rtol=0.03, atol=0)
+
+
+def test_shared_covariance_pools_the_images_within_their_classes():
+    gaussians = ClassGaussians(ridge=1e-4, cov="shared")
+    features, labels = torch.cat([correlated(30, 4, 0), correlated(10, 4, 1) + 100]), torch.tensor([0] * 30 + [1] * 10)
+    gaussians.fit(features[:30], labels[:30], range(1))
+    gaussians.fit(features[30:], labels[30:], range(1, 2))
+    expected = (29 * torch.cov(features[:30].T) + 9 * torch.cov(features[30:].T)) / 38
+    drawn, found = gaussians.sample(gaussians.means(), 100_000, torch.Generator().manual_seed(0))
+    for label in range(2):
+        scale = expected.diagonal().max().item()
+        torch.testing.assert_close(torch.cov(drawn[found == label].T), expected, atol=0.03 * scale, rtol=0)
+    assert gaussians.nbytes() == (2 * 4 + 16) * 4
+
+
+def test_float16_factors_take_half_the_memory_and_a_too_large_one_stays_whole():
+    gaussians = ClassGaussians(dtype=torch.float16)
+    features = torch.cat([correlated(5, 6), 1e6 * correlated(5, 6)])
+    gaussians.fit(features, torch.arange(2).repeat_interleave(5), range(2))
+    assert [g.factor.dtype for g in gaussians.classes] == [torch.float16, torch.float32]
+    drawn, _ = gaussians.sample(gaussians.means(), 10, torch.Generator().manual_seed(0))
+    assert drawn.dtype == torch.float32 and drawn.isfinite().all()
+
+
+@pytest.mark.parametrize("kind", [{"cov": "lowrank", "rank": 2}, {"cov": "diag"}, {"cov": "shared"}, {"dtype": torch.float16}])
+def test_every_kind_of_covariance_draws_the_same_after_save_and_load(kind):
+    gaussians, loaded = ClassGaussians(**kind), ClassGaussians(**kind)
+    gaussians.fit(correlated(20, 6), torch.arange(2).repeat_interleave(10), range(2))
+    loaded.load_state_dict(gaussians.state_dict())
+    first, second = (g.sample(g.means(), 7, torch.Generator().manual_seed(0))[0] for g in (gaussians, loaded))
+    assert torch.equal(first, second)
+    assert loaded.nbytes() == gaussians.nbytes()

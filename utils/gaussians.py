@@ -67,10 +67,8 @@ class Gaussian:
             keep[: max(len(values) - rank, 0)] = False
             left_out = (total - values[keep].sum()).clamp_min(0) / (d - int(keep.sum()))  # mean variance of the other directions
         vectors, values = vectors[:, keep], values[keep]
-        if wide:  # rows u_i' F / sqrt(n - 1) have length sqrt(lambda_i)
-            factor = vectors.T @ centred / (n - 1) ** 0.5
-        else:
-            factor = (vectors * values.sqrt()).T
+        # rows of length sqrt(lambda_i); of the Gram matrix they are u_i' F / sqrt(n - 1)
+        factor = vectors.T @ centred / (n - 1) ** 0.5 if wide else (vectors * values.sqrt()).T
         # The noise also acts along the kept directions; what it gives there is taken off them.
         factor = factor * ((values - left_out).clamp_min(0) / values).sqrt()[:, None]
         return cls(mean.float(), factor.float().contiguous(), n, features.new_full((1,), float(left_out)))
@@ -174,7 +172,7 @@ class ClassGaussians:
             features.view(classes, count, d).add_(means[:, None])
         else:
             scratch = self._buffer("normals", count * max((len(g.factor) for g in self.classes), default=0), means)
-            for label, mean, out in zip(drawn, means, features.split(count)):
+            for label, mean, out in zip(drawn, means, features.split(count), strict=True):
                 self[label].draw_into(out, mean, self.ridge, generator, scratch)
         return features, torch.tensor(drawn, device=features.device).repeat_interleave(count)
 
@@ -204,7 +202,7 @@ class ClassGaussians:
             return
         factors = state["factors"].split(state["ranks"].tolist())
         self.classes = [Gaussian(mean, self._stored(factor), count, noise) for mean, factor, count, noise
-                        in zip(state["means"], factors, state["counts"].tolist(), state["noise"])]
+                        in zip(state["means"], factors, state["counts"].tolist(), state["noise"], strict=True)]
 
     # Private -------------------------------------------------------------------------------------------------
 
