@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from convs.weights import file_sha256, load_weights
 from utils.errors import UserError
+from utils.files import PROJECT
 
-PROJECT = Path(__file__).resolve().parent.parent
 WEIGHT_SUFFIXES = (".safetensors", ".npz", ".pth", ".pt", ".pth.tar", ".bin")
 
 

@@ -206,7 +206,7 @@ def test_an_unreadable_image_in_a_worker_is_one_clear_message(tmp_path):
     for name in ("train/a", "train/b", "test/a", "test/b"):
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / "bad.png").write_text("no image")
-    data = manager({"name": "f", "root": str(tmp_path)}, init_cls=2, num_workers=1)
+    data = manager({"name": "f", "root": str(tmp_path)}, init_cls=2, num_workers=1, cache="none")
     with pytest.raises(UserError) as error:
         everything(data.batches("train", 0, batch_size=2, augment=False))
     assert "bad.png cannot be read" in str(error.value) and "Traceback" not in str(error.value)

@@ -55,7 +55,8 @@ class Source:
                 raise UserError(f"{path}: {member.name} is there twice; name one archive or folder at a time")
             source.sizes[member.name] = member.size
             if PurePosixPath(member.name).suffix.lower() in NOTES and (member.size or 0) <= MAX_NOTE:
-                source.notes[member.name] = member.file.read(MAX_NOTE)
+                with damage_told(path):
+                    source.notes[member.name] = member.file.read(MAX_NOTE)
         if source.links:
             log.warning("%s: %d links were passed over; only real files are taken", path, source.links)
         return source
@@ -90,11 +91,9 @@ class Source:
         kind = _kind(path)
         if kind is None:
             raise UserError(f"{path} is no archive that can be read, allowed: zip, tar, tar.gz, tgz, tar.bz2, tar.xz, gz, or a folder")
-        try:
+        with damage_told(path):
             for name, size, file in {"tar": self._tar, "zip": self._zip, "gz": self._gz}[kind](path, prefix, wanted):
                 yield Member(name, size, file)
-        except DAMAGED as error:
-            raise UserError(f"archive {path} is damaged, incomplete or encrypted ({error}); download it again") from None
 
     def _tar(self, path: Path, prefix: str, wanted: Collection[str] | None) -> Iterator[tuple[str, int, BinaryIO]]:
         with tarfile.open(path, "r:*") as archive:
@@ -106,7 +105,6 @@ class Source:
                     file = archive.extractfile(item)
                     assert file is not None, "a regular file has bytes"
                     yield name, item.size, file
-                archive.members = []  # type: ignore[attr-defined]  # else a million entries stay in memory
 
     def _zip(self, path: Path, prefix: str, wanted: Collection[str] | None) -> Iterator[tuple[str, int, BinaryIO]]:
         with zipfile.ZipFile(path) as archive:
@@ -126,6 +124,15 @@ class Source:
         if wanted is None or name in wanted:
             with gzip.open(path, "rb") as file:
                 yield name, None, file
+
+
+@contextlib.contextmanager
+def damage_told(path: Path) -> Iterator[None]:
+    """Turn what the archive modules raise while `path` is read into one sentence."""
+    try:
+        yield
+    except DAMAGED as error:
+        raise UserError(f"archive {path} is damaged, incomplete or encrypted ({error}); download it again") from None
 
 
 def _kind(path: Path) -> str | None:

@@ -34,10 +34,10 @@ def read_list_file(file: Path, root: Path) -> Entries:
     for number, line in enumerate(lines, start=1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
-        path_text, _, label = line.strip().rpartition(" ") if " " in line.strip() else line.strip().rpartition("\t")
-        if not path_text.strip():
+        parts = line.strip().rsplit(maxsplit=1)  # a path may hold spaces
+        if len(parts) < 2:
             raise UserError(f"{file}, line {number}: got {line.strip()!r}, allowed: a path and a label with a space between them")
-        path = root / path_text.strip()
+        path, label = root / parts[0], parts[1]
         if path.parent not in there:
             there[path.parent] = set(os.listdir(path.parent)) if path.parent.is_dir() else set()
         if path.name not in there[path.parent]:

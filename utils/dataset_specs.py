@@ -26,6 +26,7 @@ from utils.dataset_lists import find_domains, label_names, read_domains, read_li
 from utils.dataset_memory import make_synthetic
 from utils.dataset_types import IMAGENET_MEAN, IMAGENET_STD, DatasetInfo, ImageSet, Splits
 from utils.errors import UserError
+from utils.files import locate
 
 log = logging.getLogger("slca.data")
 
@@ -36,6 +37,7 @@ SYNTHETIC_CLASSES, SYNTHETIC_SIZE = 20, 32  # where the config does not say
 
 def spec_info(spec: DatasetSpec) -> DatasetInfo:
     """What the description and the names of the files tell. Raises UserError where the description contradicts itself."""
+    spec = _located(spec)
     num_classes, image_size, channels = spec.num_classes, spec.image_size, 3
     if spec.layout == "npz" and spec.root and Path(spec.root).is_file():
         found_classes, found_size, channels = _npz_facts(spec)
@@ -55,6 +57,12 @@ def spec_info(spec: DatasetSpec) -> DatasetInfo:
         train_transform=test_transform if train_transform == "none" else train_transform, test_transform=test_transform,
         domains=_domain_names(spec), fixed_domain_order=spec.domains is not None,
         class_order=tuple(spec.class_order) if spec.class_order is not None else None, folder=spec.root or "")
+
+
+def _located(spec: DatasetSpec) -> DatasetSpec:
+    """The description with its paths where they are: in the working folder, else in the project's."""
+    paths = {key: getattr(spec, key) for key in ("root", "train", "test")}
+    return spec.model_copy(update={key: locate(path) for key, path in paths.items() if path is not None})
 
 
 def _statistics(spec: DatasetSpec, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -106,6 +114,7 @@ def _domain_names(spec: DatasetSpec) -> tuple[str, ...]:
 
 def load_spec(spec: DatasetSpec) -> Splits:
     """Training set, test set and class names. Raises UserError for whatever is missing or wrong."""
+    spec = _located(spec)
     train, test, names = _read(spec)
     if spec.classes is not None:
         train, test, names = _select_classes(train, test, names, spec)

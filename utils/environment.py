@@ -9,8 +9,9 @@ from pathlib import Path
 
 import torch
 
+from utils.files import PROJECT
+
 PACKAGES = ("torch", "torchvision", "timm", "lightning-fabric", "numpy")
-PROJECT = Path(__file__).resolve().parent.parent
 GIT_SECONDS = 10
 
 

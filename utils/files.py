@@ -6,6 +6,8 @@ import hashlib
 import os
 from pathlib import Path
 
+PROJECT = Path(__file__).resolve().parent.parent
+
 
 def write_atomic(path: Path | str, data: bytes | str) -> Path:
     """Write `data` (text as UTF-8) to `path` so that a crash or a full disk leaves the previous file as it was.
@@ -40,6 +42,12 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def locate(path: str) -> str:
+    """`path` as written, or inside the project's folder where only that exists: shipped configs run from anywhere."""
+    inside = PROJECT / path
+    return str(inside) if not Path(path).exists() and inside.exists() else path
 
 
 def sha256_of(data: bytes) -> str:

@@ -18,7 +18,7 @@ from typing import BinaryIO
 
 from tqdm import tqdm
 
-from utils.archives import Source
+from utils.archives import Source, damage_told
 from utils.dataset_official import Entry, domainnet_entries, imagenet_r_entries, write_split
 from utils.dataset_types import DatasetInfo
 from utils.datasets import REGISTRY, Registered, load_dataset, registered
@@ -157,8 +157,12 @@ def _copy(files: Source, targets: dict[str, str], folder: Path, name: str) -> No
         for member in files.members(todo):
             target = folder / targets[member.name]
             assert target.resolve().is_relative_to(inside), f"{target} leaves {folder}"
-            _write_whole(member.file, target)
+            with damage_told(files.path):
+                _write_whole(member.file, target)
             bar.update()
+    wanted = {folder / target for target in targets.values()}
+    for stray in [path for path in folder.rglob("*") if path.is_file() and path not in wanted]:
+        stray.unlink()  # of an attempt with another source
 
 
 def _whole(target: Path, size: int | None) -> bool:
@@ -174,6 +178,8 @@ def _write_whole(file: BinaryIO, target: Path) -> None:
             shutil.copyfileobj(file, out, BLOCK)
         os.replace(part, target)
     except OSError as error:
+        if error.errno is None:  # not the disk: a damaged archive
+            raise
         raise UserError(f"{target} cannot be written ({error.strerror}); make room or name another --root") from None
     finally:
         part.unlink(missing_ok=True)
