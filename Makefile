@@ -3,13 +3,13 @@
 PYTHON ?= python3
 VENV ?= .venv
 PY := $(VENV)/bin/python
+THREADS ?= 2
 DEMO := finetune sl slca slcapp joint
-export OMP_NUM_THREADS ?= 2
 
 .PHONY: demo test bench lint clean
 
 demo: $(VENV)/.installed
-	$(PY) main.py --config $(DEMO:%=exps/%_demo.json)
+	OMP_NUM_THREADS=$(THREADS) $(PY) main.py --config $(DEMO:%=exps/%_demo.json)
 	$(PY) main.py compare $(DEMO:%=logs/%_demo) --out logs/demo
 
 test: $(VENV)/.installed-dev
