@@ -14,6 +14,8 @@ LEARNERS: dict[str, str] = {  # model_name -> module:class
     "slca_pp": "models.slca_pp:SLCAPlusPlus",
     "finetune": "models.finetune:Finetune",
     "joint": "models.joint:Joint",
+    "replay": "models.replay:Replay",
+    "icarl": "models.icarl:ICaRL",
 }
 ALIASES = {"slcapp": "slca_pp", "slca++": "slca_pp"}
 

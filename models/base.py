@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
@@ -132,6 +133,9 @@ class BaseLearner:
         """Mean loss of logits (N, C) and targets (N,); cross-entropy."""
         return F.cross_entropy(logits, targets)
 
+    def after_backward(self, module: nn.Module) -> None:
+        """Between the gradient of the batch's loss and the step; a method may change the gradients here."""
+
     def train_epoch(self, module: nn.Module, optimizer: torch.optim.Optimizer,
                     batches: Iterable[tuple[Tensor, Tensor]]) -> EpochStats:
         """One pass of SGD. Losses stay on the device until the pass ends, so that no step waits for them."""
@@ -143,6 +147,7 @@ class BaseLearner:
             loss, logits, targets = self.training_loss(module, images, labels)
             optimizer.zero_grad()
             self.fabric.backward(loss)
+            self.after_backward(module)
             optimizer.step()
             losses.append(loss.detach())
             correct += (logits.detach().argmax(dim=1) == targets).sum()
@@ -195,7 +200,6 @@ class BaseLearner:
 
     # Features and evaluation ---------------------------------------------------------------------------------
 
-    @torch.inference_mode()
     def extract(self, split: str, task: int) -> tuple[Tensor, Tensor]:
         """Features (N, D) float32 and labels (N,) of one task's images under the test transform.
 
@@ -204,17 +208,27 @@ class BaseLearner:
         key = (split, task)
         if key in self.feature_cache:
             return self.feature_cache[key]
-        self.net.eval()
-        features, labels = [], []
-        batch_size = self.config.test_batch_size or self.config.batch_size
-        for images, targets in self.data.batches(split, task, batch_size=batch_size, augment=False):
-            with self.fabric.autocast():
-                features.append(self.features(self.fabric.to_device(images)).float())
-            labels.append(targets)
-        found = (torch.cat(features), torch.cat(labels).to(self.fabric.device))
+        found = self._extract_pass(split, tasks=task)
         if split == "test" or not self.backbone_trains:
             self.feature_cache[key] = found
         return found
+
+    def extract_images(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
+        """The same of the training images at `indices` (as `DataManager.task_indices` numbers them), never kept."""
+        return self._extract_pass("train", indices=indices)
+
+    @torch.inference_mode()
+    def _extract_pass(self, split: str, **which: Any) -> tuple[Tensor, Tensor]:
+        was_training = self.net.training
+        self.net.eval()
+        features, labels = [], []
+        batch_size = self.config.test_batch_size or self.config.batch_size
+        for images, targets in self.data.batches(split, batch_size=batch_size, augment=False, **which):
+            with self.fabric.autocast():
+                features.append(self.features(self.fabric.to_device(images)).float())
+            labels.append(targets)
+        self.net.train(was_training)
+        return torch.cat(features), torch.cat(labels).to(self.fabric.device)
 
     def features(self, images: Tensor) -> Tensor:
         """Images (N, C, H, W) -> features (N, D)."""
@@ -256,6 +270,13 @@ class BaseLearner:
 
     def load_extra_state(self, state: Mapping[str, Tensor]) -> None:
         """Restore what `extra_state` gave."""
+
+    def epoch_state(self) -> dict[str, Tensor]:
+        """Tensors that change between the epochs of a task and that its next epoch needs; empty here."""
+        return {}
+
+    def load_epoch_state(self, state: Mapping[str, Tensor]) -> None:
+        """Restore what `epoch_state` gave; `state` may hold the optimiser's tensors too."""
 
     def network_state(self) -> dict[str, Tensor]:
         """The network's tensors that can differ from the pre-trained ones: frozen ones are left out."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from convs.network import IncrementalNet
 from models import learner_class, resolve_config
 from models.base import BaseLearner
 from utils.config import Config, parse_config
+from utils.data_manager import DataManager
+from utils.monitor import Monitor
 
 PARITY = Path(__file__).parent / "data" / "parity"
 MICRO_VIT = {"img_size": 16, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2, "mlp_ratio": 4}
@@ -52,7 +55,7 @@ def micro_backbone(reset_norm: bool = True, **args: Any) -> Backbone:
     return build_backbone(describe("vit_tiny_patch16_224", {**MICRO_VIT, **args}), pretrained=False, reset_norm=reset_norm)
 
 
-def make_learner(config: Config, data: StubData, backbone: Backbone | None = None) -> BaseLearner:
+def make_learner(config: Config, data: StubData | DataManager, backbone: Backbone | None = None) -> BaseLearner:
     net = IncrementalNet(backbone or micro_backbone())
     return learner_class(config.model_name)(config, data, net, Fabric(accelerator="cpu", devices=1))
 
@@ -78,3 +81,16 @@ def parity_state(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, torch.
     """The parameters under `prefix` ("t0/init/") by our names; the heads' scales, 1 in stage 1, are left out."""
     return {our_name(key.removeprefix(prefix)): torch.from_numpy(value) for key, value in arrays.items()
             if key.startswith(prefix) and ".scales." not in key}
+
+
+def synthetic_learner(method: str, **settings: Any) -> BaseLearner:
+    """A learner of `method` on real batches: six classes in three tasks, 12 training images of each, memory for 20."""
+    dataset = {"name": "tiny", "layout": "synthetic", "num_classes": 6, "image_size": 16, "train_per_class": 12, "test_per_class": 2,
+               "train_transform": "none"}
+    config = make_config(**{"model_name": method, "dataset": dataset, "batch_size": 8, "memory_size": 20, **settings})
+    return make_learner(config, DataManager(config, seed=1993))
+
+
+def learn(learner: BaseLearner, tasks: Sequence[int]) -> None:
+    for task in tasks:
+        learner.learn_task(task, Monitor())

@@ -12,7 +12,7 @@ SYNTHETIC = {"name": "tiny", "layout": "synthetic", "num_classes": 5, "image_siz
 
 @pytest.mark.parametrize("method", LEARNERS)
 def test_learner_runs_from_config_to_results(method, tmp_path):
-    config = make_config(model_name=method, dataset=SYNTHETIC, batch_size=8, epochs=2, ca_epochs=1, ca_samples=16)
+    config = make_config(model_name=method, dataset=SYNTHETIC, batch_size=8, epochs=2, ca_epochs=1, ca_samples=16, memory_size=20)
     result = train(config, tmp_path)
     seed = result.seeds[0]
     tasks = len(seed.task_sizes)

@@ -96,6 +96,7 @@ class RunMonitor(Monitor):
             return 0
         learner.net.load_state_dict(checkpoint.weights, strict=False)
         load_optimizer_tensors(optimizer, checkpoint.state)
+        learner.load_epoch_state({name: tensor.to(learner.fabric.device) for name, tensor in checkpoint.state.items()})
         self.log(f"task {learner.task + 1}: continuing after epoch {checkpoint.epoch}")
         return checkpoint.epoch or 0
 
@@ -113,7 +114,8 @@ class RunMonitor(Monitor):
         self.write({"kind": "epoch", "task": task, "epoch": epoch, "loss": stats.loss, "train_accuracy": stats.accuracy,
                     "lr": rates, "seconds": seconds})
         if (epoch + 1) % self.checkpoint_every == 0 and epoch + 1 < epochs:
-            self.store.save(task, epoch + 1, weights=learner.network_state(), state=optimizer_tensors(optimizer), meta=self.figures())
+            self.store.save(task, epoch + 1, weights=learner.network_state(),
+                            state={**optimizer_tensors(optimizer), **learner.epoch_state()}, meta=self.figures())
 
     def before_alignment(self, learner: BaseLearner, task: int) -> None:
         if learner.config.save_before_ca:

@@ -1,0 +1,31 @@
+"""iCaRL's loss and its classifier."""
+
+import numpy as np
+import torch
+
+from models.icarl import exemplar_means, icarl_loss
+
+
+def test_loss_is_the_papers_sum_over_classes_written_out():
+    torch.manual_seed(0)
+    logits, old_logits, labels = torch.randn(4, 5), torch.randn(4, 3), torch.tensor([3, 4, 0, 3])
+    g = 1 / (1 + np.exp(-logits.numpy().astype(float)))
+    q_old = 1 / (1 + np.exp(-old_logits.numpy().astype(float)))
+    total = 0.0
+    for i in range(4):
+        for y in range(5):
+            q = q_old[i, y] if y < 3 else float(labels[i] == y)
+            total -= q * np.log(g[i, y]) + (1 - q) * np.log(1 - g[i, y])
+    np.testing.assert_allclose(icarl_loss(logits, labels, old_logits).item(), total / 4, rtol=1e-5)
+
+
+def test_loss_of_the_first_task_is_plain_binary_cross_entropy():
+    logits, labels = torch.tensor([[2.0, -1.0]]), torch.tensor([0])
+    expected = np.log1p(np.exp(-2.0)) + np.log1p(np.exp(-1.0))
+    np.testing.assert_allclose(icarl_loss(logits, labels, None).item(), expected, rtol=1e-6)
+
+
+def test_class_means_average_directions_not_lengths():
+    features = torch.tensor([[10.0, 0.0], [0.0, 1.0], [0.0, 3.0]])
+    means = exemplar_means(features, torch.tensor([0, 0, 1]), 2)
+    torch.testing.assert_close(means, torch.tensor([[0.5**0.5, 0.5**0.5], [0.0, 1.0]]))
