@@ -8,6 +8,7 @@ from models.rehearsal import herd
 from tests.support import learn, synthetic_learner
 from utils.errors import UserError
 
+
 def kept_of_each_class(learner):
     return np.bincount(learner.data.labels_of("train", learner.memory), minlength=learner.data.classes_upto(learner.task)).tolist()
 
