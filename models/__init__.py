@@ -14,6 +14,7 @@ LEARNERS: dict[str, str] = {  # model_name -> module:class
     "slca_pp": "models.slca_pp:SLCAPlusPlus",
     "finetune": "models.finetune:Finetune",
     "joint": "models.joint:Joint",
+    "linear_probe": "models.linear_probe:LinearProbe",
     "replay": "models.replay:Replay",
     "icarl": "models.icarl:ICaRL",
 }
@@ -46,9 +47,18 @@ def learner_class(model_name: str) -> type[BaseLearner]:
 
 
 def resolve_config(config: Config) -> Config:
-    """Fill in the defaults that depend on the method (settings that are None)."""
-    defaults = learner_class(config.model_name).defaults
-    return config.model_copy(update={key: value for key, value in defaults.items() if getattr(config, key) is None})
+    """Fill in the defaults that depend on the method (settings that are None).
+
+    Raises:
+        UserError: no such method, or it freezes the backbone and the config gives that a learning rate.
+    """
+    learner = learner_class(config.model_name)
+    defaults = {**learner.defaults, **({"bcb_lrscale": 0.0} if learner.frozen_backbone else {})}
+    resolved = config.model_copy(update={key: value for key, value in defaults.items() if getattr(config, key) is None})
+    if learner.frozen_backbone and resolved.bcb_lrscale:
+        raise UserError(f"bcb_lrscale: got {resolved.bcb_lrscale:g}, allowed: 0, because {learner.title} freezes the backbone; leave the "
+                        "key out, or choose a method that trains the backbone (finetune, slca)")
+    return resolved
 
 
 def list_methods() -> str:

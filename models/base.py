@@ -59,7 +59,8 @@ class BaseLearner:
     title: ClassVar[str] = ""  # name in tables
     rehearsal_free: ClassVar[bool] = True  # keeps no image of an old task
     defaults: ClassVar[dict[str, Any]] = {}  # settings whose default depends on the method
-    all_at_once: ClassVar[bool] = False  # learns all classes as one task (joint training)
+    frozen_backbone: ClassVar[bool] = False  # the pre-trained weights never move; bcb_lrscale can only be 0
+    has_heads: ClassVar[bool] = True  # False: classifies by statistics of the features; no head, no stage 1, epochs are ignored
 
     def __init__(self, config: Config, data: DataManager, net: IncrementalNet, fabric: Fabric) -> None:
         self.config = config
@@ -80,14 +81,17 @@ class BaseLearner:
     def learn_task(self, task: int, monitor: Monitor) -> None:
         """Learn the classes of `task`; the order that every method shares."""
         self.begin_task(task)
-        with monitor.stage("train"):
-            self.train(task, monitor)
+        if self.has_heads:
+            with monitor.stage("train"):
+                self.train(task, monitor)
         self.end_task(task, monitor)
+        self.feature_cache.pop(("train", task), None)  # of no use to later tasks
 
     def begin_task(self, task: int) -> None:
         """Add the head of `task` and freeze the older ones."""
         self.task = task
-        self.net.add_head(self.data.task_sizes[task], torch_generator(self.config.torch_seed, "head", task))
+        if self.has_heads:
+            self.net.add_head(self.data.task_sizes[task], torch_generator(self.config.torch_seed, "head", task))
         for head in self.net.heads[:-1]:
             head.requires_grad_(False)
 
@@ -166,7 +170,7 @@ class BaseLearner:
 
     def trains(self, name: str) -> bool:
         """Whether the backbone's parameter `name` (timm's) trains. The Slow Learner trains all, or none at rate 0."""
-        return self.config.bcb_lrscale > 0
+        return not self.frozen_backbone and self.config.bcb_lrscale > 0
 
     @property
     def backbone_trains(self) -> bool:
@@ -290,7 +294,7 @@ class BaseLearner:
 
     def load_network_state(self, state: Mapping[str, Tensor], task: int) -> None:
         """Restore a network that has learned tasks 0..task."""
-        while len(self.net.heads) <= task:
+        while self.has_heads and len(self.net.heads) <= task:
             self.net.add_head(self.data.task_sizes[len(self.net.heads)])
         for head in self.net.heads:
             head.requires_grad_(False)

@@ -97,6 +97,8 @@ class Config(_Strict):
     task_sizes: list[Annotated[int, Field(ge=1)]] | None = Field(None, description="classes in every task; wins over init_cls and increment")
     tasks: list[list[Union[int, str]]] | None = Field(None, description="the classes of every task, by number or name; wins over shuffle, init_cls and increment")
     scenario: Literal["class", "domain"] = Field("class", description="class: new classes in every task; domain: the same classes, one domain after another")
+    all_at_once: bool | None = Field(None, description="all classes (of all domains) as one task, whatever the keys above say: the upper "
+        "bound; default by method: true for joint, else false")
     val_fraction: Fraction = Field(0.0, description="share of each class's training images held out as the split 'val', to tune on")
     num_workers: Union[Literal["auto"], Annotated[int, Field(ge=0, le=256)]] = Field("auto", description="processes that load images, 0 to 256, or auto: 0 for images in memory")
     normalize: Literal["dataset", "backbone"] = Field("dataset", description="whose mean and std the images are normalised with (release: the data set's)")

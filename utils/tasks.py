@@ -62,7 +62,7 @@ def task_sizes(num_classes: int, init_cls: int, increment: int) -> list[int]:
 
 def plan_tasks(config: Config, num_classes: int, seed: int, *, class_order: Sequence[int] | None = None,
                class_names: Sequence[str] | None = None, num_domains: int = 0, fixed_domain_order: bool = False) -> TaskPlan:
-    """The stream that `config` and `seed` define on a data set.
+    """The stream that `config` and `seed` define on a data set; with `all_at_once` its classes as one task.
 
     Args:
         class_order: the data set's own order, which overrides shuffle and seed
@@ -73,6 +73,9 @@ def plan_tasks(config: Config, num_classes: int, seed: int, *, class_order: Sequ
     Raises:
         UserError: the config asks for tasks that this data set cannot give.
     """
+    if config.all_at_once:
+        order = class_order if class_order is not None else class_permutation(num_classes, seed) if config.shuffle else range(num_classes)
+        return TaskPlan(_checked_order(order, num_classes), [num_classes])
     if config.scenario == "domain":
         return _plan_domains(config, num_classes, seed, num_domains, fixed_domain_order)
     if config.tasks is not None:
