@@ -91,5 +91,5 @@ class Alignment:
         return loss.detach()
 
     def finish(self) -> None:
-        """Write the aligned weights into the heads."""
+        """Write the aligned weights into the heads; may be called after every epoch."""
         self.fused.copy_to(self.heads)

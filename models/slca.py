@@ -70,8 +70,9 @@ class SLCA(BaseLearner):
         for epoch in range(c.ca_epochs):
             alignment.set_lr(cosine(lr, epoch, c.ca_epochs))
             losses = [alignment.step(features, labels) for features, labels in self.drawn_batches(task, epoch)]
-            monitor.end_alignment_epoch(task, epoch, torch.stack(losses).mean().item())
-        alignment.finish()
+            alignment.finish()
+            accuracy = self.evaluate(task).top1 if c.ca_eval else None  # test features are extracted once, then kept
+            monitor.end_alignment_epoch(task, epoch, torch.stack(losses).mean().item(), accuracy)
         self.gaussians.free_buffers()
 
     def drawn_batches(self, task: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -9,6 +9,7 @@ from models.alignment import Alignment, normalise_logits, task_indicator
 from models.slca_pp import scale_features
 from tests.support import StubData, load_parity, make_config, make_learner
 from utils.gaussians import Gaussian
+from utils.monitor import Monitor
 from utils.schedules import cosine
 
 VECTORS = ["4_ca_slca", "4_ca_slca_no_logit_norm", "4_ca_slca_uneven_last", "4_ca_slcapp", "4_ca_slcapp_uneven_last"]
@@ -139,3 +140,20 @@ def test_the_budget_does_not_touch_the_paper_s_sizes():
     learner.net.backbone.dim = 768
     learner.gaussians.classes = [None] * 1000
     assert learner.samples_per_round() == [256]
+
+
+def test_evaluation_inside_alignment_passes_the_backbone_once(monkeypatch):
+    images = torch.randn(8, 3, 16, 16)
+    data = StubData([2, 2], {t: [(images, torch.tensor([0, 1] * 4) + 2 * t)] for t in range(2)})
+    learner = make_learner(make_config(ca_epochs=3, ca_eval=True, ca_samples=4), data)
+    passes, reported = [], []
+    features = learner.net.features
+    monkeypatch.setattr(learner.net, "features", lambda x: passes.append(len(x)) or features(x))
+    monitor = Monitor()
+    monkeypatch.setattr(monitor, "end_alignment_epoch", lambda task, epoch, loss, accuracy: reported.append(accuracy))
+    learner.learn_task(0, monitor)
+    passes.clear()
+    learner.learn_task(1, monitor)
+    learner.evaluate(1)
+    assert len(reported) == 3 and all(0 <= accuracy <= 100 for accuracy in reported)
+    assert len(passes) == 3  # training images of the task for its statistics, test images of both tasks

@@ -144,6 +144,7 @@ class Config(_Strict):
     ca_memory_gb: float = Field(4.0, gt=0.0, le=100_000.0, description="GiB that one epoch's drawn features may take; beyond it they are drawn in rounds of "
         "fewer per class (4 holds 5,461 classes of 256 x 768)")
     stats_dtype: Literal["float32", "float16"] = Field("float32", description="in which the covariances' factors are stored; float16 halves them")
+    ca_eval: bool = Field(False, description="also report the test accuracy after every epoch of alignment")
     save_before_ca: bool = Field(False, description="also write the network before each alignment, <run>/seed<N>/..._before_ca_<task>")
 
     # SLCA++ --------------------------------------------------------------------------------------------------

@@ -58,7 +58,7 @@ class Monitor:
     def before_alignment(self, learner: BaseLearner, task: int) -> None:
         """The network is trained and about to be aligned."""
 
-    def end_alignment_epoch(self, task: int, epoch: int, loss: float) -> None:
+    def end_alignment_epoch(self, task: int, epoch: int, loss: float, accuracy: float | None = None) -> None:
         """An epoch of alignment is done."""
 
 
@@ -125,9 +125,10 @@ class RunMonitor(Monitor):
             path = self.folder / f"weights_before_ca_{task}.safetensors"
             write_atomic(path, save({k: v.detach().cpu().contiguous().clone() for k, v in learner.network_state().items()}))
 
-    def end_alignment_epoch(self, task: int, epoch: int, loss: float) -> None:
-        self.log(f"task {task + 1}  alignment epoch {epoch + 1}  loss {loss:.4f}")
-        self.write({"kind": "alignment", "task": task, "epoch": epoch, "loss": loss})
+    def end_alignment_epoch(self, task: int, epoch: int, loss: float, accuracy: float | None = None) -> None:
+        tested = "" if accuracy is None else f"  top-1 {accuracy:.2f}"
+        self.log(f"task {task + 1}  alignment epoch {epoch + 1}  loss {loss:.4f}{tested}")
+        self.write({"kind": "alignment", "task": task, "epoch": epoch, "loss": loss, "top1": accuracy})
 
     def write(self, record: dict[str, Any]) -> None:
         """Append one line to metrics.jsonl."""

@@ -14,7 +14,7 @@ from utils.errors import UserError
 from utils.files import write_atomic
 
 # Settings that change where or how fast a run computes, not what; a resumed run may change them.
-NEUTRAL_KEYS = frozenset({"num_workers", "device", "notes", "keep_checkpoints", "data_root", "cache", "save_before_ca", "test_batch_size"})
+NEUTRAL_KEYS = frozenset({"num_workers", "device", "notes", "keep_checkpoints", "data_root", "cache", "save_before_ca", "ca_eval", "test_batch_size"})
 
 
 @dataclass(frozen=True)
