@@ -51,7 +51,7 @@ def list_what(arguments: argparse.Namespace) -> None:
     if arguments.what == "methods":
         from models import list_methods as lister
     elif arguments.what == "datasets":
-        from utils.datasets import list_datasets as lister
+        from utils.tables import datasets_table as lister
     else:
         from convs.backbones import list_backbones as lister
     print(lister())

@@ -38,6 +38,17 @@ def headline_rows(result: RunResult, reference: Published | None, most_seeds: in
     return rows
 
 
+def datasets_table() -> str:
+    """Every registered data set on one line: name, classes, images, size in pixels, folder under `data_root`, source."""
+    rows = [["name", "classes", "training", "test", "pixels", "folder", "source"]]
+    for info in list_datasets():
+        counts = ["?" if count is None else f"{count:,}" for count in (info.train_count, info.test_count)]
+        rows.append([info.name, str(info.num_classes), *counts, str(info.image_size), info.folder or "-", info.source])
+    lines = text_table([row[:5] for row in rows])
+    width = max(len(row[5]) for row in rows)
+    return "\n".join(f"{line}  {row[5]:{width}}  {row[6]}" for line, row in zip(lines, rows))
+
+
 def title_line(result: RunResult) -> str:
     """"SLCA on cifar100_224 with vit-b-p16: 100 classes in 10 tasks, 3 seeds"."""
     return printable(f"{result.name} on {result.dataset} with {result.backbone}: {stream_text(result)}")
