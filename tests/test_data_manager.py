@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from utils.config import Config, DatasetSpec
 from utils.data_manager import DataManager
 from utils.errors import UserError
+from utils.loader import BatchMaker, BatchPool
 from utils.tasks import class_permutation, task_sizes
 
 PARITY = json.loads((Path(__file__).parent / "data" / "parity" / "1_class_order.json").read_text())
@@ -200,6 +202,27 @@ def test_processes_share_a_pass_without_repeating_an_image():
     training = dict(batch_size=7, augment=True, shuffle_seed=5)
     for whole, *parts in zip(alone.batches("train", [0, 1], **training), *(r.batches("train", [0, 1], **training) for r in ranks)):
         assert torch.equal(torch.cat([p[0] for p in parts]), whole[0]) and torch.equal(torch.cat([p[1] for p in parts]), whole[1])
+
+
+@pytest.mark.parametrize("dataset", ["array", "files"])
+def test_batches_finished_on_a_device_are_those_finished_by_the_worker(tmp_path, dataset):
+    spec = synthetic(image_size=32, train_transform="crop32_jitter")
+    if dataset == "files":
+        for i, part in enumerate(("train/a", "train/b", "val/a", "val/b")):
+            (tmp_path / part).mkdir(parents=True)
+            pixels = np.random.default_rng(i).integers(0, 256, (40 + i, 50, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / part / "0.png")
+        spec = {"name": "f", "root": str(tmp_path), "image_size": 32, "train_transform": "crop224_jitter"}
+    here = manager(spec, init_cls=2, increment=2)
+    pool = BatchPool(replaced(here._pool.maker, finish_here=False), 0, torch.device("cpu"))
+    for augment in (True, False):
+        batches = here.batches("train", 0, batch_size=3, augment=augment, shuffle_seed=1)
+        for ours, theirs in zip(batches, pool.run(batches._items)):
+            assert torch.allclose(ours[0], theirs[0], atol=1e-6) and torch.equal(ours[1], theirs[1])
+
+
+def replaced(maker: BatchMaker, finish_here: bool) -> BatchMaker:
+    return BatchMaker(maker.stores, maker.transforms[True], maker.transforms[False], finish_here)
 
 
 def test_an_unreadable_image_in_a_worker_is_one_clear_message(tmp_path):

@@ -41,7 +41,7 @@ class MadeBatch(NamedTuple):
 
     images: Tensor  # (B, C, S, S) float32; or uint8, (B, C, H, W) before or (B, C, S, S) after the crop
     labels: Tensor
-    uniforms: Tensor  # (B, draws) float64
+    uniforms: Tensor  # (B, draws) float32 in [0, 1)
     stage: str  # "raw", "cut" or "done"
     augment: bool
 
@@ -57,7 +57,7 @@ class BatchMaker(Dataset):
 
     def __getitem__(self, item: WorkItem) -> Union[MadeBatch, UserError]:
         transform = self.transforms[item.augment]
-        uniforms = torch.rand(item.whole, transform.draws, dtype=torch.float64, generator=torch_generator(*item.stream))
+        uniforms = torch.rand(item.whole, transform.draws, generator=torch_generator(*item.stream))
         uniforms = uniforms[item.first:item.first + len(item.indices)]
         labels = torch.from_numpy(item.labels)
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from utils.datasets import list_datasets
 from utils.published import Published, published
 from utils.results import HEADLINES, RunResult, Statistic, statistic
 

@@ -89,9 +89,14 @@ def crop_boxes(u: Tensor, heights: Tensor, widths: Tensor) -> tuple[Tensor, Tens
     central_h = torch.where(shape < ASPECT[0], (widths / ASPECT[0]).round().long(), heights)
     none = ~fits.any(1)
     w, h = torch.where(none, central_w, w), torch.where(none, central_h, h)
-    top = torch.where(none, (heights - h) // 2, (u[:, TOP] * (heights - h + 1)).long())
-    left = torch.where(none, (widths - w) // 2, (u[:, LEFT] * (widths - w + 1)).long())
+    top = torch.where(none, (heights - h) // 2, whole_number(u[:, TOP], heights - h))
+    left = torch.where(none, (widths - w) // 2, whole_number(u[:, LEFT], widths - w))
     return top, left, h, w
+
+
+def whole_number(u: Tensor, largest: Tensor | int) -> Tensor:
+    """0 to `largest`, all equally likely, int64."""
+    return torch.minimum((u * (largest + 1)).long(), torch.as_tensor(largest, device=u.device))  # the product may round up
 
 
 class Transform:
@@ -146,8 +151,7 @@ class Transform:
         if min(height, width) < self.size:  # as torchvision's pad_if_needed: the crop must exist
             images = F.pad(images, [max(0, self.size - width)] * 2 + [max(0, self.size - height)] * 2)
             height, width = images.shape[2:]
-        top = (u[:, TOP] * (height - self.size + 1)).long()
-        left = (u[:, LEFT] * (width - self.size + 1)).long()
+        top, left = whole_number(u[:, TOP], height - self.size), whole_number(u[:, LEFT], width - self.size)
         windows = images.unfold(2, self.size, 1).unfold(3, self.size, 1)  # (B, C, tops, lefts, S, S)
         return windows[torch.arange(len(images), device=images.device), :, top, left]
 
@@ -185,7 +189,7 @@ class Transform:
         mean, std = self.mean.to(device), self.std.to(device)
         light = torch.ones(1, 1, 1, 1, device=device)
         if self.recipe.brightness:
-            light = (1 + self.recipe.brightness * (2 * u[:, LIGHT] - 1)).float().view(-1, 1, 1, 1)
+            light = (1 + self.recipe.brightness * (2 * u[:, LIGHT] - 1)).view(-1, 1, 1, 1)
         return light / (255 * std), -mean / std, (light - mean) / std
 
     # Both at once --------------------------------------------------------------------------------------------
@@ -296,7 +300,7 @@ class CustomTransform(Transform):
     def _one(self, image: Tensor, uniform: float) -> Tensor:
         # torchvision's transforms draw from torch's global generator: lend them one that starts from the image's number.
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(uniform * 2**53))
+            torch.manual_seed(int(uniform * 2**24))  # a float32 uniform has 24 bits
             out = self.steps(image.contiguous())
         wanted = (self.channels, self.size, self.size)
         if not isinstance(out, Tensor) or tuple(out.shape) != wanted:
