@@ -11,7 +11,7 @@ import logging
 import resource
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from utils.checkpoint import Checkpoint, CheckpointStore
 from utils.config import Config
 from utils.data_manager import DataManager
 from utils.device import make_fabric
+from utils.distributed import launch, on_first
 from utils.environment import environment
 from utils.errors import UserError
 from utils.monitor import RunMonitor
@@ -56,22 +57,25 @@ def train(config: Config, out_dir: str | Path = "logs", *, name: str | None = No
     """
     config = resolve_config(config)
     fabric = make_fabric(config.device, config.precision)
-    run = RunFolder.open(Path(out_dir) / (name or config.model_name), config, resume=resume)
+    launch(fabric)
+    run = on_first(fabric, lambda: RunFolder.open(Path(out_dir) / (name or config.model_name), config, resume=resume))
     with _terminal_log():
         log.info(f"run folder: {run.path}")
         result = _empty_result(config)
         for seed in config.seeds:
             session = Session(config, seed, fabric, run.path / f"seed{seed}")
-            with _file_log(session.folder / "log.txt"):
+            with _file_log(session.folder / "log.txt") if fabric.is_global_zero else nullcontext():
                 result.environment["weights"] = session.net.backbone.weights
                 result.class_names = session.class_names()
                 session.resume() if resume else None
                 session.run()
             result = _with_seed(result, session.result())
-            _write(result, run.path)
-        run.finish()
-        print(results_table(result))
-        print(f"\nreport: {run.path / 'report.html'}\ncurves: {run.path / 'curve.png'}")
+            if fabric.is_global_zero:
+                _write(result, run.path)
+        if fabric.is_global_zero:
+            run.finish()
+            print(results_table(result))
+            print(f"\nreport: {run.path / 'report.html'}\ncurves: {run.path / 'curve.png'}")
     return result
 
 
@@ -85,6 +89,7 @@ def test(config: Config, out_dir: str | Path = "logs", *, name: str | None = Non
     """
     config = resolve_config(config)
     fabric = make_fabric(config.device, config.precision)
+    launch(fabric)
     run = RunFolder.newest(Path(out_dir) / (name or config.model_name))
     result = _empty_result(config)
     for seed in config.seeds:
@@ -99,7 +104,8 @@ def test(config: Config, out_dir: str | Path = "logs", *, name: str | None = Non
         result = _with_seed(result, session.result())
     if not result.seeds:
         raise UserError(f"test_only: {run.path} has no checkpoint to evaluate; train first (keep_checkpoints must not be 'none')")
-    print(results_table(result))
+    if fabric.is_global_zero:
+        print(results_table(result))
     return result
 
 
@@ -134,16 +140,19 @@ class Session:
 
     def __init__(self, config: Config, seed: int, fabric: Fabric, folder: Path) -> None:
         self.config, self.seed, self.fabric, self.folder = config, seed, fabric, folder
-        folder.mkdir(parents=True, exist_ok=True)
+        first = fabric.is_global_zero  # of several processes one writes
+        if first:
+            folder.mkdir(parents=True, exist_ok=True)
         method = learner_class(config.model_name)
         backbone = make_backbone(config)
         from_backbone = {"mean": backbone.mean, "std": backbone.std} if config.normalize == "backbone" else {}
-        self.data = DataManager(config, seed, channels=backbone.channels, **from_backbone)
+        self.data = DataManager(config, seed, channels=backbone.channels, rank=fabric.global_rank, world_size=fabric.world_size,
+                                device=fabric.device, **from_backbone)
         self.net = IncrementalNet(backbone)
         self.learner: BaseLearner = method(config, self.data, self.net, fabric)
         self.figures = Figures()
-        self.store = CheckpointStore(folder / "checkpoints", config.keep_checkpoints, warn=log.warning)
-        self.monitor = RunMonitor(folder, self.store, log, lambda: vars(self.figures))
+        self.store = CheckpointStore(folder / "checkpoints", config.keep_checkpoints if first else "none", warn=log.warning)
+        self.monitor = RunMonitor(folder, self.store, log, lambda: vars(self.figures), writes=first)
         self.first_task = 0
 
     def run(self) -> None:

@@ -12,6 +12,7 @@ what makes a run resumable inside a task from the weights and the optimiser alon
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -24,6 +25,7 @@ from torch.nn import functional as F
 from convs.network import IncrementalNet, OwnTask
 from utils.config import Config
 from utils.data_manager import DataManager
+from utils.distributed import gather_rows, share_of_batch
 from utils.metrics import Evaluation, evaluate_predictions
 from utils.rng import seed_globals, seed_of, torch_generator
 from utils.schedules import multistep
@@ -105,7 +107,8 @@ class BaseLearner:
         module, optimizer = self.fabric.setup(self.training_module(task), optimizer)
         self.net.train(self.backbone_trains)
         for epoch in range(first_epoch, self.config.epochs):
-            seed_globals(self.config.torch_seed, "epoch", task, epoch)
+            rank = self.fabric.global_rank  # processes drop different paths; the first one those of a run with one process
+            seed_globals(self.config.torch_seed, "epoch", task, epoch, *([rank] if rank else []))
             for group, base_lr in zip(optimizer.param_groups, base_lrs):
                 group["lr"] = self.learning_rate(base_lr, epoch)
             batches = self.training_batches(task, epoch)
@@ -142,21 +145,48 @@ class BaseLearner:
 
     def train_epoch(self, module: nn.Module, optimizer: torch.optim.Optimizer,
                     batches: Iterable[tuple[Tensor, Tensor]]) -> EpochStats:
-        """One pass of SGD. Losses stay on the device until the pass ends, so that no step waits for them."""
+        """One pass of SGD. Losses stay on the device until the pass ends, so that no step waits for them.
+
+        With several processes each step sees this process's part of the batch; what is returned is of the whole.
+        """
         losses: list[Tensor] = []
-        correct = torch.zeros((), dtype=torch.long, device=self.fabric.device)
-        count = 0
+        counts = torch.zeros(2, dtype=torch.float64, device=self.fabric.device)  # images classified correctly, images
         for images, labels in batches:
             images, labels = self.fabric.to_device((images, labels))
-            loss, logits, targets = self.training_loss(module, images, labels)
-            optimizer.zero_grad()
-            self.fabric.backward(loss)
-            self.after_backward(module)
-            optimizer.step()
-            losses.append(loss.detach())
+            loss, correct = self.training_step(module, optimizer, images, labels)
+            losses.append(loss)
+            counts[0] += correct
+            counts[1] += len(labels)
+        correct, count = self.fabric.all_reduce(counts, reduce_op="sum").tolist()
+        per_step = self.fabric.all_reduce(torch.stack(losses), reduce_op="mean").tolist() if losses else []
+        return EpochStats(per_step, 100 * correct / max(count, 1))
+
+    def training_step(self, module: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """One step of SGD on a batch, computed in `accumulate` parts; its loss (times this process's share) and correct guesses.
+
+        Every loss is a mean over images, so the parts' losses are weighted with their number of images: the gradient is that
+        of the whole batch, over all processes.
+        """
+        share = share_of_batch(self.fabric, len(labels))
+        if not len(labels):  # a small last batch left this process nothing; it takes part in the exchange with weight 0
+            images, labels = images.new_zeros(1, *images.shape[1:]), labels.new_full((1,), self.data.classes_before(self.task))
+        optimizer.zero_grad()
+        parts = list(zip(images.chunk(self.config.accumulate), labels.chunk(self.config.accumulate), strict=True))
+        total, correct = torch.zeros((), device=images.device), torch.zeros((), dtype=torch.long, device=images.device)
+        for number, (part, part_labels) in enumerate(parts, start=1):
+            waits = share is not None and number < len(parts)  # gradients are exchanged once, with the last part
+            with self.fabric.no_backward_sync(module) if waits else nullcontext():
+                loss, logits, targets = self.training_loss(module, part, part_labels)
+                if len(parts) > 1:
+                    loss = loss * (len(part) / len(images))
+                if share is not None:
+                    loss = loss * share
+                self.fabric.backward(loss)
+            total += loss.detach()
             correct += (logits.detach().argmax(dim=1) == targets).sum()
-            count += len(targets)
-        return EpochStats([float(x) for x in torch.stack(losses).tolist()] if losses else [], 100 * correct.item() / max(count, 1))
+        self.after_backward(module)
+        optimizer.step()
+        return total, correct if share is None else correct * (share > 0)
 
     # Optimisation --------------------------------------------------------------------------------------------
 
@@ -207,6 +237,7 @@ class BaseLearner:
     def extract(self, split: str, task: int) -> tuple[Tensor, Tensor]:
         """Features (N, D) float32 and labels (N,) of one task's images under the test transform.
 
+        Each process extracts its part of the images; all get the features of every image, once, in the data's order.
         Kept while they stay true: a frozen backbone's for the whole run, test features until the next training.
         """
         key = (split, task)
@@ -232,7 +263,9 @@ class BaseLearner:
                 features.append(self.features(self.fabric.to_device(images)).float())
             labels.append(targets)
         self.net.train(was_training)
-        return torch.cat(features), torch.cat(labels).to(self.fabric.device)
+        own = torch.cat(features) if features else torch.zeros(0, self.net.backbone.dim, device=self.fabric.device)
+        own_labels = torch.cat(labels) if labels else torch.zeros(0, dtype=torch.long)
+        return gather_rows(self.fabric, own), gather_rows(self.fabric, own_labels.to(self.fabric.device))
 
     def features(self, images: Tensor) -> Tensor:
         """Images (N, C, H, W) -> features (N, D)."""

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from models.alignment import Alignment
 from models.base import BaseLearner
+from utils.distributed import copy_from_first
 from utils.gaussians import ClassGaussians
 from utils.monitor import Monitor
 from utils.rng import torch_generator
@@ -62,9 +63,18 @@ class SLCA(BaseLearner):
     # Classifier Alignment ------------------------------------------------------------------------------------
 
     def align(self, task: int, monitor: Monitor) -> None:
+        """Align the heads in one process and hand them to the others; remember how they were before."""
+        self.heads_before = {name: tensor.clone() for name, tensor in self.net.heads.state_dict().items()}
+        if self.config.ca_eval:  # every process takes part in this; then the first has what it tests on
+            for i in range(task + 1):
+                self.extract("test", i)
+        if self.fabric.is_global_zero:
+            self.train_heads(task, monitor)
+        copy_from_first(self.fabric, self.net.heads.parameters())
+
+    def train_heads(self, task: int, monitor: Monitor) -> None:
         """Train all heads on `ca_samples` features per class and epoch (SLCA section 3.3)."""
         c = self.config
-        self.heads_before = {name: tensor.clone() for name, tensor in self.net.heads.state_dict().items()}
         lr = c.lr if c.ca_lr is None else c.ca_lr
         alignment = Alignment(self.net.heads, lr=lr, momentum=c.momentum, weight_decay=c.weight_decay, tau=c.ca_with_logit_norm)
         for epoch in range(c.ca_epochs):

@@ -84,7 +84,7 @@ class Config(_Strict):
     notes: str = Field("", description="free text: sources, expected results")
     seed: Union[int, list[int]] = Field(1993, description="seed of the class order, or a list: one run per seed (paper: 1993, 1996, 1997)")
     torch_seed: int = Field(1, ge=0, le=2**63 - 1, description="seed of everything else: heads, batches, augmentation, sampled features (release: always 1)")
-    device: Union[Device, list[Device]] = Field("auto", description="auto, cpu, cuda, cuda:1, mps, or a list of GPU numbers; -1 means cpu")
+    device: Union[Device, list[Device]] = Field("auto", description="auto, cpu, cuda, cuda:1, mps, a list of GPU numbers (one process each), or [\"cpu\", \"cpu\"] for two processes; -1 means cpu")
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = Field("32-true", description="arithmetic of the backbone (Lightning Fabric)")
     compat: Literal["none", "release"] = Field("none", description="'release' reproduces its arithmetic where it is wrong (task of a class = class // last task's size)")
 
@@ -122,6 +122,7 @@ class Config(_Strict):
     epochs: int = Field(ge=0, le=100_000, description="passes over a task's images")
     batch_size: int = Field(128, ge=1, description="images per step, over all devices together")
     test_batch_size: int | None = Field(None, ge=1, description="images per step without gradient; default batch_size")
+    accumulate: int = Field(1, ge=1, le=100_000, description="parts in which a batch is computed one after another: the same step in less memory")
     lr: float = Field(0.01, gt=0.0, le=100.0, description="learning rate of the heads (SLCA section 4.1)")
     bcb_lrscale: float | None = Field(None, ge=0.0, le=100.0, description="backbone's learning rate as a multiple of lr; 0 freezes it; "
         "default by method: slca 0.01, finetune and joint 1")

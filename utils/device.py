@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments import LightningEnvironment, TorchElasticEnvironment
+from lightning_fabric.strategies import DDPStrategy
 
 from utils.config import Device
 from utils.errors import UserError
@@ -12,11 +16,13 @@ WAY_OUT = "choose another with --device cpu (or \"device\": \"cpu\"), or --devic
 
 
 def make_fabric(device: Device | list[Device], precision: str) -> Fabric:
-    """Fabric on the devices asked for.
+    """Fabric on the devices asked for: one process per device, with DDP where there are several.
 
     Args:
         device: auto, cpu, cuda, cuda:1, mps, a GPU number, a list of them, or "0,1" as the command line gives it.
         precision: 32-true, bf16-mixed or 16-mixed.
+
+    Under torchrun the processes are already there: `device` then says which kind, or which GPUs of each node.
 
     Raises:
         UserError: the device is not there, or is not understood; never a silent fall-back.
@@ -24,16 +30,30 @@ def make_fabric(device: Device | list[Device], precision: str) -> Fabric:
     accelerator, devices = parse_device(device)
     if precision == "16-mixed" and accelerator == "cpu":
         raise UserError("precision: got 16-mixed on the CPU, allowed there: 32-true or bf16-mixed")
-    return Fabric(accelerator=accelerator, devices=devices, precision=precision)
+    torchrun = TorchElasticEnvironment.detect()
+    nodes = 1
+    if torchrun:
+        here, nodes = _torchrun_size()
+        devices = _devices_under_torchrun(device, accelerator, devices, here)
+    count = devices if isinstance(devices, int) else len(devices)
+    # named, so that variables of Slurm or MPI in the environment of a one-process job start nothing
+    environment = TorchElasticEnvironment() if torchrun else LightningEnvironment()
+    strategy = DDPStrategy(gradient_as_bucket_view=True) if count * nodes > 1 else "auto"
+    return Fabric(accelerator=accelerator, devices=devices, num_nodes=nodes, precision=precision, strategy=strategy,
+                  plugins=[environment])
 
 
 def parse_device(device: Device | list[Device]) -> tuple[str, int | list[int]]:
-    """Accelerator and devices for Fabric: ("cpu", 1), ("cuda", [0, 1]), ("mps", 1). Raises UserError."""
+    """Accelerator and devices for Fabric: ("cpu", 1), ("cpu", 2) for ["cpu", "cpu"], ("cuda", [0, 1]), ("mps", 1).
+
+    Raises:
+        UserError: a device is not there, or is not understood.
+    """
     names = [str(d).strip().lower() for d in device] if isinstance(device, list) else str(device).lower().replace(" ", "").split(",")
     if names == ["auto"]:
         names = ["cuda:0"] if torch.cuda.is_available() else ["mps"] if torch.backends.mps.is_available() else ["cpu"]
-    if names == ["cpu"] or names == ["-1"]:
-        return "cpu", 1
+    if (set(names) <= {"cpu"} and names) or names == ["-1"]:
+        return "cpu", len(names)
     if names == ["mps"]:
         if not torch.backends.mps.is_available():
             raise UserError(f"device: got mps, but this machine has no Apple GPU that torch can use; {WAY_OUT}")
@@ -42,13 +62,33 @@ def parse_device(device: Device | list[Device]) -> tuple[str, int | list[int]]:
     available = torch.cuda.device_count() if torch.cuda.is_available() else 0
     absent = [n for n in numbers if n >= available]
     if absent:
-        raise UserError(f"device: got {device!r}, but GPU {', '.join(map(str, absent))} is not there: this machine has {available} GPU(s) that "
-                        f"torch can use; {WAY_OUT}")
+        raise UserError(f"device: got {device!r}, but GPU {', '.join(map(str, absent))} is not there: this machine has {available} "
+                        f"GPU(s) that torch can use; {WAY_OUT}")
     return "cuda", numbers
+
+
+def _torchrun_size() -> tuple[int, int]:
+    """Processes on this node, and nodes."""
+    here = int(os.environ["LOCAL_WORLD_SIZE"])
+    return here, int(os.environ["WORLD_SIZE"]) // here
+
+
+def _devices_under_torchrun(device: Device | list[Device], accelerator: str, devices: int | list[int], here: int) -> int | list[int]:
+    """The devices of this node's processes: as many as torchrun started. Raises UserError."""
+    if accelerator == "cpu":
+        return here
+    if str(device).lower() in ("auto", "cuda") and accelerator == "cuda":
+        devices = parse_device(list(range(here)))[1]
+    found = devices if isinstance(devices, int) else len(devices)
+    if found != here:
+        raise UserError(f"device: got {device!r}, {found} device(s), but torchrun started {here} processes on this node; use "
+                        f"--nproc_per_node {found}, or --device auto for one GPU per process")
+    return devices
 
 
 def _gpu_number(name: str, device: Device | list[Device]) -> int:
     digits = name.removeprefix("cuda:")
     if not digits.isdigit():
-        raise UserError(f"device: got {device!r}, allowed: auto, cpu, cuda, cuda:<number>, mps, or GPU numbers such as 0,1 or [\"0\", \"1\"]")
+        raise UserError(f"device: got {device!r}, allowed: auto, cpu, cuda, cuda:<number>, mps, or GPU numbers such as 0,1 or "
+                        '["0", "1"]')
     return int(digits)

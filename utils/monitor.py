@@ -70,16 +70,18 @@ class RunMonitor(Monitor):
         store: where checkpoints go.
         logger: gets readable lines.
         figures: the figures so far, saved with every checkpoint.
+        writes: of several processes one writes.
     """
 
     def __init__(self, folder: Path, store: CheckpointStore, logger: logging.Logger, figures: Callable[[], dict[str, Any]],
-                 checkpoint_every: int = 1) -> None:
+                 checkpoint_every: int = 1, writes: bool = True) -> None:
         super().__init__()
         self.folder = folder
         self.store = store
         self.logger = logger
         self.figures = figures
         self.checkpoint_every = checkpoint_every
+        self.writes = writes
         self.resume_from: Checkpoint | None = None  # a checkpoint inside the task that comes next
         self._epoch_start = time.perf_counter()
 
@@ -88,7 +90,7 @@ class RunMonitor(Monitor):
 
     def bar(self, batches: Iterable[T], description: str) -> Iterable[T]:
         self._epoch_start = time.perf_counter()
-        return tqdm(batches, desc=description, leave=False, dynamic_ncols=True, disable=not sys.stderr.isatty())
+        return tqdm(batches, desc=description, leave=False, dynamic_ncols=True, disable=not (self.writes and sys.stderr.isatty()))
 
     def restore_epoch(self, learner: BaseLearner, optimizer: torch.optim.Optimizer) -> int:
         checkpoint, self.resume_from = self.resume_from, None
@@ -118,7 +120,7 @@ class RunMonitor(Monitor):
                             state={**optimizer_tensors(optimizer), **learner.epoch_state()}, meta=self.figures())
 
     def before_alignment(self, learner: BaseLearner, task: int) -> None:
-        if learner.config.save_before_ca:
+        if learner.config.save_before_ca and self.writes:
             from safetensors.torch import save
 
             from utils.files import write_atomic
@@ -132,13 +134,15 @@ class RunMonitor(Monitor):
 
     def write(self, record: dict[str, Any]) -> None:
         """Append one line to metrics.jsonl."""
+        if not self.writes:
+            return
         with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(record) + "\n")
 
     def forget_after(self, task: int, epoch: int) -> None:
         """Drop the lines of metrics.jsonl that a resumed run will write again."""
         path = self.folder / "metrics.jsonl"
-        if not path.exists():
+        if not self.writes or not path.exists():
             return
         kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _is_before(line, task, epoch)]
         path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")

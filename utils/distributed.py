@@ -1,0 +1,103 @@
+"""Several processes that share one run: what they exchange, and what only the first of them does.
+
+Every process holds the same network and sees its own part of each batch; whatever is computed from all images is
+gathered, in the images' order, so that all processes go on with the same numbers. With one process each function here
+gives back what it was given.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from utils.errors import UserError
+
+T = TypeVar("T")
+
+
+def launch(fabric: Fabric) -> None:
+    """Start the other processes, unless torchrun has; every process but the first becomes silent.
+
+    Raises:
+        UserError: an earlier run of the same command used another number of processes.
+    """
+    if fabric.world_size == 1:
+        return
+    if torch.distributed.is_initialized() and torch.distributed.get_world_size() != fabric.world_size:
+        raise UserError(f"device: this config asks for {fabric.world_size} processes, the one before it for "
+                        f"{torch.distributed.get_world_size()}; configs of one command must use as many devices each. Run them one by one.")
+    fabric.launch()
+    if not fabric.is_global_zero:
+        logging.disable(logging.CRITICAL)
+
+
+def end_processes(fabric: Fabric) -> None:
+    """End the processes that `launch` started: after an error in the first one nobody would answer them."""
+    for process in getattr(fabric.strategy.launcher, "procs", None) or []:
+        process.terminate()
+
+
+def on_first(fabric: Fabric, action: Callable[[], T]) -> T:
+    """Run `action` in the first process and give its result to all; after its UserError the others leave silently."""
+    if fabric.world_size == 1:
+        return action()
+    result, error = None, None
+    if fabric.is_global_zero:
+        try:
+            result = action()
+        except UserError as mistake:
+            error = mistake
+    result, failed = fabric.broadcast((result, error is not None))
+    if error is not None:
+        raise error
+    if failed:
+        sys.exit(2)
+    return result
+
+
+def gather_rows(fabric: Fabric, rows: Tensor) -> Tensor:
+    """The rows (n_r, ...) of all processes, those of the first process first: (sum of n_r, ...).
+
+    The processes may hold different numbers of rows, also none; then what a row looks like is taken from the others.
+    """
+    if fabric.world_size == 1:
+        return rows
+    shapes = _all_gather(fabric, torch.tensor(rows.shape, device=rows.device))  # (processes, dimensions)
+    counts, row_shape = shapes[:, 0].tolist(), shapes[:, 1:].amax(dim=0).tolist()
+    padded = rows.new_zeros(max(counts), *row_shape)
+    if len(rows):
+        padded[: len(rows)] = rows
+    gathered = _all_gather(fabric, padded)  # (processes, longest, ...)
+    return torch.cat([part[:count] for part, count in zip(gathered, counts, strict=True)])
+
+
+def _all_gather(fabric: Fabric, tensor: Tensor) -> Tensor:
+    """Equally shaped tensors of all processes, stacked in front. (Fabric's own records a graph for gradients.)"""
+    parts = [torch.empty_like(tensor) for _ in range(fabric.world_size)]
+    torch.distributed.all_gather(parts, tensor)
+    return torch.stack(parts)
+
+
+def share_of_batch(fabric: Fabric, count: int) -> Tensor | None:
+    """Weight of this process's part of a batch, count / (mean count of all processes); None for one process.
+
+    The mean over processes of weight * (mean loss of the part) is the mean loss of the whole batch, however unequal
+    its parts are; so are the gradients that DDP averages.
+    """
+    if fabric.world_size == 1:
+        return None
+    own = torch.tensor(float(count), device=fabric.device)
+    return own / fabric.all_reduce(own.clone(), reduce_op="mean")
+
+
+def copy_from_first(fabric: Fabric, tensors: Iterable[Tensor]) -> None:
+    """Overwrite the tensors with those of the first process."""
+    if fabric.world_size > 1:
+        for tensor in tensors:
+            torch.distributed.broadcast(tensor.detach(), src=0)
