@@ -22,3 +22,8 @@ def test_learner_runs_from_config_to_results(method, tmp_path):
     run = next((tmp_path / method).iterdir())
     for name in ("results.json", "results.csv", "report.html", "curve.png", "matrix.png", f"seed{seed.seed}/log.txt", f"seed{seed.seed}/metrics.jsonl"):
         assert (run / name).stat().st_size > 0, name
+
+
+def test_slca_runs_on_a_resnet(tmp_path):
+    config = make_config(dataset={**SYNTHETIC, "image_size": 32}, convnet_type="timm/resnet10t", batch_size=8, ca_epochs=1, ca_samples=16)
+    assert train(config, tmp_path).seeds[0].last is not None

@@ -66,15 +66,15 @@ def test_small_images_in_one_pass_equal_images_one_at_a_time():
 
 
 def test_crop_boxes_have_torchvisions_distribution():
-    n, height, width = 4000, 200, 300
+    n, height, width = 1500, 200, 300
     top, left, h, w = crop_boxes(uniforms(n), torch.full((n,), height), torch.full((n,), width))
     torch.manual_seed(0)
-    reference = torch.tensor([pil_transforms.RandomResizedCrop.get_params(torch.empty(3, height, width), (0.08, 1.0), (3 / 4, 4 / 3))
+    reference = torch.tensor([pil_transforms.RandomResizedCrop.get_params(torch.empty(1, height, width), (0.08, 1.0), (3 / 4, 4 / 3))
                               for _ in range(n)]).double()
     ours = torch.stack([top, left, h, w], 1).double()
     standard_error = reference.std(0) / n**0.5
     assert ((ours.mean(0) - reference.mean(0)).abs() < 5 * standard_error).all()
-    assert (ours.std(0) / reference.std(0) - 1).abs().max() < 0.06
+    assert (ours.std(0) / reference.std(0) - 1).abs().max() < 0.1
     assert (top >= 0).all() and (top + h <= height).all() and (left >= 0).all() and (left + w <= width).all()
 
 

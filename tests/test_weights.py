@@ -49,6 +49,15 @@ def test_moco_v3_loads_in_both_formats(tmp_path, trained):
     loads_equal(tmp_path / "vit-b-300ep.pth.tar", trained)
 
 
+def test_dino_and_mae_files_load(tmp_path, trained):
+    state = trained.state_dict()
+    dino = {f"module.backbone.{k}": v for k, v in state.items()} | {"module.head.mlp.0.weight": torch.zeros(3)}
+    torch.save({"student": {}, "teacher": {k.removeprefix("module."): v for k, v in dino.items()}, "epoch": 100}, tmp_path / "dino.pth")
+    torch.save({"model": state | {"decoder_embed.weight": torch.zeros(3), "mask_token": torch.zeros(3)}}, tmp_path / "mae.pth")
+    loads_equal(tmp_path / "dino.pth", trained)
+    loads_equal(tmp_path / "mae.pth", trained)
+
+
 def test_position_embeddings_are_resized_to_the_image(tmp_path, trained):
     save_file(trained.state_dict(), tmp_path / "a.safetensors")
     model = micro_backbone(reset_norm=False, img_size=32).model
