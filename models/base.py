@@ -112,7 +112,8 @@ class BaseLearner:
             for group, base_lr in zip(optimizer.param_groups, base_lrs):
                 group["lr"] = self.learning_rate(base_lr, epoch)
             batches = self.training_batches(task, epoch)
-            stats = self.train_epoch(module, optimizer, monitor.bar(batches, f"task {task + 1} epoch {epoch + 1}"))
+            bar = monitor.bar(batches, f"task {task + 1}/{self.data.num_tasks} epoch {epoch + 1}/{self.config.epochs}")
+            stats = self.train_epoch(module, optimizer, bar, monitor.step_shower(bar, optimizer))
             monitor.end_epoch(self, optimizer, epoch, stats)
         self.net.eval()
 
@@ -144,7 +145,7 @@ class BaseLearner:
         """Between the gradient of the batch's loss and the step; a method may change the gradients here."""
 
     def train_epoch(self, module: nn.Module, optimizer: torch.optim.Optimizer,
-                    batches: Iterable[tuple[Tensor, Tensor]]) -> EpochStats:
+                    batches: Iterable[tuple[Tensor, Tensor]], on_step: Callable[[Tensor], None] | None = None) -> EpochStats:
         """One pass of SGD. Losses stay on the device until the pass ends, so that no step waits for them.
 
         With several processes each step sees this process's part of the batch; what is returned is of the whole.
@@ -155,6 +156,8 @@ class BaseLearner:
             images, labels = self.fabric.to_device((images, labels))
             loss, correct = self.training_step(module, optimizer, images, labels)
             losses.append(loss)
+            if on_step is not None:
+                on_step(loss)
             counts[0] += correct
             counts[1] += len(labels)
         correct, count = self.fabric.all_reduce(counts, reduce_op="sum").tolist()

@@ -75,7 +75,7 @@ class DataManager:
         mean, std: the backbone's, when they replace the data set's
         channels: what the network takes, when that differs from the images' (grey is repeated, colour made grey)
         rank, world_size: this process among those that share the work
-        device: with `augment_on: "device"`, where batches are finished and end up
+        device: where the network is; with `augment_on: "device"` batches are finished and end up there
         like: a manager of the same config (another seed), whose images and worker processes are used again
 
     Raises:
@@ -217,7 +217,7 @@ class DataManager:
             workers = 0
         else:
             workers = max(1, min(MAX_WORKERS, (os.cpu_count() or 1) // self.world_size))
-        return BatchPool(maker, workers, device if on_device else None)
+        return BatchPool(maker, workers, device if on_device else None, pin_memory=device is not None and device.type == "cuda")
 
 
 class Batches:

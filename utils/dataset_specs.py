@@ -50,11 +50,15 @@ def spec_info(spec: DatasetSpec) -> DatasetInfo:
     test_transform = "none" if in_memory else "resize256_crop224"
     train_transform = spec.train_transform if spec.train_transform is not None else ("none" if in_memory else "crop224")
     mean, std = _statistics(spec, channels)
+    made = None  # images per class and domain are only known before they are there if they are made here
+    if spec.layout == "synthetic":
+        made = (len(spec.classes) if spec.classes is not None else num_classes) * spec.num_domains
     return DatasetInfo(
         spec.name, len(spec.classes) if spec.classes is not None else num_classes or _count_classes(spec),
         image_size or 224, channels, mean, std,
         # without augmentation, photos still have to be brought to one size: as for the test
         train_transform=test_transform if train_transform == "none" else train_transform, test_transform=test_transform,
+        train_count=made and made * spec.train_per_class, test_count=made and made * spec.test_per_class,
         domains=_domain_names(spec), fixed_domain_order=spec.domains is not None,
         class_order=tuple(spec.class_order) if spec.class_order is not None else None, folder=spec.root or "")
 

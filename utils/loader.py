@@ -7,7 +7,7 @@ plan of the pass at hand.
 
 from __future__ import annotations
 
-import multiprocessing
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Union
@@ -85,12 +85,16 @@ class _Plan(Sampler):
 
 
 class BatchPool:
-    """Makes batches in `num_workers` processes (0: in this one), finished on `device` if one is given."""
+    """Makes batches in `num_workers` processes (0: in this one), finished on `device` if one is given.
 
-    def __init__(self, maker: BatchMaker, num_workers: int, device: torch.device | None = None) -> None:
+    With `pin_memory` the workers' batches lie where a GPU can fetch them while it computes.
+    """
+
+    def __init__(self, maker: BatchMaker, num_workers: int, device: torch.device | None = None, pin_memory: bool = False) -> None:
         self.maker = maker
         self.num_workers = num_workers
         self.device = device
+        self.pin_memory = pin_memory
         self._plan = _Plan()
         self._loader: DataLoader | None = None
         self._busy = False
@@ -112,11 +116,10 @@ class BatchPool:
     def _start(self) -> DataLoader:
         """The one loader of the run; its processes start at the first pass."""
         if self._loader is None:
-            fork = "fork" in multiprocessing.get_all_start_methods() and multiprocessing.get_start_method() != "spawn"
             self._loader = DataLoader(
                 self.maker, batch_size=None, sampler=self._plan, num_workers=self.num_workers, persistent_workers=True,
-                multiprocessing_context="fork" if fork else "spawn",  # fork shares the images in memory
-                pin_memory=self.device is not None and self.device.type == "cuda",
+                # fork shares the images in memory; elsewhere it is not safe
+                multiprocessing_context="fork" if sys.platform == "linux" else "spawn", pin_memory=self.pin_memory,
                 generator=torch.Generator())  # else every pass would draw from torch's global generator
         return self._loader
 

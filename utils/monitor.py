@@ -1,6 +1,6 @@
 """What a learner reports while it works: progress, times, `metrics.jsonl` and checkpoints inside a task.
 
-The learner calls a `Monitor` and never learns where things go. `SilentMonitor` does nothing, for tests and notebooks.
+The learner calls a `Monitor` and never learns where things go. The plain `Monitor` only takes times, for tests and notebooks.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from utils.checkpoint import Checkpoint, CheckpointStore, load_optimizer_tensors, optimizer_tensors
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from models.base import BaseLearner, EpochStats
 
 T = TypeVar("T")
+SECONDS_BETWEEN_LOSSES = 0.5
 STAGES = ("train", "statistics", "alignment", "evaluation")
 
 
@@ -44,6 +46,10 @@ class Monitor:
 
     def bar(self, batches: Iterable[T], description: str) -> Iterable[T]:
         return batches
+
+    def step_shower(self, bar: Iterable, optimizer: torch.optim.Optimizer) -> Callable[[Tensor], None] | None:
+        """What to call with each step's loss; None where nobody watches."""
+        return None
 
     def log(self, message: str) -> None:
         """One line for the log and the terminal."""
@@ -91,6 +97,19 @@ class RunMonitor(Monitor):
     def bar(self, batches: Iterable[T], description: str) -> Iterable[T]:
         self._epoch_start = time.perf_counter()
         return tqdm(batches, desc=description, leave=False, dynamic_ncols=True, disable=not (self.writes and sys.stderr.isatty()))
+
+    def step_shower(self, bar: Iterable, optimizer: torch.optim.Optimizer) -> Callable[[Tensor], None] | None:
+        if not isinstance(bar, tqdm) or bar.disable:
+            return None
+        shown = time.monotonic()
+
+        def show(loss: Tensor) -> None:
+            nonlocal shown
+            if time.monotonic() - shown > SECONDS_BETWEEN_LOSSES:  # reading a loss makes the device wait
+                rate = max(group["lr"] for group in optimizer.param_groups)
+                bar.set_postfix(loss=f"{loss.item():.4f}", lr=f"{rate:.2g}")
+                shown = time.monotonic()
+        return show
 
     def restore_epoch(self, learner: BaseLearner, optimizer: torch.optim.Optimizer) -> int:
         checkpoint, self.resume_from = self.resume_from, None
