@@ -15,10 +15,14 @@ LEARNERS: dict[str, str] = {  # model_name -> module:class
     "finetune": "models.finetune:Finetune",
     "joint": "models.joint:Joint",
     "linear_probe": "models.linear_probe:LinearProbe",
+    "ncm": "models.ncm:NCM",
+    "lda": "models.lda:LDA",
+    "fecam": "models.fecam:FeCAM",
+    "ranpac": "models.ranpac:RanPAC",
     "replay": "models.replay:Replay",
     "icarl": "models.icarl:ICaRL",
 }
-ALIASES = {"slcapp": "slca_pp", "slca++": "slca_pp"}
+ALIASES = {"slcapp": "slca_pp", "slca++": "slca_pp", "simplecil": "ncm"}
 
 
 def resolve_name(model_name: str) -> str:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from utils.monitor import Monitor
 
 TOP_K = 5
+FLOAT_BYTES = 4  # of a float32, which statistics and parameters are kept in
 
 
 @dataclass
@@ -340,6 +341,10 @@ class BaseLearner:
         assert not absent, f"checkpoint lacks tensors {absent[:5]}"
         self.task = task
         self.feature_cache.clear()
+
+    def planned_statistics(self, classes: int, images_per_class: int | None) -> int:
+        """Bytes of statistics that `classes` classes will take, for a dry run; `images_per_class` None: not known."""
+        return 0
 
     def memory_bytes(self) -> dict[str, int]:
         """What the learner keeps between tasks, in bytes: images, features, statistics, parameters."""

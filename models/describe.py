@@ -11,12 +11,11 @@ from torch import Tensor
 from convs.backbones import BackboneEntry, build_backbone, describe
 from convs.network import IncrementalNet
 from models import learner_class, resolve_config, resolve_name
-from models.base import BaseLearner
+from models.base import FLOAT_BYTES, BaseLearner
 from utils.config import Config
 from utils.data_manager import DataManager
 from utils.datasets import dataset_info
 
-FLOAT_BYTES = 4
 SGD_COPIES = 3  # of each trained parameter: itself, its gradient, its momentum
 
 
@@ -33,7 +32,7 @@ class Estimate:
 
     parameters: int  # weights, gradients and momentum
     activations: int  # what the forward pass keeps for the backward pass, for one batch
-    statistics: int  # the Gaussians of all classes at the end, when the number of images is known
+    statistics: int  # of all classes at the end
 
     @property
     def total(self) -> int:
@@ -84,15 +83,16 @@ def shape_learner(config: Config, plan) -> BaseLearner:
     backbone = build_backbone(backbone_entry(config), pretrained=False, reset_norm=config.reset_norm, pool=config.pool, device="meta")
     net = IncrementalNet(backbone)
     learner = learner_class(config.model_name)(config, plan, net, _Shapes())
-    for size in plan.task_sizes:
-        net.add_head(size)
+    if learner.has_heads:
+        for size in plan.task_sizes:
+            net.add_head(size)
     return learner
 
 
 def estimate_memory(config: Config, learner: BaseLearner) -> Estimate:
     """Bytes of parameters, activations and statistics; the allocator's and the library's own needs come on top."""
     numbers = count_parameters(learner)
-    trained = numbers["trained_backbone"] + max(learner.net.head_sizes) * learner.net.backbone.dim
+    trained = numbers["trained_backbone"] + max(learner.net.head_sizes, default=0) * learner.net.backbone.dim
     parameters = FLOAT_BYTES * (numbers["all"] + (SGD_COPIES - 1) * trained)
     return Estimate(parameters, _activation_bytes(config, learner), _statistics_bytes(config, learner))
 
@@ -117,12 +117,9 @@ def _activation_bytes(config: Config, learner: BaseLearner) -> int:
 
 
 def _statistics_bytes(config: Config, learner: BaseLearner) -> int:
-    """Means and exact factors, (min(n - 1, d) + 1) x d per class, for learners that keep Gaussians."""
-    info = dataset_info(config.dataset, config.data_root)
-    if not hasattr(learner, "gaussians") or info.train_count is None:
-        return 0
-    classes, dim = sum(learner.net.head_sizes), learner.net.backbone.dim
-    return classes * (min(info.train_count // classes, dim) + 1) * dim * FLOAT_BYTES
+    """What the learner plans to keep once all classes are learned."""
+    images, classes = dataset_info(config.dataset, config.data_root).train_count, learner.data.num_classes
+    return learner.planned_statistics(classes, None if images is None else images // classes)
 
 
 def _sizes(sizes: list[int]) -> str:

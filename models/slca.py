@@ -16,14 +16,13 @@ import torch
 from torch import Tensor
 
 from models.alignment import Alignment
-from models.base import BaseLearner
+from models.base import FLOAT_BYTES, BaseLearner
 from utils.distributed import copy_from_first
 from utils.gaussians import ClassGaussians
 from utils.monitor import Monitor
 from utils.rng import torch_generator
 from utils.schedules import cosine
 
-FLOAT_BYTES = 4
 
 
 class SLCA(BaseLearner):
@@ -135,6 +134,11 @@ class SLCA(BaseLearner):
     def load_extra_state(self, state: Mapping[str, Tensor]) -> None:
         self.gaussians.load_state_dict(_part(state, "gaussians."))
         self.heads_before = _part(state, "heads_before.")
+
+    def planned_statistics(self, classes: int, images_per_class: int | None) -> int:
+        """Means and exact factors, (min(n - 1, D) + 1) x D numbers per class of n images."""
+        dim = self.net.backbone.dim
+        return classes * (min(images_per_class - 1, dim) + 1) * dim * FLOAT_BYTES if images_per_class is not None else 0
 
     def memory_bytes(self) -> dict[str, int]:
         return {**super().memory_bytes(), "statistics": self.gaussians.nbytes()}

@@ -9,10 +9,13 @@ from trainer import train
 SYNTHETIC = {"name": "tiny", "layout": "synthetic", "num_classes": 5, "image_size": 16, "train_per_class": 12, "test_per_class": 4,
              "train_transform": "none"}
 
+SMALL = {"ranpac": {"ranpac_dim": 64}}  # sizes that fit a tiny ViT
+
 
 @pytest.mark.parametrize("method", LEARNERS)
 def test_learner_runs_from_config_to_results(method, tmp_path):
-    config = make_config(model_name=method, dataset=SYNTHETIC, batch_size=8, epochs=2, ca_epochs=1, ca_samples=16, memory_size=20)
+    config = make_config(model_name=method, dataset=SYNTHETIC, batch_size=8, epochs=2, ca_epochs=1, ca_samples=16, memory_size=20,
+                         **SMALL.get(method, {}))
     result = train(config, tmp_path)
     seed = result.seeds[0]
     tasks = len(seed.task_sizes)

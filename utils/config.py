@@ -158,6 +158,12 @@ class Config(_Strict):
     sce_b: float = Field(0.1, ge=0.0, description="weight of the reverse cross-entropy")
     fc_scale_mu: float = Field(0.02, ge=0.0, description="feature scaling per task of age")
 
+    # Statistics of frozen features ---------------------------------------------------------------------------
+    lda_shrinkage: float = Field(1e-4, gt=0.0, le=1.0, description="lda: e of (1 - e) S + e I (Deep SLDA, section 3)")
+    fecam_gamma1: float = Field(1.0, ge=0.0, description="fecam: shrinkage of the diagonal, g1 of S + g1 V1 I + g2 V2 (1 - I) (its CIFAR-100 with ViT: 1; ImageNet-R: 10)")
+    fecam_gamma2: float = Field(0.0, ge=0.0, description="fecam: shrinkage off the diagonal, g2 (its CIFAR-100 with ViT: 0; ImageNet-R: 10)")
+    ranpac_dim: int = Field(10_000, ge=1, le=100_000, description="ranpac: width M of the random projection (paper: 10000); keeps M x M numbers")
+
     # Rehearsal -----------------------------------------------------------------------------------------------
     memory_size: int = Field(0, ge=0, description="stored images over all classes (rehearsal methods only)")
     memory_per_class: int = Field(0, ge=0, description="stored images per class, with fixed_memory")
