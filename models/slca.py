@@ -24,7 +24,6 @@ from utils.rng import torch_generator
 from utils.schedules import cosine
 
 
-
 class SLCA(BaseLearner):
     title = "SLCA"
     defaults = {"bcb_lrscale": 0.01}
