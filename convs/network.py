@@ -67,3 +67,11 @@ class OwnTask(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.head(self.backbone(images))
+
+
+class OwnTaskWithFeatures(OwnTask):
+    """The same, and the features (N, D) that the logits were computed from; for losses on features."""
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.backbone(images)
+        return self.head(features), features

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 TOP_K = 5
 FLOAT_BYTES = 4  # of a float32, which statistics and parameters are kept in
+SCORED_AT_ONCE = 512  # features per call of `scores` in evaluation; bounds a read-out's memory
 
 
 @dataclass
@@ -72,6 +73,7 @@ class BaseLearner:
         self.fabric = fabric
         self.task = -1  # the task begun last; -1 before the first
         self.feature_cache: dict[tuple[str, int], tuple[Tensor, Tensor]] = {}  # (split, task) -> features, labels
+        self.temperature = 1.0  # of `probabilities`; a method may fit it on validation images
         self.freeze_backbone()
 
     @classmethod
@@ -279,6 +281,10 @@ class BaseLearner:
         """Features (N, D) -> one score per class seen so far (N, K); the largest wins."""
         return self.net.classify(features)
 
+    def probabilities(self, features: Tensor) -> Tensor:
+        """Features (N, D) -> probabilities of the classes (N, K), domain-incremental (N, C)."""
+        return (self.fold_domains(self.scores(features)) / self.temperature).softmax(dim=1)
+
     @torch.inference_mode()
     def evaluate(self, task: int, split: str = "test") -> Evaluation:
         """Accuracies on the images of tasks 0..task, over all classes seen so far."""
@@ -287,7 +293,7 @@ class BaseLearner:
             features, labels = self.extract(split, i)
             if not len(labels):
                 continue
-            scores = self.scores(features)  # (N, K)
+            scores = torch.cat([self.scores(batch) for batch in features.split(SCORED_AT_ONCE)])  # (N, K)
             first, last = self.data.classes_before(i), self.data.classes_upto(i)
             own.append(first + scores[:, first:last].argmax(dim=1))
             top.append(self.best_classes(scores))
@@ -298,10 +304,13 @@ class BaseLearner:
 
     def best_classes(self, scores: Tensor) -> Tensor:
         """The up to five best classes, best first (N, k). Domain-incremental: of all heads modulo the classes."""
-        period = self.data.label_period
-        if period is not None:  # (N, T * C) -> (N, C): the best of a class's domains
-            scores = scores.view(len(scores), -1, period).amax(dim=1)
+        scores = self.fold_domains(scores)
         return scores.topk(min(TOP_K, scores.shape[1]), dim=1).indices
+
+    def fold_domains(self, scores: Tensor) -> Tensor:
+        """Domain-incremental: one score per class, the best of its domains, (N, T * C) -> (N, C). Else unchanged."""
+        period = self.data.label_period
+        return scores if period is None else scores.view(len(scores), -1, period).amax(dim=1)
 
     # State ---------------------------------------------------------------------------------------------------
 

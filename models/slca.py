@@ -5,19 +5,30 @@ per class from the features after stage 1, and stage 2 (CA), which trains all he
 
 Differs from the authors' release: the task of a class is a table instead of c // (size of the last task), which
 is wrong for tasks of different size (`compat: "release"` brings it back); covariances are kept as exact factors.
+
+Beyond the paper, all off by default (docs/beyond.md): another `readout` of the Gaussians than the aligned heads, statistics
+that follow the backbone (`drift`), class token and mean patch token as features (`features`), distillation of the
+features (`kd`), alignment that starts from aligned heads (`ca_start`).
 """
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator, Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
+from convs.backbones import Backbone
+from convs.network import OwnTaskWithFeatures
 from models.alignment import Alignment
 from models.base import FLOAT_BYTES, BaseLearner
+from models.drift import RHO, DriftSums, with_anchors
+from utils.discriminants import GaussianDiscriminant, discriminant, fit_temperature, nearest_mean
 from utils.distributed import copy_from_first
+from utils.errors import UserError
 from utils.gaussians import ClassGaussians
 from utils.monitor import Monitor
 from utils.rng import torch_generator
@@ -31,21 +42,60 @@ class SLCA(BaseLearner):
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
         c = self.config
+        if c.features == "cls+mean" and not self.net.backbone.reads_class_token:
+            raise UserError(f"features: got 'cls+mean', but {type(self.net.backbone.model).__name__} does not read its feature from a "
+                            "class token; use a ViT that does, or features 'cls'")
         # one per class seen, never re-estimated
         self.gaussians = ClassGaussians(c.ca_ridge, cov=c.ca_cov, rank=c.ca_rank, dtype=getattr(torch, c.stats_dtype))
         self.heads_before: dict[str, Tensor] = {}  # heads as stage 1 left them, between alignment and the next task
+        self.backbone_before: Backbone | None = None  # the backbone before the task, where `drift` or `kd` needs it
+        self.gaussian_readout: GaussianDiscriminant | None = None  # made from the Gaussians when first asked for
 
     def begin_task(self, task: int) -> None:
         self.recall_heads()
         super().begin_task(task)
+        if task > 0 and self.backbone_trains and (self.config.drift != "none" or self.config.kd > 0):
+            self.backbone_before = copy.deepcopy(self.net.backbone).requires_grad_(False).eval()
 
     def end_task(self, task: int, monitor: Monitor) -> None:
         with monitor.stage("statistics"):
+            if self.config.drift != "none" and self.backbone_before is not None:
+                self.follow_backbone(task, monitor)
+            self.backbone_before = None
             self.collect_statistics(task, monitor)
-        if task > 0 and self.config.ca_epochs > 0:
+        self.gaussian_readout = None
+        if self.config.readout == "ca" and task > 0 and self.config.ca_epochs > 0:
             monitor.before_alignment(self, task)
             with monitor.stage("alignment"):
                 self.align(task, monitor)
+        self.temperature = self.fitted_temperature(task)
+
+    # Read-out ------------------------------------------------------------------------------------------------
+
+    def scores(self, features: Tensor) -> Tensor:
+        """The one place where the read-out is chosen: the aligned heads, or a discriminant of the Gaussians."""
+        if self.config.readout == "ca":
+            return super().scores(features)
+        if self.gaussian_readout is None:
+            self.gaussian_readout = self.read_gaussians()
+        return self.gaussian_readout(features)
+
+    def read_gaussians(self) -> GaussianDiscriminant:
+        """`readout` of all classes seen: rgda, lda (a = 1), qda (a = 0) or the nearest mean."""
+        c = self.config
+        if c.readout == "ncm":
+            return nearest_mean(self.gaussians.classes)
+        a = {"rgda": c.rgda_a, "lda": 1.0, "qda": 0.0}[c.readout]
+        return discriminant(self.gaussians.classes, a=a, g=c.rgda_g, ridge=self.gaussians.ridge, pooled=self.gaussians.pooled_covariance())
+
+    @torch.inference_mode()
+    def fitted_temperature(self, task: int) -> float:
+        """Temperature of `probabilities` from the validation images of this task, the only ones at hand; 1 without any."""
+        if not self.config.val_fraction or not self.data.count("val", task):
+            return 1.0
+        features, labels = self.extract("val", task)
+        scores = self.fold_domains(self.scores(features))
+        return fit_temperature(scores, labels if self.data.label_period is None else labels % self.data.label_period)
 
     # Statistics ----------------------------------------------------------------------------------------------
 
@@ -57,6 +107,51 @@ class SLCA(BaseLearner):
         if thin:
             monitor.log(f"statistics: {len(thin)} of {len(classes)} classes have no more images than the {features.shape[1]} "
                         f"feature dimensions; their covariances are regularised by the ridge {self.gaussians.ridge:g}")
+
+    def features(self, images: Tensor) -> Tensor:
+        return super().features(images) if self.config.features == "cls" else self.features_of(self.net.backbone, images)
+
+    def features_of(self, backbone: Backbone, images: Tensor) -> Tensor:
+        """What statistics and read-out see of images (N, C, H, W): (N, D), or (N, 2 D) with the mean patch token."""
+        return backbone(images) if self.config.features == "cls" else backbone.class_and_mean(images)
+
+    @torch.no_grad()
+    def follow_backbone(self, task: int, monitor: Monitor) -> None:
+        """Move the statistics of all old classes with the backbone (models/drift.py)."""
+        c, device = self.config, self.fabric.device
+        generator = torch_generator(c.torch_seed, "anchors", task, self.fabric.global_rank, device=device)
+        sums = DriftSums(self.gaussians.means().shape[1], device)
+        self.net.eval()
+        for images, _ in self.data.batches("train", task, batch_size=c.test_batch_size or c.batch_size, augment=False):
+            images = self.fabric.to_device(images)
+            for view in with_anchors(images, generator) if c.drift_anchors else [images]:
+                with self.fabric.autocast():
+                    sums.add(self.features_of(self.backbone_before, view), self.features(view))
+        sums.add_processes(self.fabric)
+        operator = sums.operator(RHO[c.drift_anchors] if c.drift_rho is None else c.drift_rho)
+        self.gaussians.transport(operator)
+        moved = torch.linalg.matrix_norm(operator - torch.eye(len(operator), device=device)) / len(operator) ** 0.5
+        monitor.log(f"drift: the statistics of {len(self.gaussians)} old classes follow the backbone, |W - I| / |I| = {moved:.3g}")
+
+    # Stage 1 with distillation -------------------------------------------------------------------------------
+
+    def training_module(self, task: int) -> nn.Module:
+        return OwnTaskWithFeatures(self.net, task) if self.distils else super().training_module(task)
+
+    def training_loss(self, module: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """With `kd`: + kd * mean squared distance to the features of the backbone before the task."""
+        if not self.distils:
+            return super().training_loss(module, images, labels)
+        logits, features = module(images)  # (N, C_t), (N, D)
+        with torch.no_grad(), self.fabric.autocast():
+            before = self.backbone_before(images)
+        targets = labels - self.data.classes_before(self.task)
+        loss = self.classification_loss(logits, targets) + self.config.kd * F.mse_loss(features, before)
+        return loss, logits, targets
+
+    @property
+    def distils(self) -> bool:
+        return self.config.kd > 0 and self.backbone_before is not None
 
     # Classifier Alignment ------------------------------------------------------------------------------------
 
@@ -119,24 +214,27 @@ class SLCA(BaseLearner):
         return torch.as_tensor(self.data.task_of_class[:seen], device=self.fabric.device)
 
     def recall_heads(self) -> None:
-        """Put the heads back to where stage 1 left them: alignment always starts there."""
-        if self.heads_before:
+        """Put the heads back to where stage 1 left them: alignment always starts there, unless `ca_start` is "aligned"."""
+        if self.heads_before and self.config.ca_start == "local":
             self.net.heads.load_state_dict(self.heads_before)
-            self.heads_before = {}
+        self.heads_before = {}
 
     # State ---------------------------------------------------------------------------------------------------
 
     def extra_state(self) -> dict[str, Tensor]:
         return {**{f"gaussians.{k}": v for k, v in self.gaussians.state_dict().items()},
+                "temperature": torch.tensor(self.temperature, dtype=torch.float64),
                 **{f"heads_before.{k}": v for k, v in self.heads_before.items()}}
 
     def load_extra_state(self, state: Mapping[str, Tensor]) -> None:
         self.gaussians.load_state_dict(_part(state, "gaussians."))
+        self.gaussian_readout = None
+        self.temperature = state["temperature"].item()
         self.heads_before = _part(state, "heads_before.")
 
     def planned_statistics(self, classes: int, images_per_class: int | None) -> int:
         """Means and exact factors, (min(n - 1, D) + 1) x D numbers per class of n images."""
-        dim = self.net.backbone.dim
+        dim = self.net.backbone.dim * (2 if self.config.features == "cls+mean" else 1)
         return classes * (min(images_per_class - 1, dim) + 1) * dim * FLOAT_BYTES if images_per_class is not None else 0
 
     def memory_bytes(self) -> dict[str, int]:

@@ -148,6 +148,20 @@ class Config(_Strict):
     ca_eval: bool = Field(False, description="also report the test accuracy after every epoch of alignment")
     save_before_ca: bool = Field(False, description="also write the network before each alignment, <run>/seed<N>/..._before_ca_<task>")
 
+    # Beyond the papers (docs/beyond.md) ----------------------------------------------------------------------
+    readout: Literal["ca", "rgda", "lda", "qda", "ncm"] = Field("ca", description="classifier of methods that keep Gaussians: ca, the aligned "
+        "heads (the papers); rgda, lda, qda, closed-form discriminants of the Gaussians; ncm, the nearest class mean")
+    rgda_a: float = Field(0.75, ge=0.0, le=1.0, description="rgda: share of the covariance that all classes have in common; 0 is qda, 1 is lda")
+    rgda_g: float = Field(1e-3, ge=0.0, le=1.0, description="rgda, lda, qda: share of the identity in the covariance; 0.01 to 0.1 with far fewer images than dimensions")
+    features: Literal["cls", "cls+mean"] = Field("cls", description="what statistics and read-out see: the backbone's feature, or beside it the "
+        "mean of the patch tokens (needs a readout other than ca)")
+    drift: Literal["none", "linear"] = Field("none", description="linear: old statistics follow the backbone by a linear map fitted on the new images")
+    drift_anchors: bool = Field(True, description="fit the map on four altered copies of each image too (mirrored, turned twice, shuffled)")
+    drift_rho: float | None = Field(None, ge=0.0, description="ridge of the map, as a share of the features' mean square; default 0.01 with anchors, 0.1 without")
+    kd: float = Field(0.0, ge=0.0, description="weight of the mean squared distance to the features of the backbone before the task, in stage 1")
+    ca_start: Literal["local", "aligned"] = Field("local", description="heads that alignment starts from: as stage 1 left them (the papers), or as "
+        "the alignment before left them")
+
     # SLCA++ --------------------------------------------------------------------------------------------------
     lora_rank: int = Field(4, ge=1, description="rank of the LoRA factors")
     lora_scale: float = Field(0.8, gt=0.0, description="W + lora_scale B A")
@@ -200,6 +214,13 @@ class Config(_Strict):
     def _rank_needs_a_factor(cls, value: int | None, info: ValidationInfo) -> int | None:
         if value is not None and info.data.get("ca_cov") in ("diag", "shared"):
             raise ValueError(f"null with ca_cov {info.data['ca_cov']!r}; a rank belongs to full or lowrank")
+        return value
+
+    @field_validator("features")
+    @classmethod
+    def _heads_read_the_class_token(cls, value: str, info: ValidationInfo) -> str:
+        if value == "cls+mean" and info.data.get("readout") == "ca":
+            raise ValueError("'cls' while readout is 'ca' (alignment trains the heads, which read the class token alone), or set readout to rgda, lda, qda or ncm")
         return value
 
     @property

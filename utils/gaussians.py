@@ -81,6 +81,16 @@ class Gaussian:
         variances = (features.double() - mean).square().sum(dim=0) / max(n - 1, 1)
         return cls(mean.float(), features.new_zeros(0, d), n, variances.float())
 
+    def moved(self, w: Tensor) -> Gaussian:
+        """The Gaussian of x W where x is this one's, W (d, d) in float64 where the device has it."""
+        squares = w.square()
+        noise = self.noise.to(w) @ squares if len(self.noise) > 1 else self.noise.to(w) * squares.sum() / len(w)
+        factor = self.factor.to(w) @ w
+        if len(factor) == len(w):  # `draw_into` needs orthogonal rows where every direction is there: again scaled eigenvectors
+            values, vectors = torch.linalg.eigh(factor.T @ factor)
+            factor = (vectors * values.clamp_min(0).sqrt()).T
+        return Gaussian((self.mean.to(w) @ w).float(), factor.float().contiguous(), self.count, noise.float())
+
     def covariance(self, ridge: float = 0.0) -> Tensor:
         """S + ridge I, (d, d); for tests and plots, never needed to train."""
         factor = self.factor.float()
@@ -151,6 +161,23 @@ class ClassGaussians:
         if self.cov == "shared":
             return list(classes) if self._degrees_of_freedom() < features.shape[1] else []
         return [label for label in classes if self[label].count <= features.shape[1]]
+
+    def transport(self, operator: Tensor) -> None:
+        """Move every Gaussian by a linear map of the features, W (D, D): mu <- mu W, S <- W' S W on the factor.
+
+        Noise beside the factor stays in its form: a variance per dimension takes the moved one's diagonal, an equal
+        variance its mean.
+        """
+        self.free_buffers()
+        self.classes = [g.moved(operator) for g in self.classes]
+        self.classes = [Gaussian(g.mean, self._stored(g.factor), g.count, g.noise) for g in self.classes]
+        if self.pooled is not None:
+            w = operator.to(self.pooled.dtype)
+            self.pooled = w.T @ self.pooled @ w
+
+    def pooled_covariance(self) -> Tensor | None:
+        """(d, d), the one covariance of all classes without the ridge; None unless `cov` is shared."""
+        return None if self.pooled is None else self.pooled / max(self._degrees_of_freedom(), 1)
 
     def means(self) -> Tensor:
         """(K, D)."""
@@ -228,8 +255,7 @@ class ClassGaussians:
     def _shared_root(self) -> Tensor:
         """(d, d) R with R' R = the pooled covariance + ridge I; worked out once for all draws of an alignment."""
         if "root" not in self._buffers:
-            covariance = self.pooled.double() / max(self._degrees_of_freedom(), 1)
-            values, vectors = torch.linalg.eigh(covariance)
+            values, vectors = torch.linalg.eigh(self.pooled_covariance().double())
             self._buffers["root"] = ((values.clamp_min(0) + self.ridge).sqrt()[:, None] * vectors.T).float()
         return self._buffers["root"]
 
