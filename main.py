@@ -67,7 +67,7 @@ def compare_runs(arguments: argparse.Namespace) -> None:
     """Print and write one table, one picture and one page for several runs."""
     from utils.compare import compare
 
-    print(compare(arguments.runs, arguments.out))
+    compare(arguments.runs, arguments.out)
 
 
 def compare_arguments(argv: list[str]) -> argparse.Namespace:
