@@ -21,6 +21,12 @@ LEARNERS: dict[str, str] = {  # model_name -> module:class
     "ranpac": "models.ranpac:RanPAC",
     "replay": "models.replay:Replay",
     "icarl": "models.icarl:ICaRL",
+    "ewc": "models.ewc:EWC",
+    "lwf": "models.lwf:LwF",
+    "gdumb": "models.gdumb:GDumb",
+    "bic": "models.bic:BiC",
+    "gem": "models.gem:GEM",
+    "coil": "models.coil:COIL",
 }
 ALIASES = {"slcapp": "slca_pp", "slca++": "slca_pp", "simplecil": "ncm"}
 

@@ -258,7 +258,7 @@ class BaseLearner:
         """The same of the training images at `indices` (as `DataManager.task_indices` numbers them), never kept."""
         return self._extract_pass("train", indices=indices)
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not inference mode: what a method keeps of it may meet autograd later
     def _extract_pass(self, split: str, **which: Any) -> tuple[Tensor, Tensor]:
         was_training = self.net.training
         self.net.eval()

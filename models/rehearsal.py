@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from models.all_heads import AllHeads
+from utils.config import Config
 from utils.errors import UserError
 from utils.monitor import Monitor
 from utils.rng import seed_of
@@ -33,8 +34,7 @@ class Rehearsal(AllHeads):
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
         self.memory = np.empty(0, dtype=np.int64)  # (M,) positions of images: by class, each class in herding order
-        check_budget(self.config.model_name, self.images_per_class(self.data.num_tasks - 1), self.least_per_class,
-                     self.data.num_classes, self.config.fixed_memory)
+        check_budget(self.config, self.data.num_classes, self.least_per_class)
 
     def images_per_class(self, task: int) -> int:
         """How many images of each class are kept after `task`."""
@@ -96,11 +96,12 @@ def herd(features: Tensor, count: int) -> Tensor:
     return torch.stack(chosen) if chosen else torch.empty(0, dtype=torch.long, device=features.device)
 
 
-def check_budget(method: str, per_class: int, least: int, classes: int, fixed: bool) -> None:
-    """Raise UserError where a method that keeps images has no room for `least` of each class."""
+def check_budget(config: Config, num_classes: int, least: int) -> None:
+    """Raise UserError where there is no room for `least` images of every class at the end of the stream."""
+    per_class = config.memory_per_class if config.fixed_memory else config.memory_size // num_classes
     if per_class >= least:
         return
-    key, allowed = ("memory_per_class", least) if fixed else ("memory_size", least * classes)
-    other = "set fixed_memory to false to share memory_size" if fixed else "set fixed_memory and memory_per_class"
-    raise UserError(f"{key}: {method} keeps images of old classes and got room for {per_class} per class, allowed: {key} of at least "
-                    f"{allowed} ({least} for each of {classes} classes). Raise it (2000 is usual for 100 classes), or {other}.")
+    key, allowed = ("memory_per_class", least) if config.fixed_memory else ("memory_size", least * num_classes)
+    other = "set fixed_memory to false and share memory_size" if config.fixed_memory else "set fixed_memory and memory_per_class"
+    raise UserError(f"{key}: {config.model_name} keeps images of old classes; got {getattr(config, key)}, allowed: {allowed} or more "
+                    f"({least} for each of {num_classes} classes). Raise it (2000 in all is usual for 100 classes), or {other}.")

@@ -182,6 +182,20 @@ class Config(_Strict):
     memory_size: int = Field(0, ge=0, description="stored images over all classes (rehearsal methods only)")
     memory_per_class: int = Field(0, ge=0, description="stored images per class, with fixed_memory")
     fixed_memory: bool = Field(False, description="memory_per_class for every class instead of sharing memory_size")
+    derpp_alpha: float = Field(0.2, ge=0.0, description="DER++: weight of the stored logits (Buzzega et al. 2020, CIFAR-10, 500 images)")
+    derpp_beta: float = Field(0.5, ge=0.0, description="DER++: weight of the stored labels (same source)")
+    bic_val_fraction: float = Field(0.1, gt=0.0, le=0.5, description="BiC: share of the stored images kept for bias correction (Wu et al. 2019)")
+    gem_margin: float = Field(0.5, ge=0.0, description="GEM: gamma, least weight of each old task's gradient (Lopez-Paz and Ranzato 2017)")
+    gem_images: int = Field(256, ge=1, description="GEM: stored images per old task and step (paper: 256 memories per task, all of them)")
+    coil_sinkhorn: float = Field(0.464, gt=0.0, description="COIL: entropic regularisation of optimal transport (PyCIL)")
+    coil_weight: float = Field(1e-3, ge=0.0, description="COIL: weight of both transport losses (PyCIL)")
+
+    # Regularisation ------------------------------------------------------------------------------------------
+    distill_temperature: float = Field(2.0, gt=0.0, description="LwF, BiC, COIL: temperature of distillation (2 in each paper or its code)")
+    lwf_lambda: float = Field(1.0, ge=0.0, description="LwF: weight of distillation (Li and Hoiem 2016; PyCIL: 3)")
+    ewc_lambda: float = Field(1000.0, ge=0.0, description="EWC: weight of the penalty (PyCIL; the paper tunes it per problem)")
+    ewc_images: int = Field(200, ge=1, description="EWC: images per task that the Fisher information is estimated on")
+    ewc_fisher_max: float = Field(1e-4, gt=0.0, description="EWC: Fisher values are cut here, which keeps SGD stable (PyCIL)")
 
     # Run -----------------------------------------------------------------------------------------------------
     keep_checkpoints: Literal["last", "all", "none"] = Field("last", description="which tasks' checkpoints stay on disk (last: the newest two)")

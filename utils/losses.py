@@ -19,3 +19,11 @@ def symmetric_cross_entropy(logits: Tensor, targets: Tensor, a: float, b: float)
     q = F.one_hot(targets, logits.shape[1]).to(p.dtype).clamp(Q_MIN, 1.0)
     reverse = -(p * torch.log(q)).sum(dim=1).mean()
     return a * F.cross_entropy(logits, targets) + b * reverse
+
+
+def distillation(logits: Tensor, old_logits: Tensor, temperature: float) -> Tensor:
+    """- sum_k p_k log q_k, p = softmax(old / T), q = softmax(new / T) (Hinton et al. 2015; LwF Eq. 2).
+
+    Not multiplied by T^2, as LwF and BiC have it. Args: both logits (N, C). Returns the mean over N.
+    """
+    return -((old_logits / temperature).softmax(dim=1) * (logits / temperature).log_softmax(dim=1)).sum(dim=1).mean()
