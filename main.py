@@ -10,18 +10,25 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from utils.errors import UserError
+from utils.errors import RunFailed, UserError
+from utils.interrupt import INTERRUPTED, TERMINATED, Terminated, how_to_resume, sigterm_raises
+
+if TYPE_CHECKING:
+    from utils.config import Config
 
 
 def parse_arguments(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="main.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", nargs="+", type=Path, required=True, metavar="FILE", help="JSON files, one experiment each")
-    parser.add_argument("--set", nargs="+", default=[], metavar="key=value", action="extend", help="settings that win over the file, values in JSON")
+    parser.add_argument("--set", nargs="+", default=[], metavar="key=value", action="extend",
+                        help="settings that win over the file, values in JSON")
     parser.add_argument("--device", help="auto, cpu, cuda, cuda:1, mps or GPU numbers such as 0,1; wins over the file")
     parser.add_argument("--out", type=Path, default=Path("logs"), metavar="DIR", help="where runs are written (default: logs)")
     parser.add_argument("--resume", action="store_true", help="continue the newest unfinished run")
     parser.add_argument("--test_only", action="store_true", help="evaluate a run from its checkpoints")
+    parser.add_argument("--after_task", type=int, metavar="N", help="with --test_only: the checkpoint after task N instead of the newest")
     parser.add_argument("--dry_run", action="store_true", help="print what would run, and stop")
     return parser.parse_args(argv)
 
@@ -34,16 +41,30 @@ def run_experiments(arguments: argparse.Namespace) -> None:
     if arguments.device is not None:
         overrides["device"] = arguments.device
     configs = [(path, load_config(path, overrides)) for path in arguments.config]  # every mistake is told before the first run
+    failed = []
     for path, config in configs:
-        if arguments.dry_run:
-            from models.describe import describe_run
-            print(describe_run(config, name=path.stem))
-            continue
-        from trainer import test, train
-        if arguments.test_only:
-            test(config, arguments.out, name=path.stem)
-        else:
-            train(config, arguments.out, name=path.stem, resume=arguments.resume)
+        try:
+            run_experiment(config, path.stem, arguments)
+        except UserError as error:  # the other experiments are not lost with this one
+            if len(configs) == 1:
+                raise
+            failed.append(path)
+            print(f"error: {path}: {error}", file=sys.stderr)
+    if failed:
+        raise RunFailed(f"{len(failed)} of {len(configs)} experiments failed: {', '.join(map(str, failed))} (see above); the others "
+                        "are done")
+
+
+def run_experiment(config: Config, name: str, arguments: argparse.Namespace) -> None:
+    if arguments.dry_run:
+        from models.describe import describe_run
+        print(describe_run(config, name=name))
+    elif arguments.test_only:
+        from trainer import test
+        test(config, arguments.out, name=name, after_task=arguments.after_task)
+    else:
+        from trainer import train
+        train(config, arguments.out, name=name, resume=arguments.resume)
 
 
 def list_what(arguments: argparse.Namespace) -> None:
@@ -85,13 +106,15 @@ def main(argv: list[str] | None = None) -> int:
     parse, act = COMMANDS[argv[0]] if argv and argv[0] in COMMANDS else (parse_arguments, run_experiments)
     arguments = parse(argv[1:] if act is not run_experiments else argv)
     try:
-        act(arguments)
+        with sigterm_raises():
+            act(arguments)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; continue with the same command and --resume", file=sys.stderr)
-        return 130
+        return 1 if isinstance(error, RunFailed) else 2
+    except (KeyboardInterrupt, Terminated) as stop:
+        interrupted = isinstance(stop, KeyboardInterrupt)
+        print(f"\nstopped; {how_to_resume(argv)}" if act is run_experiments else "\nstopped", file=sys.stderr)
+        return INTERRUPTED if interrupted else TERMINATED
     return 0
 
 

@@ -11,15 +11,17 @@ import logging
 import resource
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
 
 from convs.backbones import Backbone, build_backbone
 from convs.network import IncrementalNet
+from convs.weights import tensors_sha256
 from models import learner_class, resolve_config, resolve_name
 from models.base import BaseLearner
 from models.describe import backbone_entry, count_parameters
@@ -27,14 +29,16 @@ from utils import metrics
 from utils.checkpoint import Checkpoint, CheckpointStore
 from utils.config import Config
 from utils.data_manager import DataManager
+from utils.deterministic import deterministic_kernels
 from utils.device import make_fabric
 from utils.distributed import launch, on_first
 from utils.environment import environment
-from utils.errors import UserError
+from utils.errors import RunFailed, StorageError, UserError
+from utils.files import disk_errors_told
 from utils.monitor import RunMonitor
 from utils.report import write_report
-from utils.results import RunResult, SeedResult, write_results
-from utils.run_folder import RunFolder
+from utils.results import RunResult, SeedResult, read_results, write_results
+from utils.run_folder import RunFolder, experiment_folder
 from utils.tables import results_table
 
 log = logging.getLogger("slca")
@@ -56,54 +60,91 @@ def train(config: Config, out_dir: str | Path = "logs", *, name: str | None = No
         UserError: something the user can mend: settings, data, weights, device, disk.
     """
     config = resolve_config(config)
-    fabric = make_fabric(config.device, config.precision)
-    launch(fabric)
-    run = on_first(fabric, lambda: RunFolder.open(Path(out_dir) / (name or config.model_name), config, resume=resume))
-    with _terminal_log():
+    out_dir, resume = Path(out_dir), resume or config.resume == "auto"
+    with _terminal_log(), deterministic_kernels(config.deterministic), disk_errors_told(out_dir), ExitStack() as held:
+        fabric = make_fabric(config.device, config.precision)
+        launch(fabric)
+
+        def open_run() -> tuple[RunFolder, RunResult]:
+            run = RunFolder.open(out_dir, name or config.model_name, config, resume=resume)
+            if not run.finished:
+                held.enter_context(run.lock())
+            return run, _results_so_far(config, run)
+
+        run, result = on_first(fabric, open_run)
         log.info(f"run folder: {run.path}")
-        result = _empty_result(config)
-        for seed in config.seeds:
-            session = Session(config, seed, fabric, run.path / f"seed{seed}")
-            with _file_log(session.folder / "log.txt") if fabric.is_global_zero else nullcontext():
-                result.environment["weights"] = session.net.backbone.weights
-                result.class_names = session.class_names()
-                session.resume() if resume else None
-                session.run()
-            result = _with_seed(result, session.result())
-            if fabric.is_global_zero:
-                _write(result, run.path)
+        if run.finished:
+            log.info("finished already, nothing to resume; without --resume a new run starts")
+        else:
+            result = _train_seeds(config, fabric, run, result)
         if fabric.is_global_zero:
-            run.finish()
             print(results_table(result))
             print(f"\nreport: {run.path / 'report.html'}\ncurves: {run.path / 'curve.png'}")
     return result
 
 
-def test(config: Config, out_dir: str | Path = "logs", *, name: str | None = None) -> RunResult:
+def _train_seeds(config: Config, fabric: Fabric, run: RunFolder, result: RunResult) -> RunResult:
+    """All seeds of one run but those that `result` has already. Raises UserError."""
+    failures: dict[int, Exception] = {}
+    for seed in config.seeds:
+        if any(done.seed == seed for done in result.seeds):
+            log.info(f"seed {seed}: finished already")
+            continue
+        try:  # outside of the seed's own troubles: settings, data and weights are the same for all
+            session = Session(config, seed, fabric, run.path / f"seed{seed}")
+        except BaseException:
+            if fabric.is_global_zero and not result.seeds and not failures:
+                run.discard()
+            raise
+        with _file_log(session.folder / "log.txt") if fabric.is_global_zero else nullcontext():
+            try:
+                session.resume()
+                session.run()
+            except StorageError:
+                raise
+            except Exception as error:  # the other seeds are not lost with this one
+                if len(config.seeds) == 1 or fabric.world_size > 1:  # other processes would wait for this one
+                    raise
+                failures[seed] = error
+                log.error(f"seed {seed} failed: {_words(error)}", exc_info=None if isinstance(error, UserError) else error)
+                continue
+        result.environment["weights"] = session.net.backbone.weights
+        result.class_names = session.class_names()
+        result = _with_seed(result, session.result())
+        if fabric.is_global_zero:
+            _write(result, run.path)
+    if failures:
+        told = "; ".join(f"seed {seed}: {_words(error)}" for seed, error in failures.items())
+        raise RunFailed(f"{run.path}: {len(failures)} of {len(config.seeds)} seeds failed, the results of the others are written. {told} "
+                        "The same command with --resume tries the failed ones again.")
+    if fabric.is_global_zero:
+        run.finish()
+    return result
+
+
+def test(config: Config, out_dir: str | Path = "logs", *, name: str | None = None, after_task: int | None = None) -> RunResult:
     """Evaluate a finished or unfinished run from its checkpoints and print the table that the run printed.
 
-    The last task of every seed is evaluated anew; the figures of earlier tasks come from the checkpoint.
+    The last task of every seed is evaluated anew; the figures of earlier tasks come from the checkpoint. Writes nothing.
+
+    Args:
+        after_task: evaluate the checkpoint after this task, counted from 1; default the newest.
 
     Raises:
-        UserError: there is no run, or it has no checkpoint.
+        UserError: there is no run of this config, or it has no such checkpoint.
     """
     config = resolve_config(config)
-    fabric = make_fabric(config.device, config.precision)
-    launch(fabric)
-    run = RunFolder.newest(Path(out_dir) / (name or config.model_name))
-    result = _empty_result(config)
-    for seed in config.seeds:
-        session = Session(config, seed, fabric, run.path / f"seed{seed}")
-        checkpoint = session.store.newest()
-        if checkpoint is None:
-            log.warning(f"seed {seed}: no checkpoint in {session.store.folder}")
-            continue
-        session.load(checkpoint)
-        session.figures.drop_after(checkpoint.task)
-        session.evaluate(checkpoint.task)
-        result = _with_seed(result, session.result())
+    with _terminal_log(), deterministic_kernels(config.deterministic):
+        fabric = make_fabric(config.device, config.precision)
+        launch(fabric)
+        run = RunFolder.newest(experiment_folder(Path(out_dir), name or config.model_name), config)
+        result = replace(_results_so_far(config, run), seeds=[])
+        for seed in config.seeds:
+            session = Session(config, seed, fabric, run.path / f"seed{seed}")
+            if session.test(after_task):
+                result = _with_seed(result, session.result())
     if not result.seeds:
-        raise UserError(f"test_only: {run.path} has no checkpoint to evaluate; train first (keep_checkpoints must not be 'none')")
+        raise UserError(f"--test_only: {run.path} has no checkpoint to evaluate; train first (keep_checkpoints must not be 'none')")
     if fabric.is_global_zero:
         print(results_table(result))
     return result
@@ -141,8 +182,6 @@ class Session:
     def __init__(self, config: Config, seed: int, fabric: Fabric, folder: Path) -> None:
         self.config, self.seed, self.fabric, self.folder = config, seed, fabric, folder
         first = fabric.is_global_zero  # of several processes one writes
-        if first:
-            folder.mkdir(parents=True, exist_ok=True)
         method = learner_class(config.model_name)
         backbone = make_backbone(config)
         from_backbone = {"mean": backbone.mean, "std": backbone.std} if config.normalize == "backbone" else {}
@@ -152,8 +191,9 @@ class Session:
         self.learner: BaseLearner = method(config, self.data, self.net, fabric)
         self.figures = Figures()
         self.store = CheckpointStore(folder / "checkpoints", config.keep_checkpoints if first else "none", warn=log.warning)
-        self.monitor = RunMonitor(folder, self.store, log, lambda: vars(self.figures), writes=first)
+        self.monitor = RunMonitor(folder, self.store, log, self.meta, config.checkpoint_every, writes=first)
         self.first_task = 0
+        self.base_sha256 = tensors_sha256(self.learner.frozen_state().items())  # of what checkpoints leave out
 
     def run(self) -> None:
         """Learn and evaluate every task from `first_task` on."""
@@ -162,27 +202,52 @@ class Session:
                  f"weights {weights['source']} {weights['sha256'][:12]}")
         for task in range(self.first_task, self.data.num_tasks):
             self.learner.learn_task(task, self.monitor)
-            self.evaluate(task)
+            self.record(self.measure(task))
             self.save(task)
             accuracy = self.figures.accuracy_rows[-1]
             log.info(f"task {task + 1}/{self.data.num_tasks} done  classes {self.data.classes_upto(task)}  "
                      f"top-1 {self.figures.top1_curve[-1]:.2f}  per task {' '.join('-' if a is None else f'{a:.1f}' for a in accuracy)}")
 
-    def evaluate(self, task: int) -> None:
+    def measure(self, task: int) -> metrics.Evaluation:
+        """Evaluate after `task` and add that to the figures."""
         with self.monitor.stage("evaluation"):
             evaluation = self.learner.evaluate(task)
         self.figures.add(evaluation)
         self.figures.seconds = dict(self.monitor.seconds)
         self.figures.peak_memory_mb = max(self.figures.peak_memory_mb, peak_memory_mb(self.fabric.device))
         self.figures.memory_bytes = self.learner.memory_bytes()
-        self.monitor.write({"kind": "task", "task": task, "top1": evaluation.top1, "top5": evaluation.top5,
+        return evaluation
+
+    def record(self, evaluation: metrics.Evaluation) -> None:
+        self.monitor.write({"kind": "task", "task": self.learner.task, "top1": evaluation.top1, "top5": evaluation.top5,
                             "task_il": evaluation.task_il, "per_task": evaluation.task_accuracies})
 
     def save(self, task: int) -> None:
-        self.store.save(task, None, weights=self.learner.network_state(), state=self.learner.extra_state(), meta=vars(self.figures))
+        self.store.save(task, None, weights=self.learner.network_state(), state=self.learner.extra_state(), meta=self.meta())
+
+    def meta(self) -> dict[str, Any]:
+        """What a checkpoint holds beside tensors; with the weights it is all that a prediction needs."""
+        return {"figures": {**vars(self.figures), "seconds": self.monitor.seconds_so_far()}, "base_sha256": self.base_sha256,
+                "precision": self.fabric.strategy.precision.state_dict(), "stream": asdict(self.data.stream())}
+
+    def test(self, after_task: int | None) -> bool:
+        """Evaluate the newest checkpoint, or the one after task `after_task` (from 1); False where there is none."""
+        checkpoint = self.store.newest(None if after_task is None else after_task - 1)
+        if checkpoint is None or (after_task is not None and checkpoint.task != after_task - 1):
+            there = ", ".join(self.store.names()) or "none"
+            log.warning(f"seed {self.seed}: no such checkpoint in {self.store.folder}; there are: {there}")
+            return False
+        self.load(checkpoint)
+        reported = list(self.figures.top1_curve)
+        self.figures.drop_after(checkpoint.task)
+        self.measure(checkpoint.task)
+        if self.figures.top1_curve != reported:
+            log.warning(f"seed {self.seed}: top-1 is {self.figures.top1_curve[-1]} here, the run reported {reported[-1]}: another device, "
+                        "number of threads, test_batch_size or version of torch?")
+        return True
 
     def resume(self) -> None:
-        """Continue after the newest undamaged checkpoint, inside a task where there is one."""
+        """Continue after the newest undamaged checkpoint, inside a task where there is one. Raises UserError."""
         done = self.store.newest()
         if done is not None:
             self.load(done)
@@ -190,20 +255,26 @@ class Session:
         inside = self.store.newest(inside=self.first_task)
         self.monitor.resume_from = inside
         if inside is not None:
-            self.restore_figures(inside)
+            self.restore_meta(inside)
         self.monitor.forget_after(self.first_task, inside.epoch if inside and inside.epoch else 0)
         if done or inside:
             log.info(f"seed {self.seed}: resuming at task {self.first_task + 1}")
 
     def load(self, checkpoint: Checkpoint) -> None:
-        """Put the learner back to where it was when the checkpoint was written."""
+        """Put the learner back to where it was when the checkpoint was written. Raises UserError."""
+        self.restore_meta(checkpoint)
         self.learner.load_network_state(checkpoint.weights, checkpoint.task)
         device = self.fabric.device
         self.learner.load_extra_state({name: tensor.to(device) for name, tensor in checkpoint.state.items()})
-        self.restore_figures(checkpoint)
 
-    def restore_figures(self, checkpoint: Checkpoint) -> None:
-        self.figures = Figures(**checkpoint.meta)
+    def restore_meta(self, checkpoint: Checkpoint) -> None:
+        """Figures and the loss scaler's state, after a check that the frozen base weights are the same. Raises UserError."""
+        if checkpoint.meta["base_sha256"] != self.base_sha256:
+            raise UserError(f"checkpoint {self.store.folder / checkpoint.name} was trained on other pre-trained weights (SHA-256 "
+                            f"{checkpoint.meta['base_sha256'][:12]}...) than those loaded now ({self.base_sha256[:12]}..., "
+                            f"{self.net.backbone.weights['source']}); put the original file back into pretrained/")
+        self.fabric.strategy.precision.load_state_dict(checkpoint.meta["precision"])
+        self.figures = Figures(**checkpoint.meta["figures"])
         self.monitor.seconds.update(self.figures.seconds)
 
     def result(self) -> SeedResult:
@@ -249,10 +320,21 @@ def _empty_result(config: Config) -> RunResult:
                      method=resolve_name(config.model_name), title=method.title_of(config), rehearsal_free=method.rehearsal_free)
 
 
+def _results_so_far(config: Config, run: RunFolder) -> RunResult:
+    """The results that an interrupted run has written, else an empty one."""
+    file = run.path / "results.json"
+    return read_results(file) if file.exists() else _empty_result(config)
+
+
 def _with_seed(result: RunResult, seed: SeedResult) -> RunResult:
-    """The result with one more seed and a new summary."""
-    return RunResult(config=result.config, environment=result.environment, seeds=[*result.seeds, seed], method=result.method,
-                     title=result.title, rehearsal_free=result.rehearsal_free, class_names=result.class_names)
+    """The result with one more seed, in the config's order, and a new summary."""
+    order = result.config["seed"]
+    seeds = sorted([*result.seeds, seed], key=lambda s: order.index(s.seed) if isinstance(order, list) else 0)
+    return replace(result, seeds=seeds, summary={})
+
+
+def _words(error: Exception) -> str:
+    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
 
 
 def _write(result: RunResult, folder: Path) -> None:
@@ -273,7 +355,9 @@ def _terminal_log() -> Iterator[None]:
 
 @contextmanager
 def _file_log(path: Path) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(path, encoding="utf-8")
+    handler.handleError = lambda record: None  # a full disk loses log lines; the checkpoint tells it in one sentence
     handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s"))
     log.addHandler(handler)
     try:

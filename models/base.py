@@ -344,12 +344,16 @@ class BaseLearner:
             self.net.add_head(self.data.task_sizes[len(self.net.heads)])
         for head in self.net.heads:
             head.requires_grad_(False)
+        self.load_trained(state)
+        self.task = task
+        self.feature_cache.clear()
+
+    def load_trained(self, state: Mapping[str, Tensor]) -> None:
+        """Copy what `network_state` gave into the network, whose heads are there already."""
         missing, unexpected = self.net.load_state_dict(state, strict=False)
         assert not unexpected, f"checkpoint has unknown tensors {unexpected[:5]}"
         absent = [name for name in missing if name not in self.frozen_state()]
         assert not absent, f"checkpoint lacks tensors {absent[:5]}"
-        self.task = task
-        self.feature_cache.clear()
 
     def planned_statistics(self, classes: int, images_per_class: int | None) -> int:
         """Bytes of statistics that `classes` classes will take, for a dry run; `images_per_class` None: not known."""

@@ -3,8 +3,8 @@
     checkpoints/task_03/              after task 3 (counted from 1): everything the next task needs
     checkpoints/task_04_epoch_0007/   inside task 4, after its 7th epoch; only the newest one stays
         weights.safetensors           the network (frozen pre-trained tensors are left out, their SHA-256 kept)
-        state.safetensors             statistics, heads before alignment, optimiser
-        checkpoint.json               figures so far, checksums of the other two
+        state.safetensors             statistics, heads before alignment; inside a task the optimiser
+        checkpoint.json               figures so far, the stream of tasks, checksums of the other two
 
 A folder is filled under a temporary name and renamed, so one that has its name is complete.
 """
@@ -24,8 +24,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from utils.errors import UserError
-from utils.files import sha256_of, write_atomic
+from utils.errors import StorageError
+from utils.files import sha256_of, sync_folder, write_atomic
 
 _NAME = re.compile(r"task_(\d+)(?:_epoch_(\d+))?")
 
@@ -61,7 +61,7 @@ class CheckpointStore:
         """Write one checkpoint and remove those that it makes superfluous.
 
         Raises:
-            UserError: it cannot be written (disk full, no permission); earlier ones stay as they were.
+            StorageError: it cannot be written (disk full, no permission); earlier ones stay as they were.
         """
         if self.keep == "none":
             return
@@ -79,10 +79,11 @@ class CheckpointStore:
             write_atomic(partial / "checkpoint.json", json.dumps({"content": content, "sha256": sha256_of(content.encode())}))
             shutil.rmtree(self.folder / name, ignore_errors=True)
             partial.rename(self.folder / name)
+            sync_folder(self.folder)
         except OSError as error:
             shutil.rmtree(partial, ignore_errors=True)
-            raise UserError(f"checkpoint {self.folder / name} cannot be written: {error.strerror or error}; earlier checkpoints are "
-                            "intact. Free some space (or set keep_checkpoints), then continue with --resume.") from None
+            raise StorageError(f"checkpoint {self.folder / name} cannot be written: {error.strerror or error}; earlier checkpoints are "
+                            "intact. Free some space, then continue with --resume.") from None
         self._prune(task, epoch)
 
     def newest(self, task: int | None = None, *, inside: int | None = None) -> Checkpoint | None:
@@ -94,9 +95,13 @@ class CheckpointStore:
                 continue
             try:
                 return self._read(name, found_task, epoch)
-            except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
                 self.warn(f"checkpoint {self.folder / name} is damaged ({error}); using the one before it")
         return None
+
+    def names(self) -> list[str]:
+        """Names of the finished tasks' checkpoints, oldest first."""
+        return [name for name, _, epoch in self._names() if epoch is None]
 
     def _read(self, name: str, task: int, epoch: int | None) -> Checkpoint:
         folder = self.folder / name

@@ -199,6 +199,10 @@ class Config(_Strict):
 
     # Run -----------------------------------------------------------------------------------------------------
     keep_checkpoints: Literal["last", "all", "none"] = Field("last", description="which tasks' checkpoints stay on disk (last: the newest two)")
+    checkpoint_every: int = Field(1, ge=1, description="epochs between checkpoints inside a task; the newest one stays on disk")
+    resume: Literal["never", "auto"] = Field("never", description="auto: as --resume, continue the newest unfinished run, if there is one")
+    deterministic: bool = Field(False, description="deterministic kernels alone, slower on a GPU; the CPU repeats bit for bit without it, given the "
+        "same number of threads")
 
     @model_validator(mode="before")
     @classmethod

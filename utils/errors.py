@@ -1,4 +1,4 @@
-"""The one exception for mistakes that the user can mend."""
+"""The exceptions for mistakes that the user can mend."""
 
 
 class UserError(Exception):
@@ -7,3 +7,11 @@ class UserError(Exception):
     The message says what is wrong, what was got, what is allowed and what to do. `main.py` prints it
     without a traceback and exits with code 2; a notebook sees an ordinary exception.
     """
+
+
+class StorageError(UserError):
+    """The disk is full or cannot be written, so that no other seed of the run would fare better."""
+
+
+class RunFailed(UserError):
+    """Part of a run failed (a seed, or a config of several); the rest is done and written. Exit code 1."""

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from utils.errors import StorageError
+
 PROJECT = Path(__file__).resolve().parent.parent
+DISK_ERRORS = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up", errno.EFBIG: "files may not grow any more",
+               errno.EROFS: "the disk is read-only", errno.EIO: "the disk fails"}
 
 
 def write_atomic(path: Path | str, data: bytes | str) -> Path:
@@ -30,11 +37,11 @@ def write_atomic(path: Path | str, data: bytes | str) -> Path:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
     return path
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make the new name itself survive a power cut, where the system can (not on Windows)."""
     if os.name == "posix":
         handle = os.open(folder, os.O_RDONLY)
@@ -53,3 +60,15 @@ def locate(path: str) -> str:
 def sha256_of(data: bytes) -> str:
     """Hexadecimal SHA-256 of bytes in memory."""
     return hashlib.sha256(data).hexdigest()
+
+
+@contextmanager
+def disk_errors_told(folder: Path) -> Iterator[None]:
+    """Inside, a disk that is full or fails is one sentence instead of a traceback. Raises StorageError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        raise StorageError(f"{folder}: cannot be written, {DISK_ERRORS[error.errno]}; checkpoints and results written so far are intact. "
+                           "Free some space, then continue with --resume.") from None

@@ -7,19 +7,22 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
+from safetensors.torch import save
 from torch import Tensor
 from tqdm import tqdm
 
 from utils.checkpoint import Checkpoint, CheckpointStore, load_optimizer_tensors, optimizer_tensors
 from utils.errors import UserError
+from utils.files import write_atomic
 
 if TYPE_CHECKING:
     from models.base import BaseLearner, EpochStats
@@ -34,15 +37,21 @@ class Monitor:
 
     def __init__(self) -> None:
         self.seconds = dict.fromkeys(STAGES, 0.0)
+        self._started: dict[str, float] = {}  # stages that are going on
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Add the time spent inside to `seconds[name]`."""
-        start = time.perf_counter()
+        self._started[name] = time.perf_counter()
         try:
             yield
         finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - self._started.pop(name)
+
+    def seconds_so_far(self) -> dict[str, float]:
+        """`seconds`, with what the stages that are going on have taken until now."""
+        now = time.perf_counter()
+        return {name: seconds + (now - self._started[name] if name in self._started else 0.0) for name, seconds in self.seconds.items()}
 
     def bar(self, batches: Iterable[T], description: str) -> Iterable[T]:
         return batches
@@ -75,17 +84,18 @@ class RunMonitor(Monitor):
         folder: the seed's folder.
         store: where checkpoints go.
         logger: gets readable lines.
-        figures: the figures so far, saved with every checkpoint.
+        meta: what every checkpoint holds beside tensors, as of now.
+        checkpoint_every: epochs between checkpoints inside a task.
         writes: of several processes one writes.
     """
 
-    def __init__(self, folder: Path, store: CheckpointStore, logger: logging.Logger, figures: Callable[[], dict[str, Any]],
+    def __init__(self, folder: Path, store: CheckpointStore, logger: logging.Logger, meta: Callable[[], dict[str, Any]],
                  checkpoint_every: int = 1, writes: bool = True) -> None:
         super().__init__()
         self.folder = folder
         self.store = store
         self.logger = logger
-        self.figures = figures
+        self.meta = meta
         self.checkpoint_every = checkpoint_every
         self.writes = writes
         self.resume_from: Checkpoint | None = None  # a checkpoint inside the task that comes next
@@ -115,7 +125,7 @@ class RunMonitor(Monitor):
         checkpoint, self.resume_from = self.resume_from, None
         if checkpoint is None or checkpoint.task != learner.task:
             return 0
-        learner.net.load_state_dict(checkpoint.weights, strict=False)
+        learner.load_trained(checkpoint.weights)
         load_optimizer_tensors(optimizer, checkpoint.state)
         learner.load_epoch_state({name: tensor.to(learner.fabric.device) for name, tensor in checkpoint.state.items()})
         self.log(f"task {learner.task + 1}: continuing after epoch {checkpoint.epoch}")
@@ -123,11 +133,7 @@ class RunMonitor(Monitor):
 
     def end_epoch(self, learner: BaseLearner, optimizer: torch.optim.Optimizer, epoch: int, stats: EpochStats) -> None:
         task, epochs = learner.task, learner.config.epochs
-        bad = next((step for step, loss in enumerate(stats.losses) if loss != loss or abs(loss) == float("inf")), None)
-        if bad is not None:
-            raise UserError(f"the loss became {stats.losses[bad]} in task {task + 1}, epoch {epoch + 1}, step {bad + 1}. Likely settings: "
-                            "lr or bcb_lrscale too high, precision 16-mixed (try bf16-mixed or 32-true), or std of the data set near 0. "
-                            "The last good checkpoint is kept; change the setting and start a new run.")
+        _refuse_bad_loss(stats.losses, f"task {task + 1}, epoch {epoch + 1}")
         rates = sorted({group["lr"] for group in optimizer.param_groups}, reverse=True)
         seconds = time.perf_counter() - self._epoch_start
         self.log(f"task {task + 1}/{learner.data.num_tasks}  epoch {epoch + 1}/{epochs}  loss {stats.loss:.4f}  "
@@ -136,17 +142,18 @@ class RunMonitor(Monitor):
                     "lr": rates, "seconds": seconds})
         if (epoch + 1) % self.checkpoint_every == 0 and epoch + 1 < epochs:
             self.store.save(task, epoch + 1, weights=learner.network_state(),
-                            state={**optimizer_tensors(optimizer), **learner.epoch_state()}, meta=self.figures())
+                            state={**optimizer_tensors(optimizer), **learner.epoch_state()}, meta=self.meta())
 
     def before_alignment(self, learner: BaseLearner, task: int) -> None:
         if learner.config.save_before_ca and self.writes:
-            from safetensors.torch import save
-
-            from utils.files import write_atomic
             path = self.folder / f"weights_before_ca_{task}.safetensors"
             write_atomic(path, save({k: v.detach().cpu().contiguous().clone() for k, v in learner.network_state().items()}))
 
     def end_alignment_epoch(self, task: int, epoch: int, loss: float, accuracy: float | None = None) -> None:
+        if not math.isfinite(loss):
+            raise UserError(f"the loss became {loss} in the alignment of task {task + 1}, epoch {epoch + 1}. Likely settings: ca_lr (or lr) "
+                            "too high, ca_with_logit_norm too near 0, or ca_ridge too large. The last good checkpoint is kept; change the "
+                            "setting and start a new run.")
         tested = "" if accuracy is None else f"  top-1 {accuracy:.2f}"
         self.log(f"task {task + 1}  alignment epoch {epoch + 1}  loss {loss:.4f}{tested}")
         self.write({"kind": "alignment", "task": task, "epoch": epoch, "loss": loss, "top1": accuracy})
@@ -164,7 +171,16 @@ class RunMonitor(Monitor):
         if not self.writes or not path.exists():
             return
         kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _is_before(line, task, epoch)]
-        path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        write_atomic(path, "".join(line + "\n" for line in kept))
+
+
+def _refuse_bad_loss(losses: Sequence[float], where: str) -> None:
+    """Raises UserError for the first loss that is no number or infinite."""
+    step = next((i for i, loss in enumerate(losses) if not math.isfinite(loss)), None)
+    if step is not None:
+        raise UserError(f"the loss became {losses[step]} in {where}, step {step + 1}. Likely settings: lr or bcb_lrscale too high, "
+                        "precision 16-mixed (try bf16-mixed or 32-true), or std of the data set near 0. The last good checkpoint is "
+                        "kept; change the setting and start a new run.")
 
 
 def _is_before(line: str, task: int, epoch: int) -> bool:

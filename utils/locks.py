@@ -1,0 +1,57 @@
+"""A lock on a folder that ends with the process that holds it, however that process ends."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from utils.errors import UserError
+
+log = logging.getLogger("slca")
+_held: set[Path] = set()  # by this process: the system's lock does not keep a process out of its own folders
+
+
+@contextmanager
+def folder_lock(folder: Path) -> Iterator[None]:
+    """Keep every other process (and this one a second time) out of `folder`.
+
+    The lock is the operating system's, on the file `.lock`; a killed process, or a machine that went down, leaves the file
+    but not the lock. Worker processes do not inherit it.
+
+    Raises:
+        UserError: somebody else holds it.
+    """
+    path = (folder / ".lock").resolve()
+    taken = UserError(f"{folder} is in use by another run that is still going; wait for it, stop it, or start a new run without --resume")
+    if path in _held:  # opening and closing the file once more would drop the lock that is held
+        raise taken
+    with path.open("a+b") as stream:
+        try:
+            _lock(stream)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
+                raise taken from None
+            log.warning(f"{folder} cannot be locked ({error.strerror}): make sure that no other run writes there")
+        _held.add(path)
+        try:
+            yield
+        finally:
+            _held.discard(path)
+
+
+if os.name == "nt":
+    import msvcrt
+
+    def _lock(stream: BinaryIO) -> None:
+        stream.seek(0)
+        msvcrt.locking(stream.fileno(), msvcrt.LK_NBLCK, 1)
+else:
+    import fcntl
+
+    def _lock(stream: BinaryIO) -> None:
+        fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock, not shared with forked workers
