@@ -118,6 +118,8 @@ def _train_seeds(config: Config, fabric: Fabric, run: RunFolder, result: RunResu
         raise RunFailed(f"{run.path}: {len(failures)} of {len(config.seeds)} seeds failed, the results of the others are written. {told} "
                         "The same command with --resume tries the failed ones again.")
     if fabric.is_global_zero:
+        if not (run.path / "report.html").exists():  # stopped between its files
+            _write(result, run.path)
         run.finish()
     return result
 
