@@ -118,8 +118,6 @@ def _train_seeds(config: Config, fabric: Fabric, run: RunFolder, result: RunResu
         raise RunFailed(f"{run.path}: {len(failures)} of {len(config.seeds)} seeds failed, the results of the others are written. {told} "
                         "The same command with --resume tries the failed ones again.")
     if fabric.is_global_zero:
-        if not (run.path / "report.html").exists():  # stopped between its files
-            _write(result, run.path)
         run.finish()
     return result
 
@@ -340,8 +338,8 @@ def _words(error: Exception) -> str:
 
 
 def _write(result: RunResult, folder: Path) -> None:
-    write_results(result, folder)
     write_report(result, folder)
+    write_results(result, folder)  # last: a seed that is in results.json is not computed again
 
 
 @contextmanager
