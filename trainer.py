@@ -39,6 +39,7 @@ from utils.monitor import RunMonitor
 from utils.report import write_report
 from utils.results import RunResult, SeedResult, read_results, write_results
 from utils.run_folder import RunFolder, experiment_folder
+from utils.stream import stream_of
 from utils.tables import results_table
 
 log = logging.getLogger("slca")
@@ -228,7 +229,7 @@ class Session:
     def meta(self) -> dict[str, Any]:
         """What a checkpoint holds beside tensors; with the weights it is all that a prediction needs."""
         return {"figures": {**vars(self.figures), "seconds": self.monitor.seconds_so_far()}, "base_sha256": self.base_sha256,
-                "precision": self.fabric.strategy.precision.state_dict(), "stream": asdict(self.data.stream())}
+                "precision": self.fabric.strategy.precision.state_dict(), "stream": asdict(stream_of(self.data))}
 
     def test(self, after_task: int | None) -> bool:
         """Evaluate the newest checkpoint, or the one after task `after_task` (from 1); False where there is none."""

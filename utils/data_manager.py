@@ -24,7 +24,6 @@ from utils.image_cache import open_files
 from utils.image_store import ArrayStore, ImageStore
 from utils.loader import BatchMaker, BatchPool, WorkItem
 from utils.rng import numpy_generator
-from utils.stream import Stream
 from utils.tasks import TaskPlan, plan_tasks
 from utils.transforms import SMALL, make_transform
 
@@ -118,11 +117,6 @@ class DataManager:
                             'or add "num_classes" to the dataset object')
         return _plan(config, seed, info, info.num_classes, None)
 
-    def stream(self) -> Stream:
-        """The facts that a checkpoint keeps, so that predicting needs no data set."""
-        return Stream(list(self.class_order), list(self.task_sizes), list(self.class_names), self.label_period, self.info.image_size,
-                      len(self.mean), self.mean, self.std, self.info.test_transform)
-
     # Tasks and classes ---------------------------------------------------------------------------------------
 
     def classes_before(self, task: int) -> int:
@@ -213,7 +207,6 @@ class DataManager:
                    device: torch.device | None) -> BatchPool:
         wanted = channels or (len(mean) if mean is not None else self.info.channels)
         mean, std = (_per_channel(given or own, wanted) for given, own in ((mean, self.info.mean), (std, self.info.std)))
-        self.mean, self.std = list(mean), list(std)  # that images are normalised with
         train = make_transform(self.info.train_transform, self.info.image_size, mean, std)
         test = make_transform(self.info.test_transform, self.info.image_size, mean, std)
         on_device = config.augment_on == "device" and device is not None and device.type != "cpu"

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from utils.transforms import Transform, make_transform
+
+if TYPE_CHECKING:
+    from utils.data_manager import DataManager
 
 
 @dataclass(frozen=True)
@@ -48,3 +52,10 @@ class Stream:
     def transform(self) -> Transform:
         """The test transform: uint8 images to the network's input (N, channels, image_size, image_size)."""
         return make_transform(self.test_transform, self.image_size, self.mean, self.std)
+
+
+def stream_of(data: DataManager) -> Stream:
+    """The facts of a data manager that its checkpoints keep."""
+    transform = data._pool.maker.transforms[False]  # the test transform
+    return Stream(list(data.class_order), list(data.task_sizes), list(data.class_names), data.label_period, transform.size,
+                  transform.channels, transform.mean.flatten().tolist(), transform.std.flatten().tolist(), data.info.test_transform)
