@@ -17,8 +17,8 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Callable, Iterable
 
 import numpy as np
 import torch
@@ -29,8 +29,8 @@ from torchvision.transforms import InterpolationMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from utils.config import Config  # noqa: E402
-from utils.data_manager import DataManager  # noqa: E402
+from utils.config import Config
+from utils.data_manager import DataManager
 
 BATCH = 128
 BRIGHTNESS = 63 / 255
@@ -54,12 +54,11 @@ class PerImage(Dataset):
 
 def chain(name: str, size: int, channels: int) -> Callable:
     """The release's chain of PIL transforms for a recipe of utils/transforms.py."""
-    bicubic = InterpolationMode.BICUBIC
+    bicubic, flip, jitter = InterpolationMode.BICUBIC, transforms.RandomHorizontalFlip(), transforms.ColorJitter(brightness=BRIGHTNESS)
     steps = {
-        "crop32_jitter": [transforms.RandomCrop(size, padding=4), transforms.RandomHorizontalFlip(), transforms.ColorJitter(brightness=BRIGHTNESS)],
-        "crop224_jitter": [transforms.RandomResizedCrop(size, interpolation=bicubic), transforms.RandomHorizontalFlip(),
-                           transforms.ColorJitter(brightness=BRIGHTNESS)],
-        "crop224": [transforms.RandomResizedCrop(size, interpolation=bicubic), transforms.RandomHorizontalFlip()],
+        "crop32_jitter": [transforms.RandomCrop(size, padding=4), flip, jitter],
+        "crop224_jitter": [transforms.RandomResizedCrop(size, interpolation=bicubic), flip, jitter],
+        "crop224": [transforms.RandomResizedCrop(size, interpolation=bicubic), flip],
         "resize256_crop224": [transforms.Resize(size * 256 // 224, interpolation=bicubic), transforms.CenterCrop(size)],
         "none": [],
     }[name]
@@ -74,7 +73,8 @@ def smooth_images(count: int, size: int, channels: int) -> np.ndarray:
 
 
 def manager(dataset: dict, workers: int, cache: str = "auto") -> DataManager:
-    config = Config(model_name="slca", convnet_type="none", epochs=1, init_cls=2, increment=0, num_workers=workers, cache=cache, dataset=dataset)
+    config = Config(model_name="slca", convnet_type="none", epochs=1, init_cls=2, increment=0, num_workers=workers, cache=cache,
+                    dataset=dataset)
     return DataManager(config, 0)
 
 
@@ -90,17 +90,18 @@ def compare(title: str, dataset: dict, images: np.ndarray | list[Path], workers:
     data = manager(dataset, workers, cache)
     info = data.info
     # persistent workers for both: the cost of starting processes is not what is compared
-    usual = DataLoader(PerImage(images, chain(info.train_transform, info.image_size, info.channels)), BATCH, shuffle=True, num_workers=workers,
-                       persistent_workers=workers > 0)
+    usual = DataLoader(PerImage(images, chain(info.train_transform, info.image_size, info.channels)), BATCH, shuffle=True,
+                       num_workers=workers, persistent_workers=workers > 0)
 
     def ours(i: int) -> Iterable:
         return data.batches("train", 0, batch_size=BATCH, augment=True, shuffle_seed=i)
     seconds(ours(0)), seconds(usual)  # start the workers, fill the caches of the system
     times = [(seconds(ours(i)), seconds(usual)) for i in range(1, rounds + 1)]
-    rates = [[len(images) / t for t in side] for side in zip(*times)]
+    rates = [[len(images) / t for t in side] for side in zip(*times, strict=True)]
     ratios = [theirs / ours for ours, theirs in times]
-    line = {"case": title, "workers": workers, "images_per_second": statistics.median(rates[0]), "pil_images_per_second": statistics.median(rates[1]),
-            "ratio": statistics.median(ratios), "ratio_low": min(ratios), "ratio_high": max(ratios)}
+    line = {"case": title, "workers": workers, "images_per_second": statistics.median(rates[0]),
+            "pil_images_per_second": statistics.median(rates[1]), "ratio": statistics.median(ratios),
+            "ratio_low": min(ratios), "ratio_high": max(ratios)}
     print(f"{title:44} {workers:7d} {line['images_per_second']:10.0f} {line['pil_images_per_second']:10.0f} {line['ratio']:7.2f}x"
           f"  ({line['ratio_low']:.2f} - {line['ratio_high']:.2f})", flush=True)
     return line
@@ -109,7 +110,7 @@ def compare(title: str, dataset: dict, images: np.ndarray | list[Path], workers:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 2])
-    parser.add_argument("--images", type=int, default=2000, help="images per pass at 28 to 64 px; a quarter of them at 224")
+    parser.add_argument("--images", type=int, default=2000, help="images per pass at 28 to 64 px; half of them at 224")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path, help="also write the figures there")
     arguments = parser.parse_args()
@@ -120,14 +121,14 @@ def main() -> None:
         for workers in arguments.workers:
             for size, channels, source, recipe in ((28, 1, 28, "crop32_jitter"), (32, 3, 32, "crop32_jitter"), (64, 3, 64, "crop32_jitter"),
                                                    (32, 3, 32, "none"), (224, 3, 32, "crop224_jitter"), (224, 3, 32, "resize256_crop224")):
-                images = smooth_images(arguments.images if size < 224 else arguments.images // 4, source, channels)
+                images = smooth_images(arguments.images if size < 224 else arguments.images // 2, source, channels)
                 file = Path(folder) / "data.npz"
                 np.savez(file, x_train=images, x_test=images[:2], y_train=np.arange(len(images)) % 2, y_test=[0, 1])
                 dataset = {"name": "b", "layout": "npz", "root": str(file), "image_size": size, "train_transform": recipe,
                            "mean": [0.5] * channels, "std": [0.25] * channels}
                 title = f"{channels}x{source}x{source} -> {size}, {recipe}"
                 lines.append(compare(title, dataset, images, workers, arguments.rounds))
-            lines += photos(Path(folder) / "photos", arguments.images // 4, workers, arguments.rounds)
+            lines += photos(Path(folder) / "photos", arguments.images // 2, workers, arguments.rounds)
     if arguments.json:
         arguments.json.write_text(json.dumps({"torch": torch.__version__, "cores": os.cpu_count(), "lines": lines}, indent=1))
 

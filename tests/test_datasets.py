@@ -124,7 +124,7 @@ def test_synthetic_classes_do_not_depend_on_how_many_there_are():
 
 def test_synthetic_domains_hold_every_class_in_a_light_of_their_own():
     spec = DatasetSpec(name="s", layout="synthetic", num_classes=4, num_domains=3, image_size=16, channels=1)
-    train, test, names = load_dataset(spec)
+    train, _test, _names = load_dataset(spec)
     assert dataset_info(spec).domains == ("domain 0", "domain 1", "domain 2") and dataset_info(spec).channels == 1
     assert train.images.shape == (240, 16, 16, 1) and np.bincount(train.domains * 4 + train.labels).tolist() == [20] * 12
     assert len({round(float(train.images[train.domains == d].mean())) for d in range(3)}) == 3
@@ -217,7 +217,8 @@ def test_an_npz_gives_its_own_size_channels_and_no_augmentation(tmp_path):
 
 def test_grey_arrays_without_a_channel_axis_get_one(tmp_path):
     grey = np.zeros((12, 8, 8), np.uint8)
-    spec = DatasetSpec(name="a", layout="npz", root=str(save_npz(tmp_path / "a.npz", x_train=grey, x_test=grey[:6], y_train=np.arange(12)[:, None] % 3)))
+    path = save_npz(tmp_path / "a.npz", x_train=grey, x_test=grey[:6], y_train=np.arange(12)[:, None] % 3)
+    spec = DatasetSpec(name="a", layout="npz", root=str(path))
     assert load_dataset(spec)[0].images.shape == (12, 8, 8, 1)
     assert dataset_info(spec).channels == 1 and len(dataset_info(spec).mean) == 1
     assert "mean: got 3 values, allowed: 1" in message(dataset_info, spec.model_copy(update={"mean": [0.5] * 3}))
@@ -262,8 +263,8 @@ def test_pickles_text_and_torn_files_are_refused_as_npz(tmp_path):
 
 def test_images_of_every_mode_become_rgb(tmp_path):
     rgb = Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 7, 3), dtype=np.uint8))
-    for mode, suffix in [("RGB", "png"), ("RGBA", "png"), ("P", "png"), ("L", "png"), ("LA", "png"), ("1", "png"), ("CMYK", "jpg"), ("YCbCr", "jpg")]:
-        path = tmp_path / f"{mode}.{suffix}"
+    for mode in ("RGB", "RGBA", "P", "L", "LA", "1", "CMYK", "YCbCr"):
+        path = tmp_path / f"{mode}.{'jpg' if mode in ('CMYK', 'YCbCr') else 'png'}"
         rgb.convert(mode).save(path)
         pixels = read_image(path)
         assert pixels.shape == (9, 7, 3) and pixels.dtype == np.uint8 and pixels.flags.writeable, mode

@@ -36,7 +36,7 @@ def test_kept_images_equal_decoded_ones(tmp_path, sizes, cache):
     for _ in range(2):  # the second time from the cache file
         store, kept = open_files(paths, cache, name="s", folder=tmp_path / "cache")
         assert kept.tolist() == [0, 1, 2, 3] and isinstance(store.get(chosen), torch.Tensor) == (sizes is ONE_SIZE)
-        assert all(torch.equal(ours, theirs) for ours, theirs in zip(store.get(chosen), expected))
+        assert all(torch.equal(ours, theirs) for ours, theirs in zip(store.get(chosen), expected, strict=True))
         assert store.image_bytes(chosen) == sum(3 * sizes[i][0] * sizes[i][1] for i in chosen)
 
 
@@ -67,19 +67,19 @@ def test_unreadable_images_are_left_out_or_named(tmp_path, cache, caplog):
     assert kept.tolist() == [0, 2, 3] and "1 of 4 images left out" in caplog.text and "1.png" in caplog.text
     assert store.get(np.array([1]))[0].shape == (3, 7, 7)
     if cache != "none":
-        with pytest.raises(UserError, match="1.png cannot be read"):
+        with pytest.raises(UserError, match=r"1\.png cannot be read"):
             open_files(paths, cache, name="s", folder=tmp_path)
 
 
 def test_auto_keeps_what_fits_and_says_so(tmp_path, monkeypatch, caplog):
     paths = make_images(tmp_path / "images", MANY_SIZES)
     size = sum(3 * h * w for h, w in MANY_SIZES)
-    for free, processes, word in ((2 * size, 1, "cache ram"), (2 * size, 2, "cache none"), (2 * size - 2, 1, "cache none"), (None, 1, "cache none")):
-        monkeypatch.setattr(image_cache, "available_memory", lambda: free)
+    for free, processes, word in ((2 * size, 1, "ram"), (2 * size, 2, "none"), (2 * size - 2, 1, "none"), (None, 1, "none")):
+        monkeypatch.setattr(image_cache, "available_memory", lambda free=free: free)
         caplog.clear()
         with caplog.at_level(logging.INFO, logger="slca"):
             open_files(paths, "auto", name="s", folder=tmp_path, processes=processes)
-        assert word in caplog.text
+        assert f"cache {word}" in caplog.text
 
 
 def test_the_free_memory_is_known_here_and_not_larger_than_the_machine():
@@ -98,7 +98,7 @@ def test_a_run_sees_the_same_batches_whatever_the_cache(tmp_path, cache):
     data, plain = (DataManager(Config(**values, cache=c), 0) for c in (cache, "none"))
     assert data.count("train", 0) == 7
     settings = dict(batch_size=4, augment=True, shuffle_seed=1)
-    for ours, theirs in zip(data.batches("train", 0, **settings), plain.batches("train", 0, **settings)):
+    for ours, theirs in zip(data.batches("train", 0, **settings), plain.batches("train", 0, **settings), strict=True):
         assert torch.equal(ours[0], theirs[0]) and torch.equal(ours[1], theirs[1])
 
 

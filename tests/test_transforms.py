@@ -50,7 +50,7 @@ def test_random_resized_crop_of_one_box_equals_pillows_within_two_grey_levels():
     u = uniforms(16)
     boxes = crop_boxes(u, torch.full((16,), 32), torch.full((16,), 32))
     out = make_transform("crop224", 224, MEAN, STD)(as_batch(images), u)
-    for i, (top, left, height, width) in enumerate(zip(*(b.tolist() for b in boxes))):
+    for i, (top, left, height, width) in enumerate(zip(*(b.tolist() for b in boxes), strict=True)):
         box = Image.fromarray(images[i]).crop((left, top, left + width, top + height))
         expected = torch.from_numpy(np.array(box.resize((224, 224), Image.Resampling.BICUBIC))).permute(2, 0, 1) / 255
         expected = expected.flip(2) if u[i, 0] < 0.5 else expected

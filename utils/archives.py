@@ -14,14 +14,16 @@ import stat
 import tarfile
 import zipfile
 import zlib
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, Collection, Iterator, NamedTuple
+from typing import IO, NamedTuple
 
 from utils.errors import UserError
 
 log = logging.getLogger("slca.data")
 
+ByteFile = IO[bytes] | gzip.GzipFile
 NOTES = {".txt", ".mat", ".json", ".csv"}  # small files that say what the others are; kept while the names are listed
 MAX_NOTE = 64 * 2**20  # bytes; the largest of them (DomainNet's lists) take 8 MiB
 DAMAGED = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, gzip.BadGzipFile, RuntimeError, NotImplementedError)
@@ -32,7 +34,7 @@ class Member(NamedTuple):
 
     name: str  # relative, with forward slashes
     size: int | None  # bytes; None for a single gzip file
-    file: BinaryIO  # its bytes; open only until the next member is asked for
+    file: ByteFile  # its bytes; open only until the next member is asked for
 
 
 @dataclass
@@ -95,7 +97,7 @@ class Source:
             for name, size, file in {"tar": self._tar, "zip": self._zip, "gz": self._gz}[kind](path, prefix, wanted):
                 yield Member(name, size, file)
 
-    def _tar(self, path: Path, prefix: str, wanted: Collection[str] | None) -> Iterator[tuple[str, int, BinaryIO]]:
+    def _tar(self, path: Path, prefix: str, wanted: Collection[str] | None) -> Iterator[tuple[str, int, ByteFile]]:
         with tarfile.open(path, "r:*") as archive:
             for item in archive:
                 name = _safe_name(path, prefix, item.name)
@@ -106,7 +108,7 @@ class Source:
                     assert file is not None, "a regular file has bytes"
                     yield name, item.size, file
 
-    def _zip(self, path: Path, prefix: str, wanted: Collection[str] | None) -> Iterator[tuple[str, int, BinaryIO]]:
+    def _zip(self, path: Path, prefix: str, wanted: Collection[str] | None) -> Iterator[tuple[str, int, ByteFile]]:
         with zipfile.ZipFile(path) as archive:
             for item in archive.infolist():
                 name = _safe_name(path, prefix, item.filename)
@@ -119,7 +121,7 @@ class Source:
                     with archive.open(item) as file:
                         yield name, item.file_size, file
 
-    def _gz(self, path: Path, prefix: str, wanted: Collection[str] | None) -> Iterator[tuple[str, None, BinaryIO]]:
+    def _gz(self, path: Path, prefix: str, wanted: Collection[str] | None) -> Iterator[tuple[str, None, ByteFile]]:
         name = _safe_name(path, prefix, path.stem)
         if wanted is None or name in wanted:
             with gzip.open(path, "rb") as file:

@@ -10,7 +10,6 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Union
 
 import numpy as np
 import torch
@@ -27,7 +26,7 @@ from utils.rng import numpy_generator
 from utils.tasks import TaskPlan, plan_tasks
 from utils.transforms import SMALL, make_transform
 
-Tasks = Union[int, Sequence[int]]
+Tasks = int | Sequence[int]
 MAX_WORKERS = 8  # "auto" takes no more processes than this
 
 
@@ -52,20 +51,21 @@ class _Images:
     @classmethod
     def open(cls, config: Config, world_size: int) -> _Images:
         """Load the data set, decode and keep its images as `cache` says, leave out unreadable ones if they may be."""
-        splits = dict(zip(("train", "test", "names"), load_dataset(config.dataset, config.data_root)))
+        *splits, names = load_dataset(config.dataset, config.data_root)
+        sets: list[ImageSet] = []
         stores: dict[str, ImageStore] = {}
-        for split in ("train", "test"):
-            images = splits[split].images
-            if isinstance(images, np.ndarray):
-                stores[split] = ArrayStore(images)
-                continue
-            stores[split], kept = open_files(images, config.cache, name=f"{config.dataset_name} {split}", processes=world_size,
-                                             folder=Path(config.data_root) / "cache", skip_bad=config.bad_images == "skip")
-            if len(kept) < len(images):
-                splits[split] = splits[split].subset(kept)
+        for split, images in zip(("train", "test"), splits, strict=True):
+            if isinstance(images.images, np.ndarray):
+                stores[split] = ArrayStore(images.images)
+            else:
+                stores[split], kept = open_files(images.images, config.cache, name=f"{config.dataset_name} {split}", processes=world_size,
+                                                 folder=Path(config.data_root) / "cache", skip_bad=config.bad_images == "skip")
+                images = images if len(kept) == len(images) else images.subset(kept)
+            sets.append(images)
+        train, test = sets
         if config.bad_images == "skip":
-            check_classes(splits["train"], splits["test"], splits["names"], f"data set {config.dataset_name}")
-        return cls(splits["train"], splits["test"], splits["names"], stores)
+            check_classes(train, test, names, f"data set {config.dataset_name}")
+        return cls(train, test, names, stores)
 
 
 class DataManager:
@@ -86,7 +86,7 @@ class DataManager:
                  channels: int | None = None, rank: int = 0, world_size: int = 1, device: torch.device | None = None,
                  like: DataManager | None = None) -> None:
         self.info = dataset_info(config.dataset, config.data_root)
-        self._images = like._images if like is not None else _Images.open(config, world_size)
+        self._images: _Images = like._images if like is not None else _Images.open(config, world_size)
         train, test, names = self._images.train, self._images.test, self._images.names
         self._plan = _plan(config, seed, self.info, len(names), names)
         self.rank, self.world_size = rank, world_size
@@ -106,7 +106,7 @@ class DataManager:
             "val": _Split("train", labels["train"], held_out),
             "test": _Split("test", labels["test"], np.arange(len(test))),
         }
-        self._pool = like._pool if like is not None else self._make_pool(config, mean, std, channels, device)
+        self._pool: BatchPool = like._pool if like is not None else self._make_pool(config, mean, std, channels, device)
 
     @classmethod
     def plan(cls, config: Config, seed: int) -> TaskPlan:

@@ -104,15 +104,15 @@ def read_npz(path: Path) -> Splits:
         UserError: no such file, or a key, type or shape that does not fit.
     """
     arrays = open_npz(path)
-    sets = []
+    sets, shapes = [], []
     for split in ("train", "test"):
         images, labels = _checked_images(path, arrays, split), _checked_labels(path, arrays, split)
         if len(images) != len(labels):
             raise UserError(f"{path}: x_{split} has {len(images)} images, y_{split} has {len(labels)} labels; they must agree")
         sets.append(ImageSet(images, labels))
-    if sets[0].images.shape[1:] != sets[1].images.shape[1:]:
-        raise UserError(f"{path}: x_train has images of {sets[0].images.shape[1:]}, x_test of {sets[1].images.shape[1:]}; "
-                        "(height, width, channels) must agree")
+        shapes.append(images.shape[1:])
+    if shapes[0] != shapes[1]:
+        raise UserError(f"{path}: x_train has images of {shapes[0]}, x_test of {shapes[1]}; (height, width, channels) must agree")
     count = int(max(s.labels.max() for s in sets if len(s))) + 1
     names = [str(name) for name in arrays["classes"]] if "classes" in arrays else [str(i) for i in range(count)]
     if len(names) < count:
@@ -143,7 +143,8 @@ def open_npz(path: Path) -> np.lib.npyio.NpzFile:
     found = sorted(getattr(arrays, "files", []))
     missing = [key for key in NPZ_KEYS if key not in found]
     if missing:
-        raise UserError(f"{path}: key {missing[0]!r} is missing, got {', '.join(found) or 'a single array'}, allowed: {', '.join(NPZ_KEYS)}")
+        raise UserError(f"{path}: key {missing[0]!r} is missing, got {', '.join(found) or 'a single array'}, allowed: "
+                        f"{', '.join(NPZ_KEYS)}")
     return arrays
 
 
@@ -157,7 +158,8 @@ def _read_array(path: Path, arrays: np.lib.npyio.NpzFile, key: str) -> np.ndarra
 def _checked_images(path: Path, arrays: np.lib.npyio.NpzFile, split: str) -> np.ndarray:
     images = _read_array(path, arrays, f"x_{split}")
     if images.dtype != np.uint8:
-        raise UserError(f"{path}: x_{split} is {images.dtype}, allowed: uint8, 0 to 255 (for pixels in [0, 1]: (255 * x).round().astype('uint8'))")
+        raise UserError(f"{path}: x_{split} is {images.dtype}, allowed: uint8, 0 to 255 (from pixels in [0, 1]: "
+                        "(255 * x).round().astype('uint8'))")
     _check_shape(path, split, images.shape)
     return images if images.ndim == 4 else images[..., None]
 

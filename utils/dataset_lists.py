@@ -131,7 +131,8 @@ def _read_domain_lists(root: Path, domains: list[str]) -> Splits:
 
 def _read_domain_folders(root: Path, domains: list[str], split: SplitSpec | None) -> Splits:
     folders = {domain: root / domain if split else root / domain / "train" for domain in domains}
-    missing = [domain for domain, folder in folders.items() if not folder.is_dir() or (not split and find_test_folder(root / domain) is None)]
+    missing = [domain for domain, folder in folders.items()
+               if not folder.is_dir() or (not split and find_test_folder(root / domain) is None)]
     if missing:
         raise UserError(f"domain {root / missing[0]} needs train/ and val/ or test/ with one sub-folder of images per class; for one "
                         'folder of classes per domain add "split": {"test_fraction": 0.2}')

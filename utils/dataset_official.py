@@ -121,7 +121,7 @@ def imagenet_r_entries(files: Files) -> list[Entry]:
     num_train = len(images) - round(TEST_FRACTION * len(images))
     is_test = np.ones(len(images), dtype=bool)
     is_test[order[:num_train]] = False
-    return [Entry(path, _class_of(path), bool(test)) for path, test in zip(images, is_test)]
+    return [Entry(path, _class_of(path), bool(test)) for path, test in zip(images, is_test, strict=True)]
 
 
 def resisc_entries(files: Files) -> list[Entry]:

@@ -50,12 +50,11 @@ def spec_info(spec: DatasetSpec) -> DatasetInfo:
     test_transform = "none" if in_memory else "resize256_crop224"
     train_transform = spec.train_transform if spec.train_transform is not None else ("none" if in_memory else "crop224")
     mean, std = _statistics(spec, channels)
-    made = None  # images per class and domain are only known before they are there if they are made here
-    if spec.layout == "synthetic":
-        made = (len(spec.classes) if spec.classes is not None else num_classes) * spec.num_domains
+    num_classes = len(spec.classes) if spec.classes is not None else num_classes or _count_classes(spec)
+    # how many images there are is only known beforehand if they are made here
+    made = num_classes * spec.num_domains if spec.layout == "synthetic" and num_classes else None
     return DatasetInfo(
-        spec.name, len(spec.classes) if spec.classes is not None else num_classes or _count_classes(spec),
-        image_size or 224, channels, mean, std,
+        spec.name, num_classes, image_size or 224, channels, mean, std,
         # without augmentation, photos still have to be brought to one size: as for the test
         train_transform=test_transform if train_transform == "none" else train_transform, test_transform=test_transform,
         train_count=made and made * spec.train_per_class, test_count=made and made * spec.test_per_class,
@@ -138,7 +137,8 @@ def _read(spec: DatasetSpec) -> Splits:
         return read_domains(_root(spec), spec.domains, spec.split)
     if spec.layout == "lists":
         if not spec.train or not (spec.test or spec.split):
-            raise UserError(f"data set {spec.name}: the layout 'lists' needs \"train\" and \"test\", two list files, or \"train\" and \"split\"")
+            raise UserError(f"data set {spec.name}: the layout 'lists' needs \"train\" and \"test\", two list files, or \"train\" and "
+                            '"split"')
         return read_lists(Path(spec.train), Path(spec.test) if spec.test else None, Path(spec.root) if spec.root else None, spec.split)
     if spec.split is not None:
         images, names = read_class_folders(Path(spec.train) if spec.train else _root(spec))
@@ -161,7 +161,7 @@ def _select_classes(train: ImageSet, test: ImageSet, names: list[str], spec: Dat
     """Keep the classes that the config lists; they are numbered anew in the listed order."""
     numbers = {name: i for i, name in enumerate(names)}
     chosen = [numbers.get(c, -1) if isinstance(c, str) else c for c in spec.classes or []]
-    for wanted, number in zip(spec.classes or [], chosen):
+    for wanted, number in zip(spec.classes or [], chosen, strict=True):
         if not 0 <= number < len(names):
             near = difflib.get_close_matches(str(wanted), names, n=1)
             raise UserError(f"dataset.classes: {wanted!r} is no class of {spec.name}, allowed: 0 to {len(names) - 1} or a class's name"

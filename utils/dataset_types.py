@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Union
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +15,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 class ImageSet:
     """One split of one data set."""
 
-    images: Union[np.ndarray, list[Path]]  # (N, H, W, C) uint8, or N image files
+    images: np.ndarray | list[Path]  # (N, H, W, C) uint8, or N image files
     labels: np.ndarray  # (N,) int64, the data set's own labels 0..num_classes-1
     domains: np.ndarray | None = None  # (N,) int64 domain of each image, sets with domains only
 
@@ -44,7 +44,7 @@ class DatasetInfo:
     channels: int
     mean: tuple[float, ...]  # per channel, of pixels in [0, 1]
     std: tuple[float, ...]
-    train_transform: Union[str, list[Any]]  # names understood by utils/transforms.py
+    train_transform: str | list[Any]  # names understood by utils/transforms.py
     test_transform: str
     train_count: int | None = None
     test_count: int | None = None

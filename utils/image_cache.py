@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal, Union
+from typing import Literal
 
 import numpy as np
 import torch
@@ -93,17 +93,17 @@ def open_files(paths: Sequence[Path], cache: Cache, *, name: str, folder: Path, 
         return _one_size(pixels, sizes[kept]), kept
     if cache == "none" and not skip_bad:
         return FileStore(paths), np.arange(len(paths))
-    images = []
-    kept = []
+    images: list[np.ndarray] = []
+    readable: list[int] = []
     for i, image in enumerate(_decoded(paths, skip_bad, f"reading {name}")):
         if image is not None:
-            kept.append(i)
+            readable.append(i)
             images += [image] if cache == "ram" else []
     if cache == "none":
-        return FileStore([paths[i] for i in kept]), np.array(kept, dtype=np.int64)
+        return FileStore([paths[i] for i in readable]), np.array(readable, dtype=np.int64)
     log.info("%s: %d decoded images kept in memory, %.1f GiB", name, len(images), sum(image.nbytes for image in images) / GIB)
     same = len({image.shape for image in images}) == 1
-    return (ArrayStore(np.stack(images)) if same else RamStore(images)), np.array(kept, dtype=np.int64)
+    return (ArrayStore(np.stack(images)) if same else RamStore(images)), np.array(readable, dtype=np.int64)
 
 
 def available_memory() -> int | None:
@@ -122,10 +122,11 @@ def _choose(paths: Sequence[Path], name: str, processes: int) -> Cache:
     """"ram" if the decoded images of all processes fit in half of the free memory, else "none"."""
     free, needed = available_memory(), _decoded_bytes(paths) * processes
     fits = free is not None and needed <= SHARE * free
-    log.info("%s: cache %s (decoded images take about %.1f GiB%s, %s free)%s", name, "ram" if fits else "none", needed / GIB,
-             f" over {processes} processes" if processes > 1 else "", f"{free / GIB:.1f} GiB are" if free is not None else "unknown memory is",
-             "" if fits else '; "cache": "disk" keeps them in a file')
-    return "ram" if fits else "none"
+    chosen: Cache = "ram" if fits else "none"
+    known = f"{free / GIB:.1f} GiB" if free is not None else "an unknown amount"
+    log.info("%s: cache %s; decoded images take about %.1f GiB in %d process(es), %s of memory is free%s", name, chosen, needed / GIB,
+             processes, known, "" if fits else '; "cache": "disk" would keep them in a file')
+    return chosen
 
 
 def _decoded_bytes(paths: Sequence[Path]) -> int:
@@ -140,21 +141,21 @@ def _decoded_bytes(paths: Sequence[Path]) -> int:
 def _decoded(paths: Sequence[Path], skip_bad: bool, what: str) -> Iterator[np.ndarray | None]:
     """Every image (H, W, 3) in order, decoded by threads; None for an unreadable one with `skip_bad`."""
     bad: list[str] = []
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as threads:
-        with tqdm(total=len(paths), desc=what, unit="image", disable=not sys.stderr.isatty(), leave=False) as bar:
-            for start in range(0, len(paths), CHUNK):
-                for result in threads.map(_try_read, paths[start:start + CHUNK]):
-                    if isinstance(result, UserError):
-                        if not skip_bad:
-                            raise result
-                        bad.append(str(result))
-                    bar.update()
-                    yield None if isinstance(result, UserError) else result
+    bar = tqdm(total=len(paths), desc=what, unit="image", disable=not sys.stderr.isatty(), leave=False)
+    with bar, ThreadPoolExecutor(max_workers=os.cpu_count()) as threads:
+        for start in range(0, len(paths), CHUNK):
+            for result in threads.map(_try_read, paths[start:start + CHUNK]):
+                if isinstance(result, UserError):
+                    if not skip_bad:
+                        raise result
+                    bad.append(str(result))
+                bar.update()
+                yield None if isinstance(result, UserError) else result
     if bad:
         log.warning("%s: %d of %d images left out; the first: %s", what, len(bad), len(paths), bad[0])
 
 
-def _try_read(path: Path) -> Union[np.ndarray, UserError]:
+def _try_read(path: Path) -> np.ndarray | UserError:
     try:
         return read_image(path)
     except UserError as error:
@@ -193,7 +194,8 @@ def _write_cache(paths: Sequence[Path], name: str, file: Path, sizes_file: Path,
         np.save(sizes_file, sizes)
         os.replace(part, file)
     except OSError as error:
-        raise UserError(f"cache file {file} cannot be written ({error.strerror}); free some disk, or set \"cache\" to \"ram\" or \"none\"") from None
+        raise UserError(f"cache file {file} cannot be written ({error.strerror}); free some disk, or set \"cache\" to \"ram\" or "
+                        '"none"') from None
     finally:
         part.unlink(missing_ok=True)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Union
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -55,7 +55,7 @@ class BatchMaker(Dataset):
         self.transforms = {True: train_transform, False: test_transform}
         self.finish_here = finish_here  # else the accelerator crops (images of one size), flips and normalises
 
-    def __getitem__(self, item: WorkItem) -> Union[MadeBatch, UserError]:
+    def __getitem__(self, item: WorkItem) -> MadeBatch | UserError:
         transform = self.transforms[item.augment]
         uniforms = torch.rand(item.whole, transform.draws, generator=torch_generator(*item.stream))
         uniforms = uniforms[item.first:item.first + len(item.indices)]
@@ -125,7 +125,7 @@ class BatchPool:
 
     def _finished(self, made: MadeBatch | UserError) -> tuple[Tensor, Tensor]:
         if isinstance(made, UserError):
-            raise made
+            raise UserError(str(made))  # a new one: raising `made` would tie it to this frame, and the workers would outlive the pool
         if made.stage == "done":
             return made.images, made.labels
         transform = self.maker.transforms[made.augment]

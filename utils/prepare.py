@@ -14,11 +14,10 @@ import sys
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
 
 from tqdm import tqdm
 
-from utils.archives import Source, damage_told
+from utils.archives import ByteFile, Source, damage_told
 from utils.dataset_official import Entry, domainnet_entries, imagenet_r_entries, write_split
 from utils.dataset_types import DatasetInfo
 from utils.datasets import REGISTRY, Registered, load_dataset, registered
@@ -28,10 +27,10 @@ log = logging.getLogger("slca.data")
 
 BLOCK = 2**20  # bytes copied at a time
 SPARE = 2**28  # bytes that must stay free on the disk
-TORCHVISION_FILES = {  # what torchvision looks for, under <root>
-    "cifar-10-batches-py": [f"cifar-10-batches-py/{name}" for name in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta")],
-    "cifar-100-python": [f"cifar-100-python/{name}" for name in ("train", "test", "meta")],
-    "FashionMNIST": [f"FashionMNIST/raw/{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")],
+TORCHVISION_FILES = {  # what torchvision looks for, under <root>/<folder>
+    "cifar-10-batches-py": [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta"],
+    "cifar-100-python": ["train", "test", "meta"],
+    "FashionMNIST": [f"raw/{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")],
 }
 
 
@@ -112,7 +111,7 @@ def _arrange_torchvision(info: DatasetInfo, files: Source) -> Arrangement:
         found = [name for name in files.names() if PurePosixPath(name).name == tail]
         if not found:
             raise UserError(f"{files.path}: {tail} is missing; expected the files of {info.source}")
-        targets[found[0]] = wanted.partition("/")[2]
+        targets[found[0]] = wanted
     return Arrangement(targets)
 
 
@@ -130,7 +129,8 @@ def _check_counts(info: DatasetInfo, entries: list[Entry]) -> None:
     counts = {test: Counter(e.label for e in entries if e.test == test) for test in (False, True)}
     labels = set(counts[False]) | set(counts[True])
     if len(labels) != info.num_classes:
-        raise UserError(f"{info.name}: the source has {len(labels)} classes, expected {info.num_classes}; is it complete, and the right one?")
+        raise UserError(f"{info.name}: the source has {len(labels)} classes, expected {info.num_classes}; is it complete, and the "
+                        "right one?")
     for test, word in ((False, "training"), (True, "test")):
         expected, got = (info.test_count if test else info.train_count), sum(counts[test].values())
         if expected is not None and got != expected:
@@ -148,12 +148,13 @@ def _copy(files: Source, targets: dict[str, str], folder: Path, name: str) -> No
     """Copy every file to its place under `folder`; what is already there with its full size is passed over."""
     folder.mkdir(parents=True, exist_ok=True)
     inside = folder.resolve()
-    needed = sum(files.sizes[source] or 0 for source, target in targets.items() if not _whole(folder / target, files.sizes[source]))
+    todo = {source for source, target in targets.items() if not _whole(folder / target, files.sizes[source])}
+    needed = sum(files.sizes[source] or 0 for source in todo)
     free = shutil.disk_usage(folder).free
     if needed + SPARE > free:
         raise UserError(f"{folder}: {needed / 2**30:.1f} GiB are needed, {free / 2**30:.1f} GiB are free; make room or name another --root")
-    todo = {source for source, target in targets.items() if not _whole(folder / target, files.sizes[source])}
-    with tqdm(total=len(targets), initial=len(targets) - len(todo), desc=f"preparing {name}", unit="file", disable=not sys.stderr.isatty()) as bar:
+    with tqdm(total=len(targets), initial=len(targets) - len(todo), desc=f"preparing {name}", unit="file",
+              disable=not sys.stderr.isatty()) as bar:
         for member in files.members(todo):
             target = folder / targets[member.name]
             assert target.resolve().is_relative_to(inside), f"{target} leaves {folder}"
@@ -169,7 +170,7 @@ def _whole(target: Path, size: int | None) -> bool:
     return size is not None and target.is_file() and target.stat().st_size == size
 
 
-def _write_whole(file: BinaryIO, target: Path) -> None:
+def _write_whole(file: ByteFile, target: Path) -> None:
     """Copy `file` to a temporary name beside `target`, then give it the name. Raises UserError for a full disk."""
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f".{target.name}.part")

@@ -9,8 +9,7 @@ values are not rounded to whole grey levels between two steps.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal, Union
+from typing import Any, Union
 
 import torch
 import torch.nn.functional as F
@@ -20,12 +19,12 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
 from utils.errors import UserError
-from utils.resample import Interpolation, resize_weights
+from utils.recipes import RECIPES, Recipe
+from utils.resample import resize_weights
 from utils.torchvision_steps import build_steps
 
 Images = Union[Tensor, "list[Tensor]"]  # (B, C, H, W) uint8 of one size, or B of (C, H, W) uint8 of any size
 
-BRIGHTNESS = 63 / 255  # ColorJitter of the release's CIFAR and ImageNet-1000 transforms
 AREA = (0.08, 1.0)  # RandomResizedCrop's share of the image, torchvision's default
 ASPECT = (3 / 4, 4 / 3)  # RandomResizedCrop's width / height, torchvision's default
 ATTEMPTS = 10  # RandomResizedCrop gives up after so many boxes that do not fit
@@ -33,40 +32,6 @@ FLIP, LIGHT, TOP, LEFT, BOX = 0, 1, 2, 3, 4  # columns of the table of uniforms;
 DRAWS = BOX + 2 * ATTEMPTS
 CPU_STEP = 16  # images resized together on a CPU: their planes fit in its cache
 SMALL = 64  # pixels: up to this size a dense product of weights beats one resize per image
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """The steps in their order. Sizes are for 224 px and scale with the data set's image size (300 at 224 is 150 at 112)."""
-
-    resize: Literal["none", "shorter", "both"] = "none"  # shorter: keep the aspect ratio; both: (resize_to, resize_to)
-    resize_to: int = 224
-    crop: Literal["none", "center", "random", "random_resized"] = "none"
-    padding: int = 0  # black pixels on each side before a random crop
-    flip: bool = False
-    brightness: float = 0.0
-    interpolation: Interpolation = "bicubic"
-
-    @property
-    def random(self) -> bool:
-        return self.crop in ("random", "random_resized") or self.flip or self.brightness > 0
-
-
-_CROP32 = Recipe(crop="random", padding=4, flip=True)
-_CROP224 = Recipe(crop="random_resized", flip=True)
-_TEST224 = Recipe(resize="shorter", resize_to=256, crop="center")
-RECIPES: dict[str, Recipe] = {
-    "none": Recipe(),
-    "crop32": _CROP32,
-    "crop32_jitter": replace(_CROP32, brightness=BRIGHTNESS),
-    "crop224": _CROP224,
-    "crop224_jitter": replace(_CROP224, brightness=BRIGHTNESS),
-    "crop224_bilinear": replace(_CROP224, interpolation="bilinear"),
-    "crop224_bilinear_jitter": replace(_CROP224, interpolation="bilinear", brightness=BRIGHTNESS),
-    "resize300_crop224": Recipe(resize="both", resize_to=300, crop="random", flip=True),
-    "resize256_crop224": _TEST224,
-    "resize256_crop224_bilinear": replace(_TEST224, interpolation="bilinear"),
-}
 
 
 def crop_boxes(u: Tensor, heights: Tensor, widths: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -236,7 +201,7 @@ class Transform:
             columns = resize_weights(left, w, width, size, 0, size, kind)
         else:
             scaled = self._resized_shape(height, width)
-            rows, columns = (self._centre_weights(n, to, u.device) for n, to in zip((height, width), scaled))
+            rows, columns = (self._centre_weights(n, to, u.device) for n, to in zip((height, width), scaled, strict=True))
         if self.recipe.flip:
             columns = torch.where((u[:, FLIP] < 0.5)[:, None, None], columns.flip(1), columns)
         return rows, columns
@@ -288,7 +253,7 @@ class CustomTransform(Transform):
 
     def cut(self, images: Images, u: Tensor) -> Tensor:
         """-> (B, channels, S, S), uint8 or, after a step that changes the type, float32 in [0, 1]."""
-        done = [self._one(as_channels(image[None], self.channels)[0], float(v)) for image, v in zip(images, u[:, 0])]
+        done = [self._one(as_channels(image[None], self.channels)[0], float(v)) for image, v in zip(images, u[:, 0], strict=True)]
         if not done:
             return torch.empty(0, self.channels, self.size, self.size, dtype=torch.uint8)
         return torch.stack(done)
