@@ -9,7 +9,11 @@ from trainer import train
 SYNTHETIC = {"name": "tiny", "layout": "synthetic", "num_classes": 5, "image_size": 16, "train_per_class": 12, "test_per_class": 4,
              "train_transform": "none"}
 
-SMALL = {"ranpac": {"ranpac_dim": 64}}  # sizes that fit a tiny ViT
+SMALL = {  # sizes that fit a tiny ViT
+    "ranpac": {"ranpac_dim": 64},
+    "dualprompt": {"g_prompt_layers": [0], "prompt_layers": [1]},
+    "coda_prompt": {"prompt_layers": [0, 1]},
+}
 
 
 @pytest.mark.parametrize("method", LEARNERS)

@@ -178,6 +178,18 @@ class Config(_Strict):
     fecam_gamma2: float = Field(0.0, ge=0.0, description="fecam: shrinkage off the diagonal, g2 (its CIFAR-100 with ViT: 0; ImageNet-R: 10)")
     ranpac_dim: int = Field(10_000, ge=1, le=100_000, description="ranpac: width M of the random projection (paper: 10000); keeps M x M numbers")
 
+    # Prompts -------------------------------------------------------------------------------------------------
+    prompt_pool: int | None = Field(None, ge=1, le=10_000, description="l2p: prompts in the pool (default 10); coda_prompt: components (100)")
+    prompt_length: int | None = Field(None, ge=1, le=1000, description="l2p: tokens of a prompt (10); dualprompt: keys, and values, of an "
+        "E-prompt (5; its ImageNet-R: 20); coda_prompt: keys and values of a prompt together (8)")
+    prompt_top_k: int | None = Field(None, ge=1, description="l2p: prompts that an image takes (4)")
+    prompt_layers: list[Annotated[int, Field(ge=0)]] | None = Field(None, min_length=1,
+        description="blocks with prompts, counted from 0; dualprompt's E-prompts [2, 3, 4], coda_prompt [0, 1, 2, 3, 4]")
+    g_prompt_length: int | None = Field(None, ge=1, le=1000, description="dualprompt: keys, and values, of a G-prompt (5)")
+    g_prompt_layers: list[Annotated[int, Field(ge=0)]] | None = Field(None, description="dualprompt: blocks with G-prompts, from 0 ([0, 1])")
+    prompt_loss_weight: float | None = Field(None, ge=0.0, description="weight of the loss on keys (l2p and dualprompt 1) or of "
+        "orthogonality (coda_prompt 0.1)")
+
     # Rehearsal -----------------------------------------------------------------------------------------------
     memory_size: int = Field(0, ge=0, description="stored images over all classes (rehearsal methods only)")
     memory_per_class: int = Field(0, ge=0, description="stored images per class, with fixed_memory")
