@@ -117,7 +117,8 @@ def check_promptable(model: nn.Module, blocks: Sequence[int], key: str) -> None:
         if not isinstance(getattr(attention, "qkv", None), nn.Linear) or getattr(attention, "q_bias", None) is not None:
             raise UserError(f"{key}: block {block} of {name} has no plain attn.qkv layer to put prompts at; choose another ViT")
     if getattr(model, "grad_checkpointing", False):
-        raise UserError("grad_checkpointing: got true, allowed: false with prompts; the backward pass would run the blocks again without them")
+        raise UserError("grad_checkpointing: got true, allowed: false with prompts, because the backward pass would run the blocks again "
+                        "without them")
 
 
 def _put_before(tokens: Tensor):

@@ -15,6 +15,7 @@ mean of squares, as the release has it, without the factor 1e-6 that a later ver
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +30,7 @@ from utils.schedules import cosine
 
 class CODAPrompt(PromptLearner):
     title = "CODA-Prompt"
-    defaults = {"prompt_pool": 100, "prompt_length": 8, "prompt_layers": [0, 1, 2, 3, 4], "prompt_loss_weight": 0.1}
+    defaults: ClassVar = {"prompt_pool": 100, "prompt_length": 8, "prompt_layers": [0, 1, 2, 3, 4], "prompt_loss_weight": 0.1}
     max_grad_norm = None
 
     def make_prompts(self, config, num_tasks: int, dim: int) -> Prompts:

@@ -12,6 +12,7 @@ tasks seen so far. As there, a new task's E-prompt starts as the one before it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +27,7 @@ INIT_MAX = 0.01  # prompts and keys start uniform in [0, 0.01), as in the releas
 
 class DualPrompt(PromptLearner):
     title = "DualPrompt"
-    defaults = {"prompt_length": 5, "prompt_layers": [2, 3, 4], "g_prompt_length": 5, "g_prompt_layers": [0, 1], "prompt_loss_weight": 1.0}
+    defaults: ClassVar = {"prompt_length": 5, "prompt_layers": [2, 3, 4], "g_prompt_length": 5, "g_prompt_layers": [0, 1], "prompt_loss_weight": 1.0}
 
     def make_prompts(self, config, num_tasks: int, dim: int) -> Prompts:
         return DualPrompts(num_tasks, dim, e_length=config.prompt_length, e_layers=config.prompt_layers, g_length=config.g_prompt_length,

@@ -6,13 +6,15 @@ method may set); one learning rate unless the config says otherwise. It needs ev
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from models.base import BaseLearner
 
 
 class Joint(BaseLearner):
     title = "Joint"
     rehearsal_free = False
-    defaults = {"bcb_lrscale": 1.0, "all_at_once": True}
+    defaults: ClassVar = {"bcb_lrscale": 1.0, "all_at_once": True}
 
     def memory_bytes(self) -> dict[str, int]:
         """All training images count: an equal memory would let a learner train again whenever a class comes in."""

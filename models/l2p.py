@@ -12,6 +12,8 @@ position embedding.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -26,7 +28,7 @@ INIT_MAX = 0.01  # prompts and keys start uniform in [0, 0.01), as in the releas
 
 class L2P(PromptLearner):
     title = "L2P"
-    defaults = {"prompt_pool": 10, "prompt_length": 10, "prompt_top_k": 4, "prompt_layers": [0], "prompt_loss_weight": 1.0}
+    defaults: ClassVar = {"prompt_pool": 10, "prompt_length": 10, "prompt_top_k": 4, "prompt_layers": [0], "prompt_loss_weight": 1.0}
 
     def make_prompts(self, config, num_tasks: int, dim: int) -> Prompts:
         if config.prompt_top_k > config.prompt_pool:

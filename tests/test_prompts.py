@@ -10,15 +10,19 @@ from tests.support import StubData, make_config, make_learner, micro_backbone
 from utils.errors import UserError
 from utils.monitor import Monitor
 
-METHODS = {"l2p": {}, "dualprompt": {"g_prompt_layers": [0], "prompt_layers": [0, 1]}, "coda_prompt": {"prompt_layers": [0, 1], "prompt_pool": 8}}
+METHODS = {
+    "l2p": {},
+    "dualprompt": {"g_prompt_layers": [0], "prompt_layers": [0, 1]},
+    "coda_prompt": {"prompt_layers": [0, 1], "prompt_pool": 8},
+}
 GENERATOR = torch.Generator().manual_seed(3)
 IMAGES = torch.randn(5, 3, 16, 16, generator=GENERATOR)
 
 
 def prompt_learner(name, **settings):
-    data = StubData([2, 2], {t: [(torch.randn(6, 3, 16, 16, generator=torch.Generator().manual_seed(t)), torch.tensor([2 * t, 2 * t + 1] * 3))]
-                             for t in range(2)})
-    return make_learner(make_config(model_name=name, lr=0.01, **METHODS[name], **settings), data)
+    generator = torch.Generator().manual_seed(0)
+    batches = {t: [(torch.randn(6, 3, 16, 16, generator=generator), torch.tensor([2 * t, 2 * t + 1] * 3))] for t in range(2)}
+    return make_learner(make_config(model_name=name, lr=0.01, **METHODS[name], **settings), StubData([2, 2], batches))
 
 
 def attention_with_prefix(block, x, keys, values):
