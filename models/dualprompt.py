@@ -27,7 +27,8 @@ INIT_MAX = 0.01  # prompts and keys start uniform in [0, 0.01), as in the releas
 
 class DualPrompt(PromptLearner):
     title = "DualPrompt"
-    defaults: ClassVar = {"prompt_length": 5, "prompt_layers": [2, 3, 4], "g_prompt_length": 5, "g_prompt_layers": [0, 1], "prompt_loss_weight": 1.0}
+    defaults: ClassVar = {"prompt_length": 5, "prompt_layers": [2, 3, 4], "g_prompt_length": 5, "g_prompt_layers": [0, 1],
+                          "prompt_loss_weight": 1.0}
 
     def make_prompts(self, config, num_tasks: int, dim: int) -> Prompts:
         return DualPrompts(num_tasks, dim, e_length=config.prompt_length, e_layers=config.prompt_layers, g_length=config.g_prompt_length,
