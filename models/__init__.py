@@ -27,6 +27,7 @@ LEARNERS: dict[str, str] = {  # model_name -> module:class
     "ewc": "models.ewc:EWC",
     "lwf": "models.lwf:LwF",
     "gdumb": "models.gdumb:GDumb",
+    "derpp": "models.derpp:DERpp",
     "bic": "models.bic:BiC",
     "gem": "models.gem:GEM",
     "coil": "models.coil:COIL",

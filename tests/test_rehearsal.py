@@ -72,7 +72,7 @@ def test_a_memory_too_small_for_one_image_of_each_class_is_explained(settings):
         synthetic_learner("replay", **settings)
 
 
-@pytest.mark.parametrize("method", ["replay", "icarl", "ewc", "lwf", "gdumb", "bic", "gem", "coil"])
+@pytest.mark.parametrize("method", ["replay", "icarl", "ewc", "lwf", "gdumb", "derpp", "bic", "gem", "coil"])
 def test_a_restored_learner_ends_a_task_bit_for_bit_as_the_one_that_went_on(method):
     straight, before = synthetic_learner(method), synthetic_learner(method)
     learn(straight, [0, 1])

@@ -171,20 +171,32 @@ class DataManager:
             indices = self.task_indices(split, tasks)
         indices = np.asarray(indices, dtype=np.int64)
         training = augment or shuffle_seed is not None
-        if shuffle_seed is not None:
-            indices = indices[numpy_generator(shuffle_seed, "order").permutation(len(indices))]
         if not training:
             indices = np.array_split(indices, self.world_size)[self.rank]
         chosen, items = self._splits[split], []
-        for number, start in enumerate(range(0, len(indices), batch_size)):
-            whole = indices[start:start + batch_size]
-            first, stop = 0, len(whole)
-            if training:
-                first, stop = (len(whole) * r // self.world_size for r in (self.rank, self.rank + 1))
+        for number, (whole, first, stop) in enumerate(self._cuts(indices, batch_size, shuffle_seed, sliced=training)):
             mine = whole[first:stop]
             stream = (shuffle_seed if shuffle_seed is not None else "fixed", "augment", number)
             items.append(WorkItem(chosen.store, mine, chosen.labels[mine], augment, stream, first, len(whole)))
         return Batches(self._pool, items)
+
+    def batch_members(self, values: np.ndarray, *, batch_size: int, shuffle_seed: int) -> list[np.ndarray]:
+        """What belongs to the images of each batch of this process when `batches(indices=...)` shuffles with that seed.
+
+        Args:
+            values: (n,) one value per image, in the order of the indices given to `batches`.
+        """
+        return [whole[first:stop] for whole, first, stop in self._cuts(values, batch_size, shuffle_seed, sliced=True)]
+
+    def _cuts(self, values: np.ndarray, batch_size: int, shuffle_seed: int | None, *,
+              sliced: bool) -> Iterator[tuple[np.ndarray, int, int]]:
+        """Every whole batch with the part of it that is this process's own."""
+        if shuffle_seed is not None:
+            values = values[numpy_generator(shuffle_seed, "order").permutation(len(values))]
+        for start in range(0, len(values), batch_size):
+            whole = values[start:start + batch_size]
+            first, stop = (len(whole) * r // self.world_size for r in (self.rank, self.rank + 1)) if sliced else (0, len(whole))
+            yield whole, first, stop
 
     # Set-up --------------------------------------------------------------------------------------------------
 
