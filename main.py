@@ -3,6 +3,7 @@
     python main.py --config exps/slca_demo.json          train
     python main.py list methods|datasets|backbones       what there is
     python main.py compare logs/slca_demo logs/...       one table and picture of several runs
+    python main.py prepare NAME --source ARCHIVE         arrange a downloaded data set
 """
 
 from __future__ import annotations
@@ -98,7 +99,22 @@ def compare_arguments(argv: list[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-COMMANDS = {"list": (list_arguments, list_what), "compare": (compare_arguments, compare_runs)}
+def prepare_data(arguments: argparse.Namespace) -> None:
+    """Arrange a downloaded benchmark as a run reads it."""
+    from utils.prepare import prepare
+
+    print(f"{arguments.name}: {prepare(arguments.name, arguments.source, arguments.root)}")
+
+
+def prepare_arguments(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="main.py prepare", epilog="docs/datasets.md says where to get each data set")
+    parser.add_argument("name", metavar="NAME", help="as in python main.py list datasets")
+    parser.add_argument("--source", type=Path, required=True, metavar="ARCHIVE_OR_FOLDER", help="what you downloaded; it is only read")
+    parser.add_argument("--root", type=Path, default=Path("data"), metavar="DIR", help="data_root of the configs (default: data)")
+    return parser.parse_args(argv)
+
+
+COMMANDS = {"list": (list_arguments, list_what), "compare": (compare_arguments, compare_runs), "prepare": (prepare_arguments, prepare_data)}
 
 
 def main(argv: list[str] | None = None) -> int:

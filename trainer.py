@@ -87,12 +87,13 @@ def train(config: Config, out_dir: str | Path = "logs", *, name: str | None = No
 def _train_seeds(config: Config, fabric: Fabric, run: RunFolder, result: RunResult) -> RunResult:
     """All seeds of one run but those that `result` has already. Raises UserError."""
     failures: dict[int, Exception] = {}
+    session: Session | None = None
     for seed in config.seeds:
         if any(done.seed == seed for done in result.seeds):
             log.info(f"seed {seed}: finished already")
             continue
         try:  # outside of the seed's own troubles: settings, data and weights are the same for all
-            session = Session(config, seed, fabric, run.path / f"seed{seed}")
+            session = Session(config, seed, fabric, run.path / f"seed{seed}", like=session)
         except BaseException:
             if fabric.is_global_zero and not result.seeds and not failures:
                 run.discard()
@@ -160,34 +161,39 @@ class Figures:
     task_il_curve: list[float] = field(default_factory=list)
     accuracy_rows: list[list[float | None]] = field(default_factory=list)  # row t: R[t][0..t]
     grouped: list[dict[str, float | None]] = field(default_factory=list)
+    validation_curve: list[float | None] = field(default_factory=list)  # with val_fraction
+    all_domains_curve: list[float | None] = field(default_factory=list)  # domain-incremental
     seconds: dict[str, float] = field(default_factory=dict)
     peak_memory_mb: float = 0.0
     memory_bytes: dict[str, int] = field(default_factory=dict)
 
-    def add(self, evaluation: metrics.Evaluation) -> None:
+    def add(self, evaluation: metrics.Evaluation, validation: float | None, all_domains: float | None) -> None:
         self.top1_curve.append(evaluation.top1)
         self.top5_curve.append(evaluation.top5)
         self.task_il_curve.append(evaluation.task_il)
         self.accuracy_rows.append(evaluation.task_accuracies)
         self.grouped.append(evaluation.grouped)
+        self.validation_curve.append(validation)
+        self.all_domains_curve.append(all_domains)
 
     def drop_after(self, task: int) -> None:
         """Forget task `task` and everything later."""
-        for curve in (self.top1_curve, self.top5_curve, self.task_il_curve, self.accuracy_rows, self.grouped):
+        for curve in (self.top1_curve, self.top5_curve, self.task_il_curve, self.accuracy_rows, self.grouped, self.validation_curve,
+                      self.all_domains_curve):
             del curve[task:]
 
 
 class Session:
-    """One seed of one run: data, network, learner, monitor, figures."""
+    """One seed of one run: data, network, learner, monitor, figures. Takes decoded images and workers over from `like`."""
 
-    def __init__(self, config: Config, seed: int, fabric: Fabric, folder: Path) -> None:
+    def __init__(self, config: Config, seed: int, fabric: Fabric, folder: Path, like: Session | None = None) -> None:
         self.config, self.seed, self.fabric, self.folder = config, seed, fabric, folder
         first = fabric.is_global_zero  # of several processes one writes
         method = learner_class(config.model_name)
         backbone = make_backbone(config)
         from_backbone = {"mean": backbone.mean, "std": backbone.std} if config.normalize == "backbone" else {}
         self.data = DataManager(config, seed, channels=backbone.channels, rank=fabric.global_rank, world_size=fabric.world_size,
-                                device=fabric.device, **from_backbone)
+                                device=fabric.device, like=like.data if like else None, **from_backbone)
         self.net = IncrementalNet(backbone)
         self.learner: BaseLearner = method(config, self.data, self.net, fabric)
         self.figures = Figures()
@@ -213,7 +219,8 @@ class Session:
         """Evaluate after `task` and add that to the figures."""
         with self.monitor.stage("evaluation"):
             evaluation = self.learner.evaluate(task)
-        self.figures.add(evaluation)
+            validation = self.learner.evaluate(task, "val").top1 if self.config.val_fraction else None
+            self.figures.add(evaluation, validation, self.learner.accuracy_on_all_domains())
         self.figures.seconds = dict(self.monitor.seconds)
         self.figures.peak_memory_mb = max(self.figures.peak_memory_mb, peak_memory_mb(self.fabric.device))
         self.figures.memory_bytes = self.learner.memory_bytes()
@@ -287,6 +294,7 @@ class Session:
             top1_curve=f.top1_curve, top5_curve=f.top5_curve, accuracy_matrix=matrix, task_il_curve=f.task_il_curve,
             last=f.top1_curve[-1] if f.top1_curve else None, average_incremental=metrics.average_incremental(f.top1_curve),
             forgetting=metrics.forgetting(matrix), backward_transfer=metrics.backward_transfer(matrix), grouped=f.grouped,
+            validation_curve=f.validation_curve, all_domains_curve=f.all_domains_curve,
             stage_seconds=f.seconds, peak_memory_mb=f.peak_memory_mb, memory_bytes=f.memory_bytes,
             parameters=count_parameters(self.learner))
 

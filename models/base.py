@@ -302,6 +302,19 @@ class BaseLearner:
             torch.cat(top).cpu().numpy(), torch.cat(targets).cpu().numpy(), torch.cat(own).cpu().numpy(),
             self.data.task_of_class, task=task, known_classes=self.data.classes_before(task), period=self.data.label_period)
 
+    @torch.inference_mode()
+    def accuracy_on_all_domains(self) -> float | None:
+        """Domain-incremental: percent right on the test images of all domains, of those still to come too; else None."""
+        if self.data.label_period is None:
+            return None
+        correct = count = 0
+        for domain in range(self.data.num_tasks):
+            features, labels = self.extract("test", domain)
+            for batch, targets in zip(features.split(SCORED_AT_ONCE), labels.split(SCORED_AT_ONCE), strict=True):
+                correct += int((self.best_classes(self.scores(batch))[:, 0] == targets % self.data.label_period).sum())
+            count += len(labels)
+        return 100 * correct / max(count, 1)
+
     def best_classes(self, scores: Tensor) -> Tensor:
         """The up to five best classes, best first (N, k). Domain-incremental: of all heads modulo the classes."""
         scores = self.fold_domains(scores)

@@ -233,9 +233,13 @@ class SLCA(BaseLearner):
         self.heads_before = _part(state, "heads_before.")
 
     def planned_statistics(self, classes: int, images_per_class: int | None) -> int:
-        """Means and exact factors, (min(n - 1, D) + 1) x D numbers per class of n images."""
-        dim = self.net.backbone.dim * (2 if self.config.features == "cls+mean" else 1)
-        return classes * (min(images_per_class - 1, dim) + 1) * dim * FLOAT_BYTES if images_per_class is not None else 0
+        """A mean of D numbers and a factor of at most min(n - 1, D, ca_rank) x D per class of n images."""
+        c = self.config
+        dim = self.net.backbone.dim * (2 if c.features == "cls+mean" else 1)
+        if images_per_class is None:
+            return 0
+        rank = min(images_per_class - 1, dim, self.gaussians.rank or dim)
+        return classes * dim * (FLOAT_BYTES + rank * getattr(torch, c.stats_dtype).itemsize)
 
     def memory_bytes(self) -> dict[str, int]:
         return {**super().memory_bytes(), "statistics": self.gaussians.nbytes()}

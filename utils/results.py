@@ -30,7 +30,10 @@ HEADLINES = {                               # key of the summary and attribute o
     "backward_transfer": "Backward transfer",
     "last_top5": "Last top-5 accuracy",
     "last_task_il": "Last task-incremental accuracy",
+    "last_all_domains": "Last accuracy on all domains",
+    "last_validation": "Last validation accuracy",
 }
+WHERE_DEFINED = ("last_all_domains", "last_validation")     # shown only for runs that have them
 NEEDS_TWO_TASKS = ("average_incremental", "forgetting", "backward_transfer")
 
 
@@ -50,6 +53,8 @@ class SeedResult:
     forgetting: float | None
     backward_transfer: float | None
     grouped: list[dict[str, float | None]]          # (T,) {"00-09": ..., ..., "old": ..., "new": ...}
+    validation_curve: list[float | None] = field(default_factory=list)  # (T,) with val_fraction: on held-out training images
+    all_domains_curve: list[float | None] = field(default_factory=list)  # (T,) domain-incremental: unseen domains too
     stage_seconds: dict[str, float] = field(default_factory=dict)   # "train", "statistics", "alignment", "evaluation"
     peak_memory_mb: float | None = None
     parameters: dict[str, int] = field(default_factory=dict)        # "all", "trained_backbone", "trained_heads"
@@ -62,6 +67,14 @@ class SeedResult:
     @property
     def last_task_il(self) -> float | None:
         return self.task_il_curve[-1] if self.task_il_curve else None
+
+    @property
+    def last_all_domains(self) -> float | None:
+        return self.all_domains_curve[-1] if self.all_domains_curve else None
+
+    @property
+    def last_validation(self) -> float | None:
+        return self.validation_curve[-1] if self.validation_curve else None
 
     @property
     def classes_seen(self) -> list[int]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from utils.datasets import list_datasets
 from utils.published import Published, published
-from utils.results import HEADLINES, RunResult, Statistic, statistic
+from utils.results import HEADLINES, WHERE_DEFINED, RunResult, Statistic, statistic
 
 TASKS_PER_LINE = 10         # of the curve, on a terminal of 100 columns
 SEEDS_SHOWN = 5             # with more seeds than these, only mean ± std
@@ -33,6 +33,8 @@ def headline_rows(result: RunResult, reference: Published | None, most_seeds: in
     for key, label in HEADLINES.items():
         figure = result.shown(key)
         undefined = figure["mean"] is None
+        if undefined and key in WHERE_DEFINED:
+            continue
         cells = [mean_std_text({"mean": None if undefined else getattr(seed, key), "std": None}) for seed in seeds]
         paper = [mean_std_text(reference.figures.get(key))] if reference else []
         rows.append([f"{label} (%)", *cells, mean_std_text(figure), *paper])
