@@ -13,7 +13,7 @@ demo: $(VENV)/.installed
 	$(PY) main.py compare $(DEMO:%=logs/%_demo) --out logs/demo
 
 test: $(VENV)/.installed-dev
-	$(PY) -m pytest
+	$(PY) -m pytest -n 2
 
 lint: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check .
