@@ -4,6 +4,8 @@
     python main.py list methods|datasets|backbones       what there is
     python main.py compare logs/slca_demo logs/...       one table and picture of several runs
     python main.py prepare NAME --source ARCHIVE         arrange a downloaded data set
+    python main.py predict logs/slca_demo FOLDER         classify images with a trained run
+    python main.py export logs/slca_demo model.pt2       the aligned model as one torch.export program (or .onnx)
 """
 
 from __future__ import annotations
@@ -114,7 +116,31 @@ def prepare_arguments(argv: list[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-COMMANDS = {"list": (list_arguments, list_what), "compare": (compare_arguments, compare_runs), "prepare": (prepare_arguments, prepare_data)}
+def predict_arguments(argv: list[str]) -> argparse.Namespace:
+    from models.inference import predict_arguments as parse
+    return parse(argv)
+
+
+def predict(arguments: argparse.Namespace) -> None:
+    """Classify a folder of images with a trained run."""
+    from models.inference import predict_folder
+    predict_folder(arguments)
+
+
+def export_arguments(argv: list[str]) -> argparse.Namespace:
+    from models.export import export_arguments as parse
+    return parse(argv)
+
+
+def export(arguments: argparse.Namespace) -> None:
+    """Write a trained run as one program."""
+    from models.export import export_run
+    export_run(arguments)
+
+
+COMMANDS = {"list": (list_arguments, list_what), "compare": (compare_arguments, compare_runs),
+            "predict": (predict_arguments, predict), "export": (export_arguments, export),
+            "prepare": (prepare_arguments, prepare_data)}
 
 
 def main(argv: list[str] | None = None) -> int:

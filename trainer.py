@@ -19,14 +19,13 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 
-from convs.backbones import Backbone, build_backbone
 from convs.network import IncrementalNet
 from convs.weights import tensors_sha256
 from models import learner_class, resolve_config, resolve_name
 from models.base import BaseLearner
-from models.describe import backbone_entry, count_parameters
+from models.describe import count_parameters, make_backbone
 from utils import metrics
-from utils.checkpoint import Checkpoint, CheckpointStore
+from utils.checkpoint import Checkpoint, CheckpointStore, check_base_weights
 from utils.config import Config
 from utils.data_manager import DataManager
 from utils.deterministic import deterministic_kernels
@@ -277,10 +276,7 @@ class Session:
 
     def restore_meta(self, checkpoint: Checkpoint) -> None:
         """Figures and the loss scaler's state, after a check that the frozen base weights are the same. Raises UserError."""
-        if checkpoint.meta["base_sha256"] != self.base_sha256:
-            raise UserError(f"checkpoint {self.store.folder / checkpoint.name} was trained on other pre-trained weights (SHA-256 "
-                            f"{checkpoint.meta['base_sha256'][:12]}...) than those loaded now ({self.base_sha256[:12]}..., "
-                            f"{self.net.backbone.weights['source']}); put the original file back into pretrained/")
+        check_base_weights(checkpoint, self.base_sha256, self.store.folder, self.net.backbone.weights["source"])
         self.fabric.strategy.precision.load_state_dict(checkpoint.meta["precision"])
         self.figures = Figures(**checkpoint.meta["figures"])
         self.monitor.seconds.update(self.figures.seconds)
@@ -304,15 +300,6 @@ class Session:
         for name, label in zip(self.data.class_names, self.data.class_order):
             names[label] = name
         return names
-
-
-def make_backbone(config: Config, device: str = "cpu") -> Backbone:
-    """The backbone of a config with its weights; device "meta" gives shapes alone. Raises UserError."""
-    if not config.pretrained and device != "meta":
-        log.warning("pretrained is false: the backbone starts from random weights; the Slow Learner needs pre-trained ones")
-    return build_backbone(backbone_entry(config), pretrained=config.pretrained, reset_norm=config.reset_norm,
-                          pool=config.pool, drop_path=config.drop_path, grad_checkpointing=config.grad_checkpointing,
-                          generator_seed=config.torch_seed, device=device)
 
 
 def peak_memory_mb(device: torch.device) -> float:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from convs.backbones import BackboneEntry, build_backbone, describe
+from convs.backbones import Backbone, BackboneEntry, build_backbone, describe
 from convs.network import IncrementalNet
 from models import learner_class, resolve_config, resolve_name
 from models.base import FLOAT_BYTES, BaseLearner
 from utils.config import Config
 from utils.data_manager import DataManager
 from utils.datasets import dataset_info
+
+log = logging.getLogger("slca")
 
 SGD_COPIES = 3  # of each trained parameter: itself, its gradient, its momentum
 
@@ -43,6 +46,15 @@ def backbone_entry(config: Config) -> BackboneEntry:
     """What `convnet_type` describes. Raises UserError."""
     spec = config.convnet_type
     return describe(spec) if isinstance(spec, str) else describe(spec.timm, spec.args, spec.weights)
+
+
+def make_backbone(config: Config, device: str = "cpu") -> Backbone:
+    """The backbone of a config with its weights; device "meta" gives shapes alone. Raises UserError."""
+    if not config.pretrained and device != "meta":
+        log.warning("pretrained is false: the backbone starts from random weights; the Slow Learner needs pre-trained ones")
+    return build_backbone(backbone_entry(config), pretrained=config.pretrained, reset_norm=config.reset_norm,
+                          pool=config.pool, drop_path=config.drop_path, grad_checkpointing=config.grad_checkpointing,
+                          generator_seed=config.torch_seed, device=device)
 
 
 def count_parameters(learner: BaseLearner) -> dict[str, int]:

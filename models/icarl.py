@@ -38,7 +38,7 @@ class ICaRL(OldNetwork, Rehearsal):
 
     def scores(self, features: Tensor) -> Tensor:
         """Minus the distance to each class's mean exemplar (N, K), both of length 1."""
-        return -torch.cdist(F.normalize(features, dim=1), self.class_means)
+        return -torch.cdist(F.normalize(features, dim=1), self.class_means, compute_mode="use_mm_for_euclid_dist")
 
     def extra_state(self) -> dict[str, Tensor]:
         return {**super().extra_state(), "class_means": self.class_means}

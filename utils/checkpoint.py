@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from utils.errors import StorageError
+from utils.errors import StorageError, UserError
 from utils.files import sha256_of, sync_folder, write_atomic
 
 _NAME = re.compile(r"task_(\d+)(?:_epoch_(\d+))?")
@@ -131,6 +131,14 @@ class CheckpointStore:
         stale = [name for name, t, e in self._names() if e is not None and (t, e) != (task, epoch)]
         for name in stale + (finished[:-2] if self.keep == "last" else []):
             shutil.rmtree(self.folder / name, ignore_errors=True)
+
+
+def check_base_weights(checkpoint: Checkpoint, sha256: str, folder: Path, source: str) -> None:
+    """The frozen pre-trained tensors, which a checkpoint leaves out, must be the ones that it was trained on. Raises UserError."""
+    before = checkpoint.meta["base_sha256"]
+    if before != sha256:
+        raise UserError(f"checkpoint {folder / checkpoint.name} was trained on other pre-trained weights (SHA-256 {before[:12]}...) than those "
+                        f"loaded now ({sha256[:12]}..., {source}); put the original file back into pretrained/")
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
