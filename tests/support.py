@@ -21,6 +21,12 @@ from utils.monitor import Monitor
 
 PARITY = Path(__file__).parent / "data" / "parity"
 MICRO_VIT = {"img_size": 16, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2, "mlp_ratio": 4}
+SMALL = {
+    "ranpac": {"ranpac_dim": 64},
+    "l2p": {"prompt_length": 2},
+    "dualprompt": {"g_prompt_layers": [0], "prompt_layers": [1]},
+    "coda_prompt": {"prompt_layers": [0, 1], "prompt_pool": 8},
+}
 
 
 class StubData:
@@ -44,10 +50,10 @@ class StubData:
 
 
 def make_config(**settings: Any) -> Config:
-    """A valid config of a tiny SLCA run with `settings` on top."""
+    """A valid config of a tiny SLCA run with `settings` on top; other methods get sizes that fit the micro ViT."""
     tiny = {"model_name": "slca", "dataset": "synthetic", "init_cls": 2, "increment": 2, "epochs": 1, "pretrained": False,
             "convnet_type": {"timm": "vit_tiny_patch16_224", "args": MICRO_VIT}, "device": "cpu", "seed": 1993}
-    return resolve_config(parse_config({**tiny, **settings}))
+    return resolve_config(parse_config({**tiny, **SMALL.get(settings.get("model_name", ""), {}), **settings}))
 
 
 def micro_backbone(reset_norm: bool = True, **args: Any) -> Backbone:

@@ -34,7 +34,7 @@ def test_the_covariance_of_two_tasks_is_that_of_all_images_around_their_class_me
 
 @pytest.mark.parametrize("name", ["ncm", "lda", "fecam", "ranpac"])
 def test_statistics_survive_save_and_load_bit_for_bit(name):
-    before = learned(name, **({"ranpac_dim": 32} if name == "ranpac" else {}))
+    before = learned(name)
     after = make_learner(before.config, before.data)
     after.load_network_state(before.network_state(), 1)
     after.load_extra_state({key: tensor.clone() for key, tensor in before.extra_state().items()})
@@ -44,7 +44,7 @@ def test_statistics_survive_save_and_load_bit_for_bit(name):
 
 @pytest.mark.parametrize("name", ["ncm", "lda", "fecam", "ranpac"])
 def test_planned_statistics_are_what_is_kept(name):
-    learner = learned(name, **({"ranpac_dim": 32} if name == "ranpac" else {}))
+    learner = learned(name)
     kept = learner.memory_bytes()
     planned = learner.planned_statistics(4, None)
     assert planned <= kept["statistics"] + kept["parameters"] <= planned + 8  # lda counts its images in one int64

@@ -9,17 +9,10 @@ from trainer import train
 SYNTHETIC = {"name": "tiny", "layout": "synthetic", "num_classes": 5, "image_size": 16, "train_per_class": 12, "test_per_class": 4,
              "train_transform": "none"}
 
-SMALL = {  # sizes that fit a tiny ViT
-    "ranpac": {"ranpac_dim": 64},
-    "dualprompt": {"g_prompt_layers": [0], "prompt_layers": [1]},
-    "coda_prompt": {"prompt_layers": [0, 1]},
-}
-
 
 @pytest.mark.parametrize("method", LEARNERS)
 def test_learner_runs_from_config_to_results(method, tmp_path):
-    config = make_config(model_name=method, dataset=SYNTHETIC, batch_size=8, epochs=2, ca_epochs=1, ca_samples=16, memory_size=20,
-                         **SMALL.get(method, {}))
+    config = make_config(model_name=method, dataset=SYNTHETIC, batch_size=8, epochs=2, ca_epochs=1, ca_samples=16, memory_size=20)
     result = train(config, tmp_path)
     seed = result.seeds[0]
     tasks = len(seed.task_sizes)

@@ -104,7 +104,7 @@ def test_a_loaded_prompt_learner_scores_as_the_saved_one_bit_for_bit(name):
 
 def test_blocks_that_are_not_there_and_other_models_are_user_errors():
     with pytest.raises(UserError, match=r"prompt_layers: got \[2, 3, 4\], allowed: blocks 0 to 1"):
-        make_learner(make_config(model_name="dualprompt"), StubData([2, 2]))
+        make_learner(make_config(model_name="dualprompt", prompt_layers=[2, 3, 4]), StubData([2, 2]))
     resnet = build_backbone(describe("timm/resnet10t"), pretrained=False)
     with pytest.raises(UserError, match="is no ViT"):
         check_promptable(resnet.model, [0], "prompt_layers")
