@@ -147,10 +147,10 @@ def build_backbone(entry: BackboneEntry, *, pretrained: bool = True, reset_norm:
         raise UserError(_where_to_put(entry))
     if download:
         _stay_offline_without_network()
-    with torch.random.fork_rng(devices=[]), torch.device(device):
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator_seed)
         try:
-            model = timm.create_model(entry.timm_name, pretrained=download, num_classes=0, **args)
+            model = _create(entry.timm_name, device, pretrained=download, num_classes=0, **args)
         except (TypeError, AssertionError, ValueError, RuntimeError, OSError, ImportError) as error:
             if download:
                 raise UserError(f"{_where_to_put(entry)} (timm's download failed: {str(error).splitlines()[0][:150]})") from None
@@ -171,6 +171,17 @@ def build_backbone(entry: BackboneEntry, *, pretrained: bool = True, reset_norm:
     elif download:
         backbone.weights = {"source": f"timm: {entry.timm_name}", "sha256": ""}
     return backbone
+
+
+def _create(name: str, device: str, **args: Any) -> nn.Module:
+    """timm's model on `device`. Early releases of timm 1 compute numbers while building, which the meta device has not."""
+    try:
+        with torch.device(device):
+            return timm.create_model(name, **args)
+    except RuntimeError:
+        if device != "meta":
+            raise
+        return timm.create_model(name, **args).to(device)
 
 
 def list_backbones() -> str:
