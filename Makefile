@@ -1,4 +1,5 @@
 # make demo   install, then run the embedded demo
+# make demo-all   the same for every exps/*_demo.json
 # make test   install, then run the whole test suite
 PYTHON ?= python3
 VENV ?= .venv
@@ -6,11 +7,15 @@ PY := $(VENV)/bin/python
 THREADS ?= 2
 DEMO := finetune sl slca slcapp joint
 
-.PHONY: demo test bench lint clean
+.PHONY: demo demo-all test bench lint clean
 
 demo: $(VENV)/.installed
 	OMP_NUM_THREADS=$(THREADS) $(PY) main.py --config $(DEMO:%=exps/%_demo.json)
 	$(PY) main.py compare $(DEMO:%=logs/%_demo) --out logs/demo
+
+demo-all: $(VENV)/.installed
+	OMP_NUM_THREADS=$(THREADS) $(PY) main.py --config exps/*_demo.json
+	$(PY) main.py compare logs/*_demo --out logs/all
 
 test: $(VENV)/.installed-dev
 	$(PY) -m pytest -n 2
