@@ -49,7 +49,7 @@ class SLCA(BaseLearner):
         self.gaussians = ClassGaussians(c.ca_ridge, cov=c.ca_cov, rank=c.ca_rank, dtype=getattr(torch, c.stats_dtype))
         self.heads_before: dict[str, Tensor] = {}  # heads as stage 1 left them, between alignment and the next task
         self.backbone_before: Backbone | None = None  # the backbone before the task, where `drift` or `kd` needs it
-        self.gaussian_readout: GaussianDiscriminant | None = None  # made from the Gaussians when first asked for
+        self.gaussian_readout: GaussianDiscriminant | None = None  # of all classes seen, unless readout is "ca"
 
     def begin_task(self, task: int) -> None:
         self.recall_heads()
@@ -63,7 +63,7 @@ class SLCA(BaseLearner):
                 self.follow_backbone(task, monitor)
             self.backbone_before = None
             self.collect_statistics(task, monitor)
-        self.gaussian_readout = None
+            self.gaussian_readout = self.read_gaussians()
         if self.config.readout == "ca" and task > 0 and self.config.ca_epochs > 0:
             monitor.before_alignment(self, task)
             with monitor.stage("alignment"):
@@ -76,13 +76,13 @@ class SLCA(BaseLearner):
         """The one place where the read-out is chosen: the aligned heads, or a discriminant of the Gaussians."""
         if self.config.readout == "ca":
             return super().scores(features)
-        if self.gaussian_readout is None:
-            self.gaussian_readout = self.read_gaussians()
         return self.gaussian_readout(features)
 
-    def read_gaussians(self) -> GaussianDiscriminant:
-        """`readout` of all classes seen: rgda, lda (a = 1), qda (a = 0) or the nearest mean."""
+    def read_gaussians(self) -> GaussianDiscriminant | None:
+        """`readout` of all classes seen: rgda, lda (a = 1), qda (a = 0) or the nearest mean; None where the heads are the read-out."""
         c = self.config
+        if c.readout == "ca" or not len(self.gaussians):
+            return None
         if c.readout == "ncm":
             return nearest_mean(self.gaussians.classes)
         a = {"rgda": c.rgda_a, "lda": 1.0, "qda": 0.0}[c.readout]
@@ -228,7 +228,7 @@ class SLCA(BaseLearner):
 
     def load_extra_state(self, state: Mapping[str, Tensor]) -> None:
         self.gaussians.load_state_dict(_part(state, "gaussians."))
-        self.gaussian_readout = None
+        self.gaussian_readout = self.read_gaussians()
         self.temperature = state["temperature"].item()
         self.heads_before = _part(state, "heads_before.")
 

@@ -1,20 +1,30 @@
 """The switches beyond the papers, end to end: through the trainer on synthetic images."""
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 import trainer
 from convs.backbones import build_backbone, describe
+from models.export import export
+from models.inference import load_learner
 from models.slca import SLCA
 from tests.support import StubData, make_config, make_learner, micro_backbone
 from utils.config import parse_config
+from utils.datasets import load_dataset
 from utils.errors import UserError
 from utils.monitor import Monitor, RunMonitor
 
 SYNTHETIC = {"name": "tiny", "layout": "synthetic", "num_classes": 5, "image_size": 16, "train_per_class": 12, "test_per_class": 6,
              "train_transform": "none"}
 EVERYTHING = {"readout": "rgda", "features": "cls+mean", "drift": "linear", "kd": 1.0}
+
+
+@pytest.fixture(autouse=True)
+def no_report(monkeypatch):
+    """Plots take longer than these runs."""
+    monkeypatch.setattr(trainer, "write_report", lambda result, folder: None)
 
 
 def settings(**changes):
@@ -36,6 +46,16 @@ def test_a_run_with_the_switches_ends_with_figures_that_test_only_repeats(change
     again = trainer.test(config, tmp_path)
     assert result.seeds[0].accuracy_matrix == again.seeds[0].accuracy_matrix
     assert len(result.seeds[0].top1_curve) == 3
+
+
+@pytest.mark.parametrize("changes", [EVERYTHING, {"readout": "ncm"}], ids=str)
+def test_a_run_read_from_its_gaussians_can_be_exported_and_predicts(changes, tmp_path):
+    result = trainer.train(settings(**changes), tmp_path, name="run")
+    trained = load_learner(next((tmp_path / "run").iterdir()))
+    assert export(trained, tmp_path / "model.pt2") <= 1e-4
+    _, test, _ = load_dataset(settings().dataset, "data")
+    found = trained.predict(test.images, top_k=1)
+    assert 100 * np.mean([row[0] for row in found.labels] == test.labels) == pytest.approx(result.seeds[0].last)
 
 
 @pytest.mark.parametrize("changes", [EVERYTHING, {"drift": "linear", "ca_start": "aligned"}], ids=str)
