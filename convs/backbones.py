@@ -6,6 +6,7 @@ with arguments and a local file of weights. The model itself is always timm's.
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,9 @@ from utils.errors import UserError
 from utils.files import PROJECT
 
 WEIGHT_SUFFIXES = (".safetensors", ".npz", ".pth", ".pt", ".pth.tar", ".bin")
+# timm.create_model's own arguments that name files, addresses or folders, or that this module sets itself.
+LOADING_ARGS = frozenset({"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir", "num_classes",
+                          "model_name", "pretrained_strict", "pretrained_filter_fn"})
 
 
 @dataclass(frozen=True)
@@ -139,6 +143,10 @@ def build_backbone(entry: BackboneEntry, *, pretrained: bool = True, reset_norm:
     Raises:
         UserError: the model cannot be made with these arguments, or its weights are not there or do not fit.
     """
+    forbidden = sorted(LOADING_ARGS & entry.args.keys())
+    if forbidden:
+        raise UserError(f"convnet_type.args: got {forbidden[0]!r}, which would make timm read or write files on its own, allowed: arguments "
+                        'of the architecture (img_size, embed_dim, depth, ...); name a file of weights as "weights"')
     reset_norm = entry.reset_norm if reset_norm is None else reset_norm
     args = {**entry.args, **({"global_pool": pool} if pool else {}), **({"drop_path_rate": drop_path} if drop_path else {})}
     file = find_weights(entry) if pretrained and device != "meta" else None
@@ -146,6 +154,7 @@ def build_backbone(entry: BackboneEntry, *, pretrained: bool = True, reset_norm:
     if download and not entry.downloadable:
         raise UserError(_where_to_put(entry))
     if download:
+        _download_into_pretrained()
         _stay_offline_without_network()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator_seed)
@@ -211,6 +220,15 @@ def _checkpoint_activations(model: nn.Module) -> None:
         model.set_grad_checkpointing(True)
     except (AttributeError, AssertionError):
         raise UserError(f"grad_checkpointing: {type(model).__name__} does not support it in timm; set it to false") from None
+
+
+def _download_into_pretrained() -> None:
+    """Downloads go under pretrained/, unless the user has named another folder for them by the libraries' own variables."""
+    folder = PROJECT / "pretrained" / "hub"
+    if not {"HF_HOME", "HF_HUB_CACHE"} & os.environ.keys():
+        hub.HF_HUB_CACHE = str(folder)
+    if "TORCH_HOME" not in os.environ:
+        torch.hub.set_dir(str(folder))
 
 
 def _stay_offline_without_network() -> None:

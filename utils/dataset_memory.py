@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,9 @@ def load_torchvision(name: str, root: Path) -> Splits:
     kind: Any = getattr(datasets, name)
     try:
         train, test = _quietly(kind, root, download=False)
+    except pickle.UnpicklingError:  # torchvision reads the files of its old versions with weights_only
+        raise UserError(f"{name}: files under {root}/ hold more than arrays, and loading them could run code; remove "
+                        f"{root / name / 'processed'}/, then {_where_to_put(name, root)}") from None
     except RuntimeError:
         try:
             train, test = _quietly(kind, root, download=True)
