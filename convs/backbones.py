@@ -149,6 +149,8 @@ def build_backbone(entry: BackboneEntry, *, pretrained: bool = True, reset_norm:
                         'of the architecture (img_size, embed_dim, depth, ...); name a file of weights as "weights"')
     reset_norm = entry.reset_norm if reset_norm is None else reset_norm
     args = {**entry.args, **({"global_pool": pool} if pool else {}), **({"drop_path_rate": drop_path} if drop_path else {})}
+    if entry.args:
+        _check_architecture(entry.timm_name, args)
     file = find_weights(entry) if pretrained and device != "meta" else None
     download = pretrained and file is None and device != "meta"
     if download and not entry.downloadable:
@@ -229,6 +231,16 @@ def _download_into_pretrained() -> None:
         hub.HF_HUB_CACHE = str(folder)
     if "TORCH_HOME" not in os.environ:
         torch.hub.set_dir(str(folder))
+
+
+def _check_architecture(name: str, args: dict[str, Any]) -> None:
+    """Make a model from the user's arguments without memory and pass one image through it. Raises UserError."""
+    try:
+        backbone = Backbone(_create(name, "meta", pretrained=False, num_classes=0, **args))
+        backbone(torch.empty(1, backbone.channels, backbone.image_size, backbone.image_size, device="meta"))
+    except Exception as error:  # whatever timm stumbles over in there, the arguments are the reason
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        raise UserError(f"convnet_type: timm cannot make {name!r} with {args}: {reason}; check the arguments") from None
 
 
 def _stay_offline_without_network() -> None:

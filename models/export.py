@@ -42,7 +42,8 @@ class Classifier(nn.Module):
 
 
 def export_arguments(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="main.py export", description="Write a trained run as one program: FILE.pt2 (torch.export) or FILE.onnx.")
+    parser = argparse.ArgumentParser(prog="main.py export",
+                                     description="Write a trained run as one program: FILE.pt2 (torch.export) or FILE.onnx.")
     add_run_arguments(parser)
     parser.add_argument("file", type=Path, metavar="FILE", help="ends in .pt2 or .onnx")
     return parser.parse_args(argv)
@@ -52,8 +53,8 @@ def export_run(arguments: argparse.Namespace) -> None:
     """Export, compare with the run's own scores, write. Raises UserError."""
     trained = load_learner(arguments.run, seed=arguments.seed, after_task=arguments.after_task, device="cpu")
     difference = export(trained, arguments.file)
-    print(f"{arguments.file}: input (N, {trained.stream.channels}, {trained.stream.image_size}, {trained.stream.image_size}) float32 pixels in "
-          f"[0, 1], output scores; largest difference from the run's {difference:.1e}")
+    print(f"{arguments.file}: input (N, {trained.stream.channels}, {trained.stream.image_size}, {trained.stream.image_size}) float32 "
+          f"pixels in [0, 1], output scores; largest difference from the run's {difference:.1e}")
 
 
 def export(trained: TrainedLearner, file: Path) -> float:
@@ -81,7 +82,8 @@ def export(trained: TrainedLearner, file: Path) -> float:
             raise UserError(f"export: torch cannot export {learner.title}: {str(error).splitlines()[0][:200]}") from error
     difference = (scores - expected).abs().max().item() / max(1.0, expected.abs().max().item())
     if not difference <= TOLERANCE:
-        raise UserError(f"export: the exported scores differ from the run's by {difference:.1e}, allowed: {TOLERANCE:g}; nothing was written")
+        raise UserError(f"export: the exported scores differ from the run's by {difference:.1e}, allowed: {TOLERANCE:g}; nothing "
+                        "was written")
     write_atomic(file, data)
     return difference
 

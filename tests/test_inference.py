@@ -57,7 +57,7 @@ def test_the_exported_program_gives_the_scores_of_the_run(slcapp, tmp_path):
     assert export(trained, tmp_path / "model.pt2") <= 1e-4
     extra = {"slca.json": ""}
     program = torch.export.load(tmp_path / "model.pt2", extra_files=extra).module()
-    _, test, names = load_dataset(tiny_config().dataset, "data")
+    _, test, _ = load_dataset(tiny_config().dataset, "data")
     pixels = torch.from_numpy(test.images).permute(0, 3, 1, 2).float() / 255
     classes = json.loads(extra["slca.json"])["classes"]
     best = [classes[i] for i in program(pixels).argmax(dim=1)]

@@ -166,7 +166,7 @@ def test_test_only_gives_the_figures_that_every_checkpoint_reported(method, tmp_
     whole = train(config, tmp_path, name="run")
     before = sorted((p, p.stat().st_mtime_ns) for p in tmp_path.rglob("*"))
     again = evaluate_run(config, tmp_path, name="run")
-    for one, other in zip(whole.seeds, again.seeds):
+    for one, other in zip(whole.seeds, again.seeds, strict=True):
         assert (one.top1_curve, one.top5_curve, one.task_il_curve, one.accuracy_matrix, one.grouped) == (
             other.top1_curve, other.top5_curve, other.task_il_curve, other.accuracy_matrix, other.grouped)
     second = evaluate_run(config, tmp_path, name="run", after_task=2)
@@ -177,7 +177,7 @@ def test_test_only_gives_the_figures_that_every_checkpoint_reported(method, tmp_
 
 def test_test_only_of_another_config_is_refused(tmp_path):
     train(tiny_config(epochs=1), tmp_path, name="run")
-    with pytest.raises(UserError, match="--test_only: .*another config: lr"):
+    with pytest.raises(UserError, match=r"--test_only: .*another config: lr"):
         evaluate_run(tiny_config(epochs=1, lr=0.5), tmp_path, name="run")
 
 
@@ -192,7 +192,7 @@ def test_other_base_weights_are_refused_by_their_checksum(tmp_path, monkeypatch)
         return backbone
 
     monkeypatch.setattr(trainer, "make_backbone", other_base)
-    with pytest.raises(UserError, match="trained on other pre-trained weights .*SHA-256"):
+    with pytest.raises(UserError, match=r"trained on other pre-trained weights .*SHA-256"):
         evaluate_run(config, tmp_path, name="run")
 
 

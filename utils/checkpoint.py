@@ -137,8 +137,8 @@ def check_base_weights(checkpoint: Checkpoint, sha256: str, folder: Path, source
     """The frozen pre-trained tensors, which a checkpoint leaves out, must be the ones that it was trained on. Raises UserError."""
     before = checkpoint.meta["base_sha256"]
     if before != sha256:
-        raise UserError(f"checkpoint {folder / checkpoint.name} was trained on other pre-trained weights (SHA-256 {before[:12]}...) than those "
-                        f"loaded now ({sha256[:12]}..., {source}); put the original file back into pretrained/")
+        raise UserError(f"checkpoint {folder / checkpoint.name} was trained on other pre-trained weights (SHA-256 {before[:12]}...) than "
+                        f"those loaded now ({sha256[:12]}..., {source}); put the original file back into pretrained/")
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
