@@ -145,8 +145,8 @@ def build_backbone(entry: BackboneEntry, *, pretrained: bool = True, reset_norm:
     """
     forbidden = sorted(LOADING_ARGS & entry.args.keys())
     if forbidden:
-        raise UserError(f"convnet_type.args: got {forbidden[0]!r}, which would make timm read or write files on its own, allowed: arguments "
-                        'of the architecture (img_size, embed_dim, depth, ...); name a file of weights as "weights"')
+        raise UserError(f"convnet_type.args: got {forbidden[0]!r}, which would make timm read or write files on its own, allowed: "
+                        'arguments of the architecture (img_size, embed_dim, depth, ...); name a file of weights as "weights"')
     reset_norm = entry.reset_norm if reset_norm is None else reset_norm
     args = {**entry.args, **({"global_pool": pool} if pool else {}), **({"drop_path_rate": drop_path} if drop_path else {})}
     if entry.args:

@@ -141,8 +141,8 @@ def _stacked(images: np.ndarray | Tensor) -> Tensor:
     if isinstance(images, np.ndarray):
         images = torch.from_numpy(np.ascontiguousarray(images if images.ndim == 4 else images[..., None])).permute(0, 3, 1, 2)
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
-        raise UserError(f"images: got {images.dtype} of shape {tuple(images.shape)}, allowed: uint8, an array (N, H, W) or (N, H, W, 1 or 3), "
-                        "or a tensor (N, 1 or 3, H, W)")
+        raise UserError(f"images: got {images.dtype} of shape {tuple(images.shape)}, allowed: uint8, an array (N, H, W) or (N, H, W, 1 or "
+                        "3), or a tensor (N, 1 or 3, H, W)")
     return images
 
 

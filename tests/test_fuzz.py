@@ -79,7 +79,8 @@ def test_a_mutated_config_is_refused_in_one_paragraph_or_described(config):
 
 @pytest.mark.parametrize("text", [
     "", "[]", "{", "null", '{"lr": NaN}', '{"lr": 1, "lr": 2}', "[" * 100_000, '{"a":' * 50_000, '{"lr": 1e400}',
-    '{"epochs": ' + "9" * 5000 + "}", "\ufeff{}", '{"model_name": "\ud83d\ude00"}', "{'single': 1}", '{"model_name": "slca", "dataset": "cifar100", "epochs": 1}', "\x00\x01",
+    '{"epochs": ' + "9" * 5000 + "}", "\ufeff{}", '{"model_name": "\ud83d\ude00"}', "{'single': 1}",
+    '{"model_name": "slca", "dataset": "cifar100", "epochs": 1}', "\x00\x01",
 ])
 def test_a_file_that_is_no_config_is_one_message_and_no_folder(text, tmp_path, capsys):
     file = tmp_path / "c.json"
