@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 TOP_K = 5
 FLOAT_BYTES = 4  # of a float32, which statistics and parameters are kept in
 SCORED_AT_ONCE = 512  # features per call of `scores` in evaluation; bounds a read-out's memory
+FUSED_ON = ("cpu", "cuda")  # devices with a fused SGD
 
 
 @dataclass
@@ -231,7 +232,8 @@ class BaseLearner:
 
     def make_optimizer(self, task: int) -> torch.optim.Optimizer:
         """A new SGD for each task, as in the release."""
-        return torch.optim.SGD(self.parameter_groups(task), lr=self.config.lr, momentum=self.config.momentum,
+        fused = self.fabric.device.type in FUSED_ON or None  # one kernel for all parameters; None: what torch thinks best
+        return torch.optim.SGD(self.parameter_groups(task), lr=self.config.lr, momentum=self.config.momentum, fused=fused,
                                weight_decay=self.config.weight_decay)
 
     def learning_rate(self, base_lr: float, epoch: int) -> float:
