@@ -1,0 +1,172 @@
+"""Figures 1, 5 and 7: the alignment stage and the statistics, on simulated features of ViT-B's size.
+
+    python benchmarks/alignment.py [--rounds 3] [--classes 100 1000 10000]
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+import torch
+from common import PeakMemory, in_turns, save, short
+from textbook import align as plain_align
+from torch import Tensor, nn
+
+from models.alignment import Alignment
+from utils.gaussians import ClassGaussians
+from utils.schedules import cosine
+
+DIM, TASKS, SAMPLES, EPOCHS = 768, 10, 256, 5
+TAU, LR = 0.1, 0.01
+
+
+class Simulated:
+    """Classes with their own covariance: a spectrum that falls as 1/i in directions that differ from class to class."""
+
+    def __init__(self, classes: int, seed: int = 0, apart: float = 0.3) -> None:
+        self.generator = torch.Generator().manual_seed(seed)
+        self.spectrum = torch.arange(1, DIM + 1) ** -0.5
+        self.basis = torch.linalg.qr(torch.randn(DIM, DIM, generator=self.generator)).Q
+        self.means = torch.randn(classes, DIM, generator=self.generator) * self.spectrum @ self.basis * apart
+
+    def features(self, label: int, count: int) -> Tensor:
+        """(count, D); a label's directions are always the same."""
+        own = torch.Generator().manual_seed(10_000 + label)
+        strength = self.spectrum * torch.exp(0.5 * torch.randn(DIM, generator=own))
+        shift = int(torch.randint(DIM, (1,), generator=own))
+        mixed = 0.8 * self.basis + 0.6 * self.basis.roll(shift, dims=0)
+        return self.means[label] + torch.randn(count, DIM, generator=self.generator) * strength @ mixed
+
+
+def new_heads(classes: int) -> nn.ModuleList:
+    """As stage 1 starts them: truncated normal, bias 0."""
+    generator = torch.Generator().manual_seed(1)
+    heads = nn.ModuleList(nn.Linear(DIM, classes // TASKS) for _ in range(TASKS))
+    for head in heads:
+        nn.init.trunc_normal_(head.weight, std=0.02, generator=generator)
+        nn.init.zeros_(head.bias)
+    return heads
+
+
+def our_align(heads: nn.ModuleList, gaussians: ClassGaussians, seed: int, *, epochs: int = EPOCHS, rounds: int = 1) -> int:
+    """The project's stage 2 on its own classes; returns the number of steps."""
+    alignment = Alignment(heads, lr=LR, momentum=0.9, weight_decay=5e-4, tau=TAU)
+    steps, means = 0, gaussians.means()
+    for epoch in range(epochs):
+        generator = torch.Generator().manual_seed(seed * 1000 + epoch)
+        alignment.set_lr(cosine(LR, epoch, EPOCHS))
+        for _ in range(rounds):
+            features, labels = gaussians.sample(means, SAMPLES // rounds, generator)
+            for batch in torch.randperm(len(labels), generator=generator).split(SAMPLES):
+                alignment.step(features[batch], labels[batch])
+                steps += 1
+    alignment.finish()
+    gaussians.free_buffers()
+    return steps
+
+
+@torch.no_grad()
+def accuracy(heads: nn.ModuleList, features: Tensor, labels: Tensor) -> float:
+    logits = torch.cat([head(features) for head in heads], dim=1)
+    return 100 * (logits.argmax(dim=1) == labels).float().mean().item()
+
+
+def speed(rounds: int, classes: int = 100, images: int = 500) -> dict:
+    """Figure 1: seconds of stage 2 for 100 classes, 500 images each, against the textbook's."""
+    data = Simulated(classes)
+    train = [data.features(label, images) for label in range(classes)]
+    held_out = torch.cat([data.features(label, 100) for label in range(classes)])
+    held_labels = torch.arange(classes).repeat_interleave(100)
+    means = torch.stack([f.mean(dim=0) for f in train])
+    covariances = torch.stack([torch.cov(f.T) + 1e-4 * torch.eye(DIM) for f in train])
+    kinds = {"exact": {}, "rank 64": {"cov": "lowrank", "rank": 64}}
+    fitted, fit_seconds = {}, {}
+    for name, kind in kinds.items():
+        fitted[name] = ClassGaussians(**kind)
+        start = time.perf_counter()
+        fitted[name].fit(torch.cat(train), torch.arange(classes).repeat_interleave(images), range(classes))
+        fit_seconds[name] = time.perf_counter() - start
+    accuracies: dict[str, list[float]] = {name: [] for name in ("textbook", *kinds)}
+
+    def textbook() -> None:
+        torch.manual_seed(len(accuracies["textbook"]))
+        heads = new_heads(classes)
+        plain_align(heads, means, covariances, epochs=EPOCHS, samples=SAMPLES, lr=LR, tau=TAU)
+        accuracies["textbook"].append(accuracy(heads, held_out, held_labels))
+
+    def ours(name: str) -> None:
+        heads = new_heads(classes)
+        our_align(heads, fitted[name], seed=len(accuracies[name]))
+        accuracies[name].append(accuracy(heads, held_out, held_labels))
+
+    comparison = in_turns({"textbook": textbook, **{name: (lambda name=name: ours(name)) for name in kinds}}, rounds)
+    mean = {name: sum(values) / len(values) for name, values in accuracies.items()}
+    return {"seconds": comparison.medians(),
+            "speedup": {name: comparison.ratio("textbook", name) for name in kinds},
+            "accuracy": mean, "fit_seconds_all_classes": fit_seconds,
+            "accuracy_difference": {name: mean[name] - mean["textbook"] for name in kinds}}
+
+
+def memory_of_statistics() -> dict:
+    """Figure 5: bytes per class against mean and full covariance, and the peak of both ways for 100 classes of 120 images."""
+    full = (DIM + DIM * DIM) * 4
+    data = Simulated(1)
+    per_class = {}
+    for images in (30, 120, 500):
+        features, labels = data.features(0, images), torch.zeros(images, dtype=torch.long)
+        row = {}
+        for name, kind in {"exact": {}, "exact float16": {"dtype": torch.float16}, "rank 64": {"cov": "lowrank", "rank": 64},
+                           "diag": {"cov": "diag"}}.items():
+            gaussians = ClassGaussians(**kind)
+            gaussians.fit(features, labels, range(1))
+            row[name] = {"bytes": gaussians.nbytes(), "of_full_percent": 100 * gaussians.nbytes() / full}
+        per_class[str(images)] = row
+    classes, images = 100, 120
+    data = Simulated(classes)
+    train = [data.features(label, images) for label in range(classes)]
+    gaussians = ClassGaussians()
+    gaussians.fit(torch.cat(train), torch.arange(classes).repeat_interleave(images), range(classes))
+    with PeakMemory() as ours:
+        our_align(new_heads(classes), gaussians, seed=0, epochs=1)
+    with PeakMemory() as plain:
+        means = torch.stack([f.mean(dim=0) for f in train])
+        covariances = torch.stack([torch.cov(f.T) + 1e-4 * torch.eye(DIM) for f in train])
+        plain_align(new_heads(classes), means, covariances, epochs=1)
+    return {"full_bytes": full, "per_class": per_class,
+            "alignment_100_classes_120_images": {"ours_peak_mb": (ours.bytes + gaussians.nbytes()) / 2**20, "textbook_peak_mb": plain.bytes / 2**20}}
+
+
+def growth(sizes: list[int], rank: int = 64, images: int = 80, budget_gb: float = 2.0) -> dict:
+    """Figure 7: one epoch of alignment for ever more classes; statistics of rank 64, features drawn within a budget."""
+    found = {}
+    for classes in sizes:
+        data = Simulated(classes)
+        gaussians = ClassGaussians(cov="lowrank", rank=rank)
+        with PeakMemory() as memory:
+            for label in range(classes):
+                gaussians.fit(data.features(label, images), torch.full((images,), label), range(label, label + 1))
+            rounds = max(1, -(-classes * SAMPLES * DIM * 4 // int(budget_gb * 2**30)))
+            rounds = next(r for r in range(rounds, SAMPLES + 1) if SAMPLES % r == 0)
+            start = time.perf_counter()
+            steps = our_align(new_heads(classes), gaussians, seed=0, epochs=1, rounds=rounds)
+            seconds = time.perf_counter() - start
+        found[str(classes)] = {"statistics_mb": gaussians.nbytes() / 2**20, "bytes_per_class": gaussians.nbytes() / classes,
+                               "peak_gb": memory.bytes / 2**30, "rounds": rounds, "steps": steps, "seconds_per_epoch": seconds,
+                               "milliseconds_per_step": 1000 * seconds / steps}
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--classes", type=int, nargs="+", default=[100, 1000, 10_000])
+    arguments = parser.parse_args()
+    figures = {"5_statistics": memory_of_statistics(), "1_alignment": speed(arguments.rounds), "7_growth": growth(arguments.classes)}
+    save("alignment", figures)
+    for name, ratio in figures["1_alignment"]["speedup"].items():
+        print(f"alignment, {name}: {short(ratio)} faster; accuracy {figures['1_alignment']['accuracy_difference'][name]:+.2f} points")
+
+
+if __name__ == "__main__":
+    main()
