@@ -31,6 +31,7 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("logs"), metavar="DIR", help="where runs are written (default: logs)")
     parser.add_argument("--resume", action="store_true", help="continue the newest unfinished run")
     parser.add_argument("--test_only", action="store_true", help="evaluate a run from its checkpoints")
+    parser.add_argument("--profile", action="store_true", help="trace every stage once and write where the time went")
     parser.add_argument("--after_task", type=int, metavar="N", help="with --test_only: the checkpoint after task N instead of the newest")
     parser.add_argument("--dry_run", action="store_true", help="print what would run, and stop")
     return parser.parse_args(argv)
@@ -67,7 +68,7 @@ def run_experiment(config: Config, name: str, arguments: argparse.Namespace) -> 
         test(config, arguments.out, name=name, after_task=arguments.after_task)
     else:
         from trainer import train
-        train(config, arguments.out, name=name, resume=arguments.resume)
+        train(config, arguments.out, name=name, resume=arguments.resume, profile=arguments.profile)
 
 
 def list_what(arguments: argparse.Namespace) -> None:

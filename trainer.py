@@ -34,7 +34,9 @@ from utils.distributed import launch, on_first
 from utils.environment import environment
 from utils.errors import RunFailed, StorageError, UserError
 from utils.files import disk_errors_told
+from utils.memory import memory_errors_told
 from utils.monitor import RunMonitor
+from utils.profiling import ProfilingMonitor
 from utils.report import write_report
 from utils.results import RunResult, SeedResult, read_results, write_results
 from utils.run_folder import RunFolder, experiment_folder
@@ -44,7 +46,8 @@ from utils.tables import results_table
 log = logging.getLogger("slca")
 
 
-def train(config: Config, out_dir: str | Path = "logs", *, name: str | None = None, resume: bool = False) -> RunResult:
+def train(config: Config, out_dir: str | Path = "logs", *, name: str | None = None, resume: bool = False,
+          profile: bool = False) -> RunResult:
     """Train and evaluate one experiment over all its seeds.
 
     Args:
@@ -52,6 +55,7 @@ def train(config: Config, out_dir: str | Path = "logs", *, name: str | None = No
         out_dir: results go to <out_dir>/<name>/<run>/.
         name: the experiment's name; default `model_name`.
         resume: continue the newest unfinished run of this name, if there is one.
+        profile: trace every stage once (utils/profiling.py).
 
     Returns:
         The figures that results.json holds.
@@ -62,7 +66,7 @@ def train(config: Config, out_dir: str | Path = "logs", *, name: str | None = No
     config = resolve_config(config)
     out_dir, resume = Path(out_dir), resume or config.resume == "auto"
     with _terminal_log(), deterministic_kernels(config.deterministic), disk_errors_told(out_dir), ExitStack() as held:
-        fabric = make_fabric(config.device, config.precision)
+        fabric = make_fabric(config.device, config.precision, config.tf32)
         launch(fabric)
 
         def open_run() -> tuple[RunFolder, RunResult]:
@@ -76,14 +80,14 @@ def train(config: Config, out_dir: str | Path = "logs", *, name: str | None = No
         if run.finished:
             log.info("finished already, nothing to resume; without --resume a new run starts")
         else:
-            result = _train_seeds(config, fabric, run, result)
+            result = _train_seeds(config, fabric, run, result, profile)
         if fabric.is_global_zero:
             print(results_table(result))
             print(f"\nreport: {run.path / 'report.html'}\ncurves: {run.path / 'curve.png'}")
     return result
 
 
-def _train_seeds(config: Config, fabric: Fabric, run: RunFolder, result: RunResult) -> RunResult:
+def _train_seeds(config: Config, fabric: Fabric, run: RunFolder, result: RunResult, profile: bool) -> RunResult:
     """All seeds of one run but those that `result` has already. Raises UserError."""
     failures: dict[int, Exception] = {}
     session: Session | None = None
@@ -92,7 +96,7 @@ def _train_seeds(config: Config, fabric: Fabric, run: RunFolder, result: RunResu
             log.info(f"seed {seed}: finished already")
             continue
         try:  # outside of the seed's own troubles: settings, data and weights are the same for all
-            session = Session(config, seed, fabric, run.path / f"seed{seed}", like=session)
+            session = Session(config, seed, fabric, run.path / f"seed{seed}", like=session, profile=profile)
         except BaseException:
             if fabric.is_global_zero and not result.seeds and not failures:
                 run.discard()
@@ -100,7 +104,8 @@ def _train_seeds(config: Config, fabric: Fabric, run: RunFolder, result: RunResu
         with _file_log(session.folder / "log.txt") if fabric.is_global_zero else nullcontext():
             try:
                 session.resume()
-                session.run()
+                with memory_errors_told(config, session.monitor):
+                    session.run()
             except StorageError:
                 raise
             except Exception as error:  # the other seeds are not lost with this one
@@ -136,7 +141,7 @@ def test(config: Config, out_dir: str | Path = "logs", *, name: str | None = Non
     """
     config = resolve_config(config)
     with _terminal_log(), deterministic_kernels(config.deterministic):
-        fabric = make_fabric(config.device, config.precision)
+        fabric = make_fabric(config.device, config.precision, config.tf32)
         launch(fabric)
         run = RunFolder.newest(experiment_folder(Path(out_dir), name or config.model_name), config)
         result = replace(_results_so_far(config, run), seeds=[])
@@ -185,7 +190,8 @@ class Figures:
 class Session:
     """One seed of one run: data, network, learner, monitor, figures. Takes decoded images and workers over from `like`."""
 
-    def __init__(self, config: Config, seed: int, fabric: Fabric, folder: Path, like: Session | None = None) -> None:
+    def __init__(self, config: Config, seed: int, fabric: Fabric, folder: Path, like: Session | None = None,
+                 profile: bool = False) -> None:
         self.config, self.seed, self.fabric, self.folder = config, seed, fabric, folder
         first = fabric.is_global_zero  # of several processes one writes
         method = learner_class(config.model_name)
@@ -195,9 +201,11 @@ class Session:
                                 device=fabric.device, like=like.data if like else None, **from_backbone)
         self.net = IncrementalNet(backbone)
         self.learner: BaseLearner = method(config, self.data, self.net, fabric)
+        backbone.speed_up(compile=config.compile, channels_last=config.channels_last)  # once LoRA is in
         self.figures = Figures()
         self.store = CheckpointStore(folder / "checkpoints", config.keep_checkpoints if first else "none", warn=log.warning)
-        self.monitor = RunMonitor(folder, self.store, log, self.meta, config.checkpoint_every, writes=first)
+        monitor = ProfilingMonitor if profile else RunMonitor
+        self.monitor = monitor(folder, self.store, log, self.meta, config.checkpoint_every, writes=first)
         self.first_task = 0
         self.base_sha256 = tensors_sha256(self.learner.frozen_state().items())  # of what checkpoints leave out
 

@@ -78,9 +78,24 @@ class Backbone(nn.Module):
         self.mean: tuple[float, ...] = tuple(settings["mean"])
         self.std: tuple[float, ...] = tuple(settings["std"])
         self.weights: dict[str, str] = {"source": "random", "sha256": ""}
+        self.channels_last = False
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.model(images)  # (N, D)
+        return self.model(self.laid_out(images))  # (N, D)
+
+    def laid_out(self, images: Tensor) -> Tensor:
+        return images.contiguous(memory_format=torch.channels_last) if self.channels_last else images
+
+    def speed_up(self, *, compile: bool = False, channels_last: bool = False, backend: str = "inductor") -> None:
+        """Compile the model in place, and keep images and convolutions channels last.
+
+        Only the model is compiled: heads may come and go, and no name in a checkpoint changes.
+        """
+        if channels_last:
+            self.channels_last = True
+            self.model.to(memory_format=torch.channels_last)
+        if compile:
+            self.model.compile(backend=backend)
 
     def layer_of_parameter(self) -> dict[str, int]:
         """Depth of each of the model's parameters, by its name in `model`: 0 the embedding, 1.. the blocks, last the norm."""
@@ -93,7 +108,7 @@ class Backbone(nn.Module):
 
     def class_and_mean(self, images: Tensor) -> Tensor:
         """The feature beside the mean of the patch tokens, both after the final norm: (N, 2 D). Needs `reads_class_token`."""
-        tokens = self.model.forward_features(images)  # (N, L, D)
+        tokens = self.model.forward_features(self.laid_out(images))  # (N, L, D)
         patches = tokens[:, self.model.num_prefix_tokens:]
         return torch.cat([self.model.forward_head(tokens, pre_logits=True), patches.mean(dim=1)], dim=1)
 

@@ -52,3 +52,16 @@ def test_scales_survive_save_and_load():
     nets[1].load_state_dict(nets[0].state_dict())
     images = torch.randn(2, 3, 16, 16)
     assert torch.equal(nets[0](images), nets[1](images))
+
+
+def test_a_compiled_channels_last_backbone_gives_the_same_and_keeps_its_names():
+    plain, fast = micro_backbone(), micro_backbone()
+    fast.load_state_dict(plain.state_dict())
+    fast.speed_up(compile=True, channels_last=True, backend="aot_eager")
+    assert list(fast.state_dict()) == list(plain.state_dict())
+    images = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    net = IncrementalNet(fast)
+    for classes in (2, 3):  # heads grow after compiling
+        net.add_head(classes)
+        torch.testing.assert_close(net.features(images), plain(images), atol=1e-5, rtol=1e-5)
+        assert net(images).shape == (3, sum(net.head_sizes))

@@ -86,6 +86,9 @@ class Config(_Strict):
     torch_seed: int = Field(1, ge=0, le=2**63 - 1, description="seed of everything else: heads, batches, augmentation, sampled features (release: always 1)")
     device: Union[Device, list[Device]] = Field("auto", description="auto, cpu, cuda, cuda:1, mps, a list of GPU numbers (one process each), or [\"cpu\", \"cpu\"] for two processes; -1 means cpu")
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = Field("32-true", description="arithmetic of the backbone (Lightning Fabric)")
+    tf32: bool = Field(False, description="on a CUDA GPU, matrix products in TF32: faster, 10 bits of mantissa")
+    compile: bool = Field(False, description="torch.compile of the backbone: a minute or more at the start, faster steps afterwards; needs a C++ compiler")
+    channels_last: bool = Field(False, description="images and convolutions in channels-last order; for convolutional networks")
     compat: Literal["none", "release"] = Field("none", description="'release' reproduces its arithmetic where it is wrong (task of a class = class // last task's size)")
 
     # Data and tasks ------------------------------------------------------------------------------------------

@@ -15,12 +15,13 @@ from utils.errors import UserError
 WAY_OUT = "choose another with --device cpu (or \"device\": \"cpu\"), or --device auto for whatever is there"
 
 
-def make_fabric(device: Device | list[Device], precision: str) -> Fabric:
+def make_fabric(device: Device | list[Device], precision: str, tf32: bool = False) -> Fabric:
     """Fabric on the devices asked for: one process per device, with DDP where there are several.
 
     Args:
         device: auto, cpu, cuda, cuda:1, mps, a GPU number, a list of them, or "0,1" as the command line gives it.
         precision: 32-true, bf16-mixed or 16-mixed.
+        tf32: let matrix products and convolutions of a CUDA GPU round their factors to 10 bits of mantissa.
 
     Under torchrun the processes are already there: `device` then says which kind, or which GPUs of each node.
 
@@ -30,6 +31,9 @@ def make_fabric(device: Device | list[Device], precision: str) -> Fabric:
     accelerator, devices = parse_device(device)
     if precision == "16-mixed" and accelerator == "cpu":
         raise UserError("precision: got 16-mixed on the CPU, allowed there: 32-true or bf16-mixed")
+    if accelerator == "cuda":
+        torch.set_float32_matmul_precision("high" if tf32 else "highest")
+        torch.backends.cudnn.allow_tf32 = tf32
     torchrun = TorchElasticEnvironment.detect()
     nodes = 1
     if torchrun:

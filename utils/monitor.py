@@ -38,11 +38,13 @@ class Monitor:
     def __init__(self) -> None:
         self.seconds = dict.fromkeys(STAGES, 0.0)
         self._started: dict[str, float] = {}  # stages that are going on
+        self.current_stage = ""  # the stage begun last, for messages
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Add the time spent inside to `seconds[name]`."""
         self._started[name] = time.perf_counter()
+        self.current_stage = name
         try:
             yield
         finally:
