@@ -62,7 +62,9 @@ def run_experiments(arguments: argparse.Namespace) -> None:
 def run_experiment(config: Config, name: str, arguments: argparse.Namespace) -> None:
     if arguments.dry_run:
         from models.describe import describe_run
+        from models.measure import estimate_time
         print(describe_run(config, name=name))
+        print(estimate_time(config))
     elif arguments.test_only:
         from trainer import test
         test(config, arguments.out, name=name, after_task=arguments.after_task)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from dataclasses import dataclass
 
 import torch
@@ -76,6 +77,7 @@ def describe_run(config: Config, name: str = "") -> str:
     learner = shape_learner(config, plan)
     numbers, estimate = count_parameters(learner), estimate_memory(config, learner)
     info = dataset_info(config.dataset, config.data_root)
+    at_once = math.ceil(config.batch_size / config.accumulate)
     images = "an unknown number of" if info.train_count is None else f"{info.train_count:,}"
     return "\n".join([
         f"{name or config.model_name}: {learner.title} ({resolve_name(config.model_name)}) on {info.name}, dry run",
@@ -85,7 +87,7 @@ def describe_run(config: Config, name: str = "") -> str:
         f"parameters: {numbers['all']:,} in all, {numbers['trained_backbone']:,} trained in the backbone, "
         f"{numbers['trained_heads']:,} trained in the heads",
         f"memory, estimated: {_gib(estimate.total)} = {_gib(estimate.parameters)} weights, gradients and momentum + "
-        f"{_gib(estimate.activations)} activations of a batch of {config.batch_size} in {config.precision} + "
+        f"{_gib(estimate.activations)} activations of {at_once} images at once in {config.precision} + "
         f"{_gib(estimate.statistics)} statistics",
     ])
 
@@ -110,7 +112,7 @@ def estimate_memory(config: Config, learner: BaseLearner) -> Estimate:
 
 
 def _activation_bytes(config: Config, learner: BaseLearner) -> int:
-    """What autograd saves in one forward pass of one image, counted on the meta device, times the batch size."""
+    """What autograd saves in one forward pass of one image, counted on the meta device, times the images of a batch's part."""
     backbone = learner.net.backbone
     own = {p.untyped_storage()._cdata for p in backbone.parameters()}
     saved: dict[int, Tensor] = {}  # by storage, so that a tensor and its views count once; kept alive while counting
@@ -125,7 +127,7 @@ def _activation_bytes(config: Config, learner: BaseLearner) -> int:
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         backbone(image)
     half = 0.5 if config.precision != "32-true" else 1.0
-    return int(sum(t.untyped_storage().nbytes() for t in saved.values()) * config.batch_size * half)
+    return int(sum(t.untyped_storage().nbytes() for t in saved.values()) * math.ceil(config.batch_size / config.accumulate) * half)
 
 
 def _statistics_bytes(config: Config, learner: BaseLearner) -> int:

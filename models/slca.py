@@ -233,13 +233,8 @@ class SLCA(BaseLearner):
         self.heads_before = _part(state, "heads_before.")
 
     def planned_statistics(self, classes: int, images_per_class: int | None) -> int:
-        """A mean of D numbers and a factor of at most min(n - 1, D, ca_rank) x D per class of n images."""
-        c = self.config
-        dim = self.net.backbone.dim * (2 if c.features == "cls+mean" else 1)
-        if images_per_class is None:
-            return 0
-        rank = min(images_per_class - 1, dim, self.gaussians.rank or dim)
-        return classes * dim * (FLOAT_BYTES + rank * getattr(torch, c.stats_dtype).itemsize)
+        dim = self.net.backbone.dim * (2 if self.config.features == "cls+mean" else 1)
+        return self.gaussians.planned_bytes(classes, images_per_class, dim) if images_per_class is not None else 0
 
     def memory_bytes(self) -> dict[str, int]:
         return {**super().memory_bytes(), "statistics": self.gaussians.nbytes()}

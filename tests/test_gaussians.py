@@ -146,3 +146,11 @@ def test_every_kind_of_covariance_draws_the_same_after_save_and_load(kind):
     first, second = (g.sample(g.means(), 7, torch.Generator().manual_seed(0))[0] for g in (gaussians, loaded))
     assert torch.equal(first, second)
     assert loaded.nbytes() == gaussians.nbytes()
+
+
+@pytest.mark.parametrize("kind", [{}, {"cov": "lowrank", "rank": 4}, {"cov": "diag"}, {"cov": "shared"}, {"dtype": torch.float16}])
+@pytest.mark.parametrize("images", [1, 5, 12])
+def test_planned_bytes_are_those_that_are_kept(kind, images):
+    gaussians = ClassGaussians(**kind)
+    gaussians.fit(correlated(2 * images, 8), torch.arange(2).repeat_interleave(images), range(2))
+    assert gaussians.nbytes() == ClassGaussians(**kind).planned_bytes(2, images, 8)

@@ -22,6 +22,7 @@ from torch import Tensor
 
 # Directions whose variance is below this share of the largest are rounding, not data.
 RANK_TOLERANCE = 1e-10
+FLOAT_BYTES = 4
 DEFAULT_RANK = 64  # of lowrank, where the config names none
 
 
@@ -211,6 +212,13 @@ class ClassGaussians:
         """Bytes of all that is kept between tasks."""
         own = sum(g.mean.nbytes + g.factor.nbytes + (g.noise.nbytes if self.cov in ("lowrank", "diag") else 0) for g in self.classes)
         return own + (0 if self.pooled is None else self.pooled.nbytes)
+
+    def planned_bytes(self, classes: int, images: int, d: int) -> int:
+        """`nbytes` of `classes` classes of `images` images each, before there are any: a mean, a factor and noise per class."""
+        rank = 0 if self.cov in ("diag", "shared") else min(max(images - 1, 0), d, self.rank or d)
+        noise = {"diag": d, "lowrank": 1}.get(self.cov, 0)
+        each = FLOAT_BYTES * (d + noise) + self.dtype.itemsize * rank * d
+        return classes * each + (FLOAT_BYTES * d * d if self.cov == "shared" else 0)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Flat tensors for a checkpoint: all factors stacked by rows, with each class's rank and count."""

@@ -1,0 +1,154 @@
+"""How long a run would take, for `--dry_run`: measured on two batches where data, weights and device are there, else computed.
+
+An estimate: it leaves out start-up, checkpoints and what a method does beside training, statistics, alignment and test.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from convs.backbones import find_weights
+from models import resolve_config
+from models.base import BaseLearner
+from models.describe import backbone_entry, shape_learner
+from utils.config import Config
+from utils.data_manager import DataManager
+from utils.datasets import dataset_info
+from utils.device import make_fabric
+from utils.errors import UserError
+
+MEASURED_IMAGES = 16  # per batch on the CPU, where a whole batch of a large network takes a minute
+BATCHES = 2
+MATRIX, REPEATS = 1024, 4  # of the product whose speed stands for the device's
+EFFICIENCY = 0.5  # share of that speed which a network reaches
+BACKWARD = 2.0  # times the arithmetic of the forward pass
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Seconds per image, and how that is known."""
+
+    train: float
+    test: float
+    source: str
+    memory_bytes: int | None = None  # peak of the measured batches, where the device counts it
+
+
+def estimate_time(config: Config) -> str:
+    """One paragraph: seconds per task and for the whole run, and where the figure comes from. Raises UserError."""
+    config = resolve_config(config)
+    try:
+        fabric = make_fabric(config.device, config.precision, config.tf32)
+        if fabric.world_size > 1:
+            return "time, not estimated: the run uses several devices; a dry run starts one process. Name one with --device."
+    except UserError as error:
+        return f"time, not estimated: {error}"
+    try:
+        speed, counts = _measure(config, fabric)
+    except UserError as error:
+        why = str(error).splitlines()[0][:120]
+        info, plan = dataset_info(config.dataset, config.data_root), DataManager.plan(config, config.seeds[0])
+        if info.train_count is None:
+            return f"time, not estimated: the number of images is not known ({why})"
+        share = [size / plan.num_classes for size in plan.task_sizes]
+        test = info.test_count or 0
+        counts = [(info.train_count * s, test * sum(share[: t + 1])) for t, s in enumerate(share)]
+        speed = _compute(config, plan, fabric.device, why)
+    seconds = [config.epochs * train * speed.train + (train + test) * speed.test for train, test in counts]
+    memory = "" if speed.memory_bytes is None else f"; peak memory of a step {speed.memory_bytes / 2**30:.2f} GiB"
+    return (f"time, {speed.source}: {1000 * speed.train:.2f} ms per image in training, {1000 * speed.test:.2f} ms without gradient; "
+            f"{_span(min(seconds))} to {_span(max(seconds))} per task, {_span(sum(seconds))} for {len(seconds)} task(s), "
+            f"times {len(config.seeds)} seed(s), alignment not counted{memory}")
+
+
+def _measure(config: Config, fabric) -> tuple[Speed, list[tuple[int, int]]]:
+    """Seconds per image of two batches after one to warm up, and (training, test) images of every task. Raises UserError."""
+    from trainer import Session
+
+    _need_files(config)
+    small = config.model_copy(update={"cache": "none", "num_workers": 0, "compile": False})  # nothing is started or written
+    session = Session(small, config.seeds[0], fabric, Path("not written"))
+    learner, data = session.learner, session.data
+    learner.begin_task(0)
+    optimizer = learner.make_optimizer(0)
+    module, optimizer = fabric.setup(learner.training_module(0), optimizer)
+    size = config.batch_size if fabric.device.type == "cuda" else min(config.batch_size, MEASURED_IMAGES)
+    indices = data.task_indices("train", 0)[: size * (1 + BATCHES)]
+    batches = list(data.batches("train", indices=indices, batch_size=size, augment=True, shuffle_seed=0))
+    if fabric.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(fabric.device)
+    learner.net.train(learner.backbone_trains)
+    train = _per_image(lambda some: learner.train_epoch(module, optimizer, some), batches, fabric.device)
+    learner.net.eval()
+
+    @torch.inference_mode()
+    def look(some: list) -> None:
+        for images, _ in some:
+            learner.features(fabric.to_device(images))
+
+    test = _per_image(look, batches, fabric.device)
+    memory = torch.cuda.max_memory_allocated(fabric.device) if fabric.device.type == "cuda" else None
+    seen = [(data.count("train", t), data.count("test", list(range(t + 1)))) for t in range(data.num_tasks)]
+    return Speed(train, test, f"measured on {min(BATCHES, len(batches))} batches of {size} on {fabric.device}", memory), seen
+
+
+def _need_files(config: Config) -> None:
+    """Raises UserError where a run would first download data or weights."""
+    info, entry = dataset_info(config.dataset, config.data_root), backbone_entry(config)
+    if info.folder and not (Path(config.data_root) / info.folder).is_dir():
+        raise UserError(f"the data are not in {config.data_root}/{info.folder}")
+    if config.pretrained and find_weights(entry) is None:
+        raise UserError("the weights are not in pretrained/")
+
+
+def _per_image(work, batches: list, device: torch.device) -> float:
+    """Seconds per image of all batches but the first, which warms up (of the only one where there is one)."""
+    work(batches[:1])
+    rest = batches[1:] or batches
+    _wait(device)
+    start = time.perf_counter()
+    work(rest)
+    _wait(device)
+    return (time.perf_counter() - start) / sum(len(labels) for _, labels in rest)
+
+
+def _compute(config: Config, plan, device: torch.device, why: str) -> Speed:
+    """Seconds per image from the network's arithmetic and the speed of one matrix product on the device."""
+    learner: BaseLearner = shape_learner(config, plan)
+    backbone = learner.net.backbone
+    image = torch.empty(1, backbone.channels, backbone.image_size, backbone.image_size, device="meta")
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        backbone(image)
+    forward = counter.get_total_flops() / (EFFICIENCY * _matrix_speed(device, config.precision))
+    train = forward * (1 + BACKWARD) if learner.backbone_trains else forward
+    return Speed(train, forward, f"computed from {counter.get_total_flops() / 1e9:.1f} GFLOP per image and the speed of a matrix product "
+                                 f"on {device} (not measured: {why})")
+
+
+def _matrix_speed(device: torch.device, precision: str) -> float:
+    """Operations per second of a square matrix product."""
+    dtype = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}[precision]
+    a = torch.ones(MATRIX, MATRIX, device=device, dtype=dtype)
+    a @ a
+    _wait(device)
+    start = time.perf_counter()
+    for _ in range(REPEATS):
+        a @ a
+    _wait(device)
+    return REPEATS * 2 * MATRIX**3 / (time.perf_counter() - start)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _span(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
