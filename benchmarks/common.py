@@ -34,6 +34,10 @@ class Comparison:
     seconds: dict[str, list[float]]
     cpu: dict[str, list[float]]
 
+    def without_first(self) -> Comparison:
+        """The first round warms up caches and kernels."""
+        return Comparison({name: times[1:] for name, times in self.seconds.items()}, {name: times[1:] for name, times in self.cpu.items()})
+
     def medians(self) -> dict[str, dict[str, float]]:
         return {name: {"wall": statistics.median(self.seconds[name]), "cpu": statistics.median(self.cpu[name])} for name in self.seconds}
 

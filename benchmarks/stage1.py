@@ -1,0 +1,131 @@
+"""Figures 2, 3 and 6: training steps beside a bare loop, beside W + s B A, and in bf16 beside float32.
+
+    python benchmarks/stage1.py [--rounds 5] [--batch 4]
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from common import WORK, in_turns, save, short
+from textbook import FormedLoRA
+from torch import nn
+from torch.nn import functional as F
+
+from convs.lora import add_lora
+from models import resolve_config
+from trainer import Session
+from utils.config import load_config, parse_config
+from utils.device import make_fabric
+
+VIT_B = "vit_base_patch16_224"
+BF16_FLAGS = ("avx512_bf16", "amx_bf16")
+
+
+def bare_loop(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, steps: int, lr: float = 1e-4) -> None:
+    """Forward, backward, step on one fixed batch, nothing else."""
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=lr, momentum=0.9, weight_decay=5e-4)
+    for _ in range(steps):
+        loss = F.cross_entropy(model(images), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+def project_epoch(settings: Any) -> tuple[Any, int]:
+    """A call that runs one epoch of the project's stage 1 on task 0, augmentation included, and its number of images."""
+    config = resolve_config(settings)
+    fabric = make_fabric(config.device, config.precision)
+    session = Session(config, config.seeds[0], fabric, WORK / "not written")
+    learner = session.learner
+    learner.begin_task(0)
+    optimizer = learner.make_optimizer(0)
+    module, optimizer = fabric.setup(learner.training_module(0), optimizer)
+    learner.net.train()
+    return lambda: learner.train_epoch(module, optimizer, learner.training_batches(0, 0)), session.data.count("train", 0)
+
+
+def throughput(rounds: int, batch: int) -> dict:
+    """Figure 2: images per second of the project over those of the bare loop: the demo's ViT and ViT-B/16 at 224 px."""
+    found = {}
+    torch.manual_seed(0)
+    demo = load_config(Path("exps/slca_demo.json"))
+    small = timm.create_model(demo.convnet_type.timm, num_classes=2, **demo.convnet_type.args)
+    found["demo ViT, batch 32"] = _throughput(demo, small, (1, 28, 28), 32, 2, rounds)
+    # as many images as ViT-B can do in seconds; crop, flip and normalisation from arrays of 256 px in memory
+    large = parse_config({"model_name": "slca", "convnet_type": "timm/" + VIT_B, "pretrained": False, "epochs": 1, "batch_size": batch, "device": "cpu",
+                          "init_cls": 2, "increment": 2, "num_workers": 0,
+                          "dataset": {"name": "synthetic-224", "layout": "synthetic", "num_classes": 4, "train_per_class": 2 * batch,
+                                      "image_size": 224, "train_transform": "crop224"}})
+    found[f"ViT-B/16 at 224 px, batch {batch}"] = _throughput(large, timm.create_model(VIT_B, num_classes=2), (3, 224, 224), batch, 2, rounds)
+    return found
+
+
+def _throughput(config: Any, model: nn.Module, shape: tuple[int, ...], batch: int, classes: int, rounds: int) -> dict:
+    epoch, count = project_epoch(config)
+    images, labels = torch.randn(batch, *shape), torch.randint(classes, (batch,))
+    steps = max(1, count // batch)
+    comparison = in_turns({"bare loop": lambda: bare_loop(model, images, labels, steps), "project": epoch}, rounds + 1)
+    comparison = comparison.without_first()
+    ratio = comparison.ratio("bare loop", "project")
+    scale = count / (steps * batch)  # the project's epoch may end with a smaller batch
+    return {"seconds": comparison.medians(), "images": {"bare loop": steps * batch, "project": count},
+            "of_bare_loop": {key: value * scale if key != "rounds" else value for key, value in ratio.items()}}
+
+
+def lora_step(rounds: int, batch: int) -> dict:
+    """Figure 3: one SLCA++ training step of ViT-B/16, as the project does it and with W + s B A formed."""
+    torch.manual_seed(0)
+    found = {}
+    for name, targets in (("qkv", ("qkv",)), ("qkv, fc1, fc2", ("qkv", "fc1", "fc2"))):
+        ours, formed = (timm.create_model(VIT_B, num_classes=10) for _ in range(2))
+        add_lora(ours, 4, 0.8, targets)
+        for block in formed.blocks:
+            block.attn.qkv = FormedLoRA(block.attn.qkv)
+            if len(targets) > 1:
+                block.mlp.fc1, block.mlp.fc2 = FormedLoRA(block.mlp.fc1), FormedLoRA(block.mlp.fc2)
+        for model in (ours, formed):
+            for parameter, value in model.named_parameters():
+                value.requires_grad_(any(word in parameter for word in ("lora_", "norm", "bias", "cls_token", "head")))
+        images, labels = torch.randn(batch, 3, 224, 224), torch.randint(10, (batch,))
+        comparison = in_turns({"W + s B A": lambda: bare_loop(formed, images, labels, 2), "project": lambda: bare_loop(ours, images, labels, 2)},
+                              rounds + 1).without_first()
+        found[name] = {"batch": batch, "seconds": comparison.medians(), "speedup": comparison.ratio("W + s B A", "project")}
+    return found
+
+
+def bf16(rounds: int) -> dict:
+    """Figure 6: stage 1 of the demo in bf16-mixed against 32-true: time of an epoch here; accuracy in whole_run.py."""
+    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    ways = {}
+    for precision in ("32-true", "bf16-mixed"):
+        ways[precision] = project_epoch(load_config(Path("exps/slca_demo.json"), {"precision": precision}))[0]
+    comparison = in_turns(ways, rounds + 1).without_first()
+    return {"cpu_has_bf16": [flag for flag in BF16_FLAGS if flag in flags], "seconds": comparison.medians(),
+            "speedup": comparison.ratio("32-true", "bf16-mixed")}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--batch", type=int, default=4, help="images per step of ViT-B/16")
+    arguments = parser.parse_args()
+    found = bf16(arguments.rounds)
+    save("6_bf16", found)
+    print(f"bf16-mixed against 32-true: {short(found['speedup'])}")
+    found = throughput(arguments.rounds, arguments.batch)
+    save("2_stage1", found)
+    for name, row in found.items():
+        print(f"stage 1, {name}: {short(row['of_bare_loop'])} of the bare loop")
+    found = lora_step(arguments.rounds, arguments.batch)
+    save("3_lora", found)
+    for name, row in found.items():
+        print(f"LoRA step on {name}: {short(row['speedup'])} faster than W + s B A")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""Figures 4 and 6, and what cheaper covariances cost: whole demo runs, the textbook's way beside the project's.
+
+    python benchmarks/whole_run.py [--seeds 0 1 2]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from pathlib import Path
+
+import torch
+from common import WORK, in_turns, save, short
+from textbook import Plain
+
+from models import resolve_config
+from trainer import Session, train
+from utils.config import load_config
+from utils.device import make_fabric
+from utils.gaussians import ClassGaussians
+from utils.monitor import Monitor
+
+CONFIGS = {"SLCA": "exps/slca_demo.json", "SLCA++": "exps/slcapp_demo.json"}
+KINDS: dict[str, dict] = {"full": {}, "full, float16": {"dtype": torch.float16}, "lowrank, rank 64": {"cov": "lowrank", "rank": 64},
+                          "lowrank, rank 16": {"cov": "lowrank", "rank": 16}, "diag": {"cov": "diag"}, "shared": {"cov": "shared"}}
+
+
+def project(path: str, seed: int, **settings: object) -> float:
+    """Last accuracy of one seed of the project's run: everything a user gets, results and report included."""
+    config = load_config(Path(path), {"seed": seed, "device": "cpu", **settings})
+    return train(config, WORK / "runs", name=Path(path).stem).seeds[0].last
+
+
+def end_to_end(seeds: list[int]) -> dict:
+    """Figure 4: seconds of a whole run of one seed, and the accuracy of both ways."""
+    found = {}
+    for name, path in CONFIGS.items():
+        plain = Plain(json.loads(Path(path).read_text(encoding="utf-8")), plus_plus=name == "SLCA++")
+        accuracies: dict[str, list[float]] = {"textbook": [], "project": []}
+        ways = {"textbook": lambda: accuracies["textbook"].append(plain.run(seeds[len(accuracies["textbook"])])),
+                "project": lambda: accuracies["project"].append(project(path, seeds[len(accuracies["project"])]))}
+        comparison = in_turns(ways, len(seeds))
+        found[name] = {"seconds": comparison.medians(), "speedup": comparison.ratio("textbook", "project"), "last_accuracy": accuracies,
+                       "mean_difference": statistics.mean(accuracies["project"]) - statistics.mean(accuracies["textbook"])}
+    return found
+
+
+def covariance_kinds(seeds: list[int]) -> dict:
+    """Last accuracy on the demo under each kind of covariance, on one and the same trained backbone per seed.
+
+    Training does not depend on alignment in SLCA, so each seed trains once; statistics of every kind are fitted task by task,
+    and the heads are aligned with each kind after the last task.
+    """
+    last: dict[str, list[float]] = {name: [] for name in KINDS}
+    kept: dict[str, float] = {}
+    for seed in seeds:
+        config = resolve_config(load_config(Path(CONFIGS["SLCA"]), {"seed": seed, "device": "cpu", "ca_epochs": 0}))
+        session = Session(config, seed, make_fabric("cpu", "32-true"), WORK / "not written")
+        learner, tasks = session.learner, session.data.num_tasks
+        gaussians = {name: ClassGaussians(config.ca_ridge, **kind) for name, kind in KINDS.items()}
+        for task in range(tasks):
+            learner.learn_task(task, Monitor())
+            features, labels = learner.extract("train", task)
+            for each in gaussians.values():
+                each.fit(features, labels, range(session.data.classes_before(task), session.data.classes_upto(task)))
+        learner.config = config.model_copy(update={"ca_epochs": load_config(Path(CONFIGS["SLCA"])).ca_epochs})
+        for name, each in gaussians.items():
+            learner.gaussians = each
+            learner.align(tasks - 1, Monitor())
+            last[name].append(learner.evaluate(tasks - 1).top1)
+            learner.recall_heads()
+            kept[name] = each.nbytes() / len(each)
+    return {name: {"last_accuracy": values, "mean": statistics.mean(values), "bytes_per_class": kept[name],
+                   "difference": statistics.mean(values) - statistics.mean(last["full"])} for name, values in last.items()}
+
+
+def bf16_accuracy(seeds: list[int]) -> dict:
+    """Last accuracy of whole demo runs in bf16-mixed beside 32-true."""
+    last = {precision: [project(CONFIGS["SLCA"], seed, precision=precision) for seed in seeds] for precision in ("32-true", "bf16-mixed")}
+    return {"last_accuracy": last, "difference": statistics.mean(last["bf16-mixed"]) - statistics.mean(last["32-true"])}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    arguments = parser.parse_args()
+    save("covariance_kinds", covariance_kinds(arguments.seeds))
+    found = end_to_end(arguments.seeds)
+    save("4_whole_run", found)
+    for name, row in found.items():
+        print(f"{name}, whole demo run: {short(row['speedup'])} faster; accuracy {row['mean_difference']:+.2f} points")
+    save("6_bf16_accuracy", bf16_accuracy(arguments.seeds))
+
+
+if __name__ == "__main__":
+    main()
