@@ -1,5 +1,6 @@
 # make demo   install, then run the embedded demo
 # make demo-all   the same for every exps/*_demo.json
+# make bench  measure speed and memory beside the plain ways (about half an hour on two cores)
 # make test   install, then run the whole test suite
 PYTHON ?= python3
 VENV ?= .venv
@@ -19,6 +20,12 @@ demo-all: $(VENV)/.installed
 
 test: $(VENV)/.installed-dev
 	$(PY) -m pytest -n 2
+
+bench: $(VENV)/.installed
+	$(PY) benchmarks/alignment.py
+	$(PY) benchmarks/stage1.py
+	$(PY) benchmarks/whole_run.py
+	$(PY) benchmarks/report.py
 
 lint: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check .

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,11 +58,12 @@ def throughput(rounds: int, batch: int) -> dict:
     small = timm.create_model(demo.convnet_type.timm, num_classes=2, **demo.convnet_type.args)
     found["demo ViT, batch 32"] = _throughput(demo, small, (1, 28, 28), 32, 2, rounds)
     # as many images as ViT-B can do in seconds; crop, flip and normalisation from arrays of 256 px in memory
-    large = parse_config({"model_name": "slca", "convnet_type": "timm/" + VIT_B, "pretrained": False, "epochs": 1, "batch_size": batch, "device": "cpu",
-                          "init_cls": 2, "increment": 2, "num_workers": 0,
+    large = parse_config({"model_name": "slca", "convnet_type": "timm/" + VIT_B, "pretrained": False, "epochs": 1, "batch_size": batch,
+                          "device": "cpu", "init_cls": 2, "increment": 2, "num_workers": 0,
                           "dataset": {"name": "synthetic-224", "layout": "synthetic", "num_classes": 4, "train_per_class": 2 * batch,
                                       "image_size": 224, "train_transform": "crop224"}})
-    found[f"ViT-B/16 at 224 px, batch {batch}"] = _throughput(large, timm.create_model(VIT_B, num_classes=2), (3, 224, 224), batch, 2, rounds)
+    vit_b = timm.create_model(VIT_B, num_classes=2)
+    found[f"ViT-B/16 at 224 px, batch {batch}"] = _throughput(large, vit_b, (3, 224, 224), batch, 2, rounds)
     return found
 
 
@@ -92,8 +94,8 @@ def lora_step(rounds: int, batch: int) -> dict:
             for parameter, value in model.named_parameters():
                 value.requires_grad_(any(word in parameter for word in ("lora_", "norm", "bias", "cls_token", "head")))
         images, labels = torch.randn(batch, 3, 224, 224), torch.randint(10, (batch,))
-        comparison = in_turns({"W + s B A": lambda: bare_loop(formed, images, labels, 2), "project": lambda: bare_loop(ours, images, labels, 2)},
-                              rounds + 1).without_first()
+        ways = {"W + s B A": partial(bare_loop, formed, images, labels, 2), "project": partial(bare_loop, ours, images, labels, 2)}
+        comparison = in_turns(ways, rounds + 1).without_first()
         found[name] = {"batch": batch, "seconds": comparison.medians(), "speedup": comparison.ratio("W + s B A", "project")}
     return found
 

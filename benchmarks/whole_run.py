@@ -8,6 +8,8 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -38,9 +40,12 @@ def end_to_end(seeds: list[int]) -> dict:
     for name, path in CONFIGS.items():
         plain = Plain(json.loads(Path(path).read_text(encoding="utf-8")), plus_plus=name == "SLCA++")
         accuracies: dict[str, list[float]] = {"textbook": [], "project": []}
-        ways = {"textbook": lambda: accuracies["textbook"].append(plain.run(seeds[len(accuracies["textbook"])])),
-                "project": lambda: accuracies["project"].append(project(path, seeds[len(accuracies["project"])]))}
-        comparison = in_turns(ways, len(seeds))
+
+        def next_seed(way: str, run: Callable[[int], float], done: dict[str, list[float]] = accuracies) -> None:
+            done[way].append(run(seeds[len(done[way])]))
+
+        comparison = in_turns({"textbook": partial(next_seed, "textbook", plain.run),
+                               "project": partial(next_seed, "project", partial(project, path))}, len(seeds))
         found[name] = {"seconds": comparison.medians(), "speedup": comparison.ratio("textbook", "project"), "last_accuracy": accuracies,
                        "mean_difference": statistics.mean(accuracies["project"]) - statistics.mean(accuracies["textbook"])}
     return found

@@ -113,7 +113,8 @@ class Gaussian:
         (count, d), rank = out.shape, len(self.factor)
         if rank == d and self.noise.numel() == 1:  # every direction is there: the noise only lengthens it, d normals do
             factor = self.factor.float()
-            spread = (1 + (self.noise + ridge) / factor.square().sum(dim=1)).sqrt()
+            lengths = factor.square().sum(dim=1).clamp_min(torch.finfo(torch.float32).tiny)  # a moved factor may have a row of 0
+            spread = (1 + (self.noise + ridge) / lengths).sqrt()
             torch.addmm(mean, _normals(scratch, count, d, generator), factor * spread[:, None], out=out)
             return
         out.normal_(generator=generator).mul_((self.noise + ridge).sqrt()).add_(mean)

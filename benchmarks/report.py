@@ -1,0 +1,115 @@
+"""From the benchmarks' figures to results.json and RESULTS.md.
+
+    python benchmarks/report.py
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from common import PROJECT, WORK, short
+
+TARGETS = {"exact": 15, "rank 64": 30}
+
+
+def main() -> None:
+    found = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(WORK.glob("*.json"))}
+    folder = PROJECT / "benchmarks"
+    (folder / "results.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    text = "\n\n".join(["# Benchmarks", INTRODUCTION, *(part(found[name]["figures"]) for name, part in PARTS.items() if name in found),
+                        machines(found)])
+    (folder / "RESULTS.md").write_text(text + "\n", encoding="utf-8")
+    print(f"{folder / 'RESULTS.md'}")
+
+
+INTRODUCTION = """Made by `make bench`; every ratio is of two ways measured in turns in one process. "Clock" ratios feel what else the
+machine does; processor time hardly does. The plain ways are in `benchmarks/textbook.py` and in the benchmark named."""
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in [header, ["---"] * len(header), *rows])
+
+
+def alignment(f: dict[str, Any]) -> str:
+    rows = [["textbook", _time(f["seconds"]["textbook"]), "", f"{f['accuracy']['textbook']:.2f}", ""]]
+    rows += [[name, _time(f["seconds"][name]), short(ratio), f"{f['accuracy'][name]:.2f}", f"{TARGETS[name]}x"]
+             for name, ratio in f["speedup"].items()]
+    fit = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in f["fit_seconds_all_classes"].items())
+    return ("## 1. Alignment (`alignment.py`): 768 dimensions, 100 classes in 10 tasks of 500 images, 5 epochs\n\n"
+            + table(["way", "time", "faster", "accuracy on held-out samples", "target"], rows)
+            + f"\n\nFitting the statistics is not in it; it happens once per class (all 100 classes, by the clock: {fit}).")
+
+
+def stage1(f: dict[str, Any]) -> str:
+    rows = [[name, _time(row["seconds"]["bare loop"]), _time(row["seconds"]["project"]), short(row["of_bare_loop"]), "0.95x"]
+            for name, row in f.items()]
+    return ("## 2. Stage 1 (`stage1.py`): images per second over those of a bare loop\n\n"
+            + table(["network", "bare loop", "project", "project / bare loop", "target"], rows))
+
+
+def lora(f: dict[str, Any]) -> str:
+    rows = [[name, str(row["batch"]), short(row["speedup"]), "1.1x"] for name, row in f.items()]
+    title = "## 3. SLCA++ step of ViT-B/16 (`stage1.py`) over forming W + s B A\n\n"
+    return title + table(["LoRA on", "batch", "faster", "target"], rows)
+
+
+def whole(f: dict[str, Any]) -> str:
+    rows = [[name, _time(row["seconds"]["textbook"]), _time(row["seconds"]["project"]), short(row["speedup"]),
+             f"{row['mean_difference']:+.2f} points over {len(row['last_accuracy']['project'])} seed(s)", "2x"] for name, row in f.items()]
+    header = ["method", "textbook", "project", "faster", "last accuracy", "target"]
+    return "## 4. Whole demo run (`whole_run.py`)\n\n" + table(header, rows)
+
+
+def memory(f: dict[str, Any]) -> str:
+    kinds = list(next(iter(f["per_class"].values())))
+    rows = [[images, *(f"{row[kind]['bytes']:,} ({row[kind]['of_full_percent']:.1f} %)" for kind in kinds)]
+            for images, row in f["per_class"].items()]
+    peak = f["alignment_100_classes_120_images"]
+    return (f"## 5. Statistics (`alignment.py`): bytes per class; mean and full covariance take {f['full_bytes']:,}\n\n"
+            + table(["images per class", *kinds], rows)
+            + f"\n\nPeak of statistics and one epoch of alignment, 100 classes of 120 images: {peak['ours_peak_mb']:.0f} MiB; textbook "
+            f"{peak['textbook_peak_mb']:.0f} MiB.")
+
+
+def bf16(f: dict[str, Any]) -> str:
+    flags = ", ".join(f["cpu_has_bf16"]) or "none: it is emulated"
+    return f"## 6. bf16-mixed over 32-true (`stage1.py`), one epoch of the demo\n\n{short(f['speedup'])} as fast; bf16 instructions: {flags}."
+
+
+def bf16_accuracy(f: dict[str, Any]) -> str:
+    return f"Last accuracy of whole demo runs: {f['difference']:+.2f} points over {len(f['last_accuracy']['32-true'])} seed(s)."
+
+
+def growth(f: dict[str, Any]) -> str:
+    rows = [[f"{int(classes):,}", f"{row['bytes_per_class']:,.0f}", f"{row['statistics_mb']:,.0f} MiB", f"{row['peak_gb']:.2f} GiB",
+             str(row["rounds"]), f"{1000 * row['cpu_seconds_per_step']:.1f} ms", f"{row['cpu_seconds_per_epoch']:,.0f} s"] for classes, row in f.items()]
+    return ("## 7. Growth (`alignment.py`): rank 64, 256 samples of 768 dimensions per class, 2 GiB for drawn features\n\n"
+            + table(["classes", "bytes per class", "statistics", "peak above start", "rounds per epoch", "processor time per step",
+                     "per epoch (computed)"], rows)
+            + "\n\nA step's cost grows with the classes, since every step trains all heads; an epoch has as many steps as classes.")
+
+
+def kinds(f: dict[str, Any]) -> str:
+    rows = [[name, f"{row['mean']:.2f}", f"{row['difference']:+.2f}", f"{row['bytes_per_class']:,.0f}"] for name, row in f.items()]
+    seeds = len(next(iter(f.values()))["last_accuracy"])
+    return (f"## Kinds of covariance on the demo (`whole_run.py`): SLCA, {seeds} seed(s), one trained backbone per seed for all kinds\n\n"
+            + table(["kind", "last accuracy", "difference", "bytes per class"], rows))
+
+
+def machines(found: dict[str, Any]) -> str:
+    rows = [[name, *(str(content["machine"][key]) for key in ("threads", "cores", "load_at_start"))] for name, content in found.items()]
+    first = next(iter(found.values()))["machine"]
+    return (f"## Measured on\n\n{first['cpu']}, torch {first['torch']}, GPU: {first['gpu'] or 'none'}. Load is what ran on the machine "
+            "when the figure was written.\n\n" + table(["figure", "threads", "cores", "load"], rows))
+
+
+def _time(seconds: dict[str, float]) -> str:
+    return f"{seconds['wall']:.2f} s ({seconds['cpu']:.2f} s processor)"
+
+
+PARTS = {"1_alignment": alignment, "2_stage1": stage1, "3_lora": lora, "4_whole_run": whole, "5_statistics": memory, "6_bf16": bf16,
+         "6_bf16_accuracy": bf16_accuracy, "7_growth": growth, "covariance_kinds": kinds}
+
+if __name__ == "__main__":
+    main()
