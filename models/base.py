@@ -169,7 +169,15 @@ class BaseLearner:
         return EpochStats(per_step, 100 * correct / max(count, 1))
 
     def training_step(self, module: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """One step of SGD on a batch, computed in `accumulate` parts; its loss (times this process's share) and correct guesses.
+        """One step of SGD on a batch; its loss (times this process's share) and correct guesses."""
+        optimizer.zero_grad()
+        loss, correct = self.backward_batch(module, images, labels)
+        self.after_backward(module)
+        optimizer.step()
+        return loss, correct
+
+    def backward_batch(self, module: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Add the gradient of a batch's loss, computed in `accumulate` parts; the loss and correct guesses.
 
         Every loss is a mean over images, so the parts' losses are weighted with their number of images: the gradient is that
         of the whole batch, over all processes.
@@ -177,7 +185,6 @@ class BaseLearner:
         share = share_of_batch(self.fabric, len(labels))
         if not len(labels):  # a small last batch left this process nothing; it takes part in the exchange with weight 0
             images, labels = images.new_zeros(1, *images.shape[1:]), labels.new_full((1,), self.data.classes_before(self.task))
-        optimizer.zero_grad()
         parts = list(zip(images.chunk(self.config.accumulate), labels.chunk(self.config.accumulate), strict=True))
         total, correct = torch.zeros((), device=images.device), torch.zeros((), dtype=torch.long, device=images.device)
         for number, (part, part_labels) in enumerate(parts, start=1):
@@ -191,8 +198,6 @@ class BaseLearner:
                 self.fabric.backward(loss)
             total += loss.detach()
             correct += (logits.detach().argmax(dim=1) == targets).sum()
-        self.after_backward(module)
-        optimizer.step()
         return total, correct if share is None else correct * (share > 0)
 
     # Optimisation --------------------------------------------------------------------------------------------

@@ -23,6 +23,8 @@ from models.rehearsal import Rehearsal
 from utils.monitor import Monitor
 from utils.rng import numpy_generator, seed_of
 
+Replayed = tuple[Tensor, Tensor, Tensor]  # images, labels, positions in the reservoir
+
 
 class DERpp(Rehearsal):
     title = "DER++"
@@ -33,7 +35,8 @@ class DERpp(Rehearsal):
         self.logits = torch.zeros(0, self.data.num_classes, device=device)  # (M, all classes) when stored, 0 beyond `known`
         self.known = torch.zeros(0, dtype=torch.long, device=device)  # (M,) classes seen when stored
         self.epoch = 0
-        self.replays: Iterator[tuple[Tensor, ...]] = iter(())  # the epoch's replayed batches
+        self.replays: Iterator[tuple[Replayed, Replayed]] = iter(())  # the epoch's replayed batches
+        self.parts: Iterator[tuple[Replayed, Replayed]] = iter(())  # the step's, in `accumulate` parts
 
     @property
     def capacity(self) -> int:
@@ -50,7 +53,7 @@ class DERpp(Rehearsal):
                            strict=True) if len(self.memory) else iter(())
         return batches
 
-    def replayed(self, task: int, epoch: int, what: str, steps: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def replayed(self, task: int, epoch: int, what: str, steps: int) -> Iterator[Replayed]:
         """`steps` batches from the reservoir, with replacement: images, labels and positions in the reservoir."""
         c = self.config
         drawn = numpy_generator(c.torch_seed, "derpp", what, task, epoch).integers(len(self.memory), size=steps * c.batch_size)
@@ -60,8 +63,15 @@ class DERpp(Rehearsal):
         for (images, labels), positions in zip(batches, slices, strict=True):
             yield images, labels, torch.from_numpy(positions)
 
-    def training_loss(self, module: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def backward_batch(self, module: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         replay = next(self.replays, None)
+        if replay is not None:
+            cut = [list(zip(*(tensor.chunk(self.config.accumulate) for tensor in batch), strict=True)) for batch in replay]
+            self.parts = zip(*cut, strict=True)
+        return super().backward_batch(module, images, labels)
+
+    def training_loss(self, module: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        replay = next(self.parts, None)
         if replay is None:
             return super().training_loss(module, images, labels)
         (dark, _, positions), (seen, seen_labels, _) = self.fabric.to_device(replay)

@@ -17,10 +17,9 @@ import numpy as np
 import quadprog
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from models.rehearsal import Rehearsal
-from utils.rng import numpy_generator
+from utils.rng import numpy_generator, seed_of
 
 RIDGE = 1e-9  # on the dual's diagonal, relative to its mean: parallel gradients make it singular
 
@@ -51,13 +50,14 @@ class GEM(Rehearsal):
     def memory_gradient(self, module: nn.Module, parameters: list[nn.Parameter], earlier: int) -> Tensor:
         """Gradient (P,) of the loss on the memory of task `earlier`."""
         stored = self.memory[self.data.task_of_class[self.data.labels_of("train", self.memory)] == earlier]
-        generator = numpy_generator(self.config.torch_seed, "gem", self.task, self.epoch, self.step, earlier)
-        drawn = generator.permutation(stored)[: self.config.gem_images]
+        stream = (self.config.torch_seed, "gem", self.task, self.epoch, self.step, earlier)
+        drawn = numpy_generator(*stream).permutation(stored)[: self.config.gem_images]
         for parameter in parameters:
             parameter.grad = None
-        for images, labels in self.data.batches("train", indices=drawn, batch_size=len(drawn), augment=False):
-            images, labels = self.fabric.to_device((images, labels))
-            self.fabric.backward(F.cross_entropy(module(images), labels))
+        # One batch; shuffling it costs nothing and gives every process a slice of it.
+        whole = {"indices": drawn, "batch_size": len(drawn), "augment": False, "shuffle_seed": seed_of(*stream)}
+        for images, labels in self.data.batches("train", **whole):
+            self.backward_batch(module, *self.fabric.to_device((images, labels)))
         return read_gradients(parameters)
 
 

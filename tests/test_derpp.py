@@ -78,3 +78,16 @@ def test_a_run_stopped_inside_a_task_goes_on_with_the_same_reservoir(tmp_path, m
     ends = [next((tmp_path / folder / "derpp").iterdir()) / "seed1993/checkpoints/task_02" for folder in "ab"]
     for name in ("weights.safetensors", "state.safetensors"):
         assert (ends[0] / name).read_bytes() == (ends[1] / name).read_bytes(), name
+
+
+def test_a_step_in_two_parts_sees_the_same_replayed_images():
+    seen = []
+    for accumulate in (1, 2):
+        learner = synthetic_learner("derpp", accumulate=accumulate, epochs=1)
+        learn(learner, [0])
+        learner.begin_task(1)
+        images, labels = next(iter(learner.training_batches(1, 0)))
+        learner.backward_batch(learner.net, images, labels)
+        assert next(learner.parts, None) is None
+        seen.append(learner.net.heads[0].weight.grad)
+    assert (seen[0] - seen[1]).norm() < 0.2 * seen[0].norm()  # only the two halves' share of known logits may differ
