@@ -88,9 +88,9 @@ def test_seeds_that_are_done_are_not_trained_again(tmp_path, monkeypatch):
     built = []
     real = trainer.Session.__init__
 
-    def build(self, config, seed, *rest):
+    def build(self, config, seed, *rest, **more):
         built.append(seed)
-        real(self, config, seed, *rest)
+        real(self, config, seed, *rest, **more)
 
     monkeypatch.setattr(trainer.Session, "__init__", build)
     train(config, tmp_path / "stopped", name="run", resume=True)

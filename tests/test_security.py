@@ -143,7 +143,8 @@ def test_a_pickle_in_a_runs_own_files_or_a_config_is_refused(finished, bomb, tmp
 
 
 @pytest.mark.parametrize("args", [{"checkpoint_path": "evil.pth"}, {"pretrained_cfg_overlay": {"file": "evil.pth"}},
-                                  {"cache_dir": "/elsewhere"}, {"pretrained_cfg": {"url": "https://example.org/evil.pth"}}, {"pretrained": True}])
+                                  {"cache_dir": "/elsewhere"}, {"pretrained_cfg": {"url": "https://example.org/evil.pth"}},
+                                  {"pretrained": True}])
 def test_a_config_cannot_make_timm_load_or_write_on_its_own(args):
     with pytest.raises(UserError, match=r"convnet_type\.args: got"):
         build_backbone(describe("vit_tiny_patch16_224", {**MICRO_VIT, **args}), pretrained=False)
