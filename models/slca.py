@@ -26,6 +26,7 @@ from convs.network import OwnTaskWithFeatures
 from models.alignment import Alignment
 from models.base import FLOAT_BYTES, BaseLearner
 from models.drift import RHO, DriftSums, with_anchors
+from utils.config import Config
 from utils.discriminants import GaussianDiscriminant, discriminant, fit_temperature, nearest_mean
 from utils.distributed import copy_from_first
 from utils.errors import UserError
@@ -50,6 +51,14 @@ class SLCA(BaseLearner):
         self.heads_before: dict[str, Tensor] = {}  # heads as stage 1 left them, between alignment and the next task
         self.backbone_before: Backbone | None = None  # the backbone before the task, where `drift` or `kd` needs it
         self.gaussian_readout: GaussianDiscriminant | None = None  # of all classes seen, unless readout is "ca"
+
+    @classmethod
+    def title_of(cls, config: Config) -> str:
+        """SLCA, with what goes beyond the papers behind it: "SLCA + RGDA, cls+mean, drift"."""
+        frozen = "Frozen " if config.bcb_lrscale == 0 else ""
+        readout = "" if config.readout == "ca" else f" + {config.readout.upper()}"
+        switches = [config.features] * (config.features != "cls") + ["drift"] * (config.drift != "none") + ["kd"] * (config.kd > 0)
+        return ", ".join([f"{frozen}{cls.title}{readout}", *switches])
 
     def begin_task(self, task: int) -> None:
         self.recall_heads()

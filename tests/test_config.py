@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from models import resolve_config, resolve_name
+from models import learner_class, resolve_config, resolve_name
 from models.describe import describe_run
 from utils.config import json_schema, load_config, parse_config, parse_overrides
 from utils.errors import UserError
@@ -108,3 +108,10 @@ def test_minus_one_means_the_cpu(device):
 def test_nobody_writes_into_a_config():
     with pytest.raises(Exception, match="frozen"):
         parse_config(VALID).epochs = 3
+
+
+@pytest.mark.parametrize(("settings", "title"), [({}, "SLCA"), ({"readout": "rgda", "features": "cls+mean"}, "SLCA + RGDA, cls+mean"),
+                                                 ({"bcb_lrscale": 0, "readout": "rgda", "drift": "linear"}, "Frozen SLCA + RGDA, drift")])
+def test_a_title_says_what_goes_beyond_the_paper(settings, title):
+    config = resolve_config(parse_config({**VALID, **settings}))
+    assert learner_class(config.model_name).title_of(config) == title

@@ -98,7 +98,7 @@ def split_set(images: ImageSet, test_fraction: float, seed: int, names: Sequence
 def read_npz(path: Path) -> Splits:
     """An npz file with x_train, y_train, x_test, y_test; x (N, H, W, C) or (N, H, W) uint8, y (N,) whole numbers.
 
-    Class names come from `classes` (K,) text if the file has it, else they are the numbers.
+    Class names come from `class_names` or `classes` (K,) text if the file has it, else they are the numbers.
 
     Raises:
         UserError: no such file, or a key, type or shape that does not fit.
@@ -114,9 +114,10 @@ def read_npz(path: Path) -> Splits:
     if shapes[0] != shapes[1]:
         raise UserError(f"{path}: x_train has images of {shapes[0]}, x_test of {shapes[1]}; (height, width, channels) must agree")
     count = int(max(s.labels.max() for s in sets if len(s))) + 1
-    names = [str(name) for name in arrays["classes"]] if "classes" in arrays else [str(i) for i in range(count)]
+    key = next((key for key in ("class_names", "classes") if key in arrays), None)
+    names = [str(name) for name in arrays[key]] if key else [str(i) for i in range(count)]
     if len(names) < count:
-        raise UserError(f"{path}: classes has {len(names)} names, but the labels go up to {count - 1}")
+        raise UserError(f"{path}: {key} has {len(names)} names, but the labels go up to {count - 1}")
     return sets[0], sets[1], names
 
 
