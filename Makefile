@@ -1,6 +1,6 @@
 # make demo   install, then run the embedded demo
 # make demo-all   the same for every exps/*_demo.json
-# make bench  measure speed and memory beside the plain ways (about half an hour on two cores)
+# make bench  measure speed and memory beside the plain ways
 # make test   install, then run the whole test suite
 PYTHON ?= python3
 VENV ?= .venv
@@ -22,9 +22,9 @@ test: $(VENV)/.installed-dev
 	$(PY) -m pytest -n 2
 
 bench: $(VENV)/.installed
-	$(PY) benchmarks/alignment.py
-	$(PY) benchmarks/stage1.py
-	$(PY) benchmarks/whole_run.py
+	OMP_NUM_THREADS=$(THREADS) $(PY) benchmarks/alignment.py
+	OMP_NUM_THREADS=$(THREADS) $(PY) benchmarks/stage1.py
+	OMP_NUM_THREADS=$(THREADS) $(PY) benchmarks/whole_run.py
 	$(PY) benchmarks/report.py
 
 lint: $(VENV)/.installed-dev

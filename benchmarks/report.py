@@ -17,7 +17,9 @@ def main() -> None:
     found = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(WORK.glob("*.json"))}
     folder = PROJECT / "benchmarks"
     (folder / "results.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    text = "\n\n".join(["# Benchmarks", INTRODUCTION, *(part(found[name]["figures"]) for name, part in PARTS.items() if name in found),
+    missing = [name.replace("_", " ") for name in PARTS if name not in found]
+    gaps = [f"Not measured yet: {', '.join(missing)}."] if missing else []
+    text = "\n\n".join(["# Benchmarks", INTRODUCTION, *gaps, *(part(found[name]["figures"]) for name, part in PARTS.items() if name in found),
                         machines(found)])
     (folder / "RESULTS.md").write_text(text + "\n", encoding="utf-8")
     print(f"{folder / 'RESULTS.md'}")
@@ -74,7 +76,8 @@ def memory(f: dict[str, Any]) -> str:
 
 def bf16(f: dict[str, Any]) -> str:
     flags = ", ".join(f["cpu_has_bf16"]) or "none: it is emulated"
-    return f"## 6. bf16-mixed over 32-true (`stage1.py`), one epoch of the demo\n\n{short(f['speedup'])} as fast; bf16 instructions: {flags}."
+    title = "## 6. bf16-mixed over 32-true (`stage1.py`), one epoch of the demo"
+    return f"{title}\n\n{short(f['speedup'])} as fast; bf16 instructions: {flags}."
 
 
 def bf16_accuracy(f: dict[str, Any]) -> str:
@@ -83,7 +86,8 @@ def bf16_accuracy(f: dict[str, Any]) -> str:
 
 def growth(f: dict[str, Any]) -> str:
     rows = [[f"{int(classes):,}", f"{row['bytes_per_class']:,.0f}", f"{row['statistics_mb']:,.0f} MiB", f"{row['peak_gb']:.2f} GiB",
-             str(row["rounds"]), f"{1000 * row['cpu_seconds_per_step']:.1f} ms", f"{row['cpu_seconds_per_epoch']:,.0f} s"] for classes, row in f.items()]
+             str(row["rounds"]), f"{1000 * row['cpu_seconds_per_step']:.1f} ms", f"{row['cpu_seconds_per_epoch']:,.0f} s"]
+            for classes, row in f.items()]
     return ("## 7. Growth (`alignment.py`): rank 64, 256 samples of 768 dimensions per class, 2 GiB for drawn features\n\n"
             + table(["classes", "bytes per class", "statistics", "peak above start", "rounds per epoch", "processor time per step",
                      "per epoch (computed)"], rows)
