@@ -19,8 +19,8 @@ def main() -> None:
     (folder / "results.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     missing = [name.replace("_", " ") for name in PARTS if name not in found]
     gaps = [f"Not measured yet: {', '.join(missing)}."] if missing else []
-    text = "\n\n".join(["# Benchmarks", INTRODUCTION, *gaps, *(part(found[name]["figures"]) for name, part in PARTS.items() if name in found),
-                        machines(found)])
+    sections = [part(found[name]["figures"]) for name, part in PARTS.items() if name in found]
+    text = "\n\n".join(["# Benchmarks", INTRODUCTION, *gaps, *sections, machines(found)])
     (folder / "RESULTS.md").write_text(text + "\n", encoding="utf-8")
     print(f"{folder / 'RESULTS.md'}")
 
