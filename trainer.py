@@ -195,6 +195,8 @@ class Session:
         self.config, self.seed, self.fabric, self.folder = config, seed, fabric, folder
         first = fabric.is_global_zero  # of several processes one writes
         method = learner_class(config.model_name)
+        if not config.pretrained:
+            log.warning("pretrained is false: the backbone starts from random weights; the Slow Learner needs pre-trained ones")
         backbone = make_backbone(config)
         from_backbone = {"mean": backbone.mean, "std": backbone.std} if config.normalize == "backbone" else {}
         self.data = DataManager(config, seed, channels=backbone.channels, rank=fabric.global_rank, world_size=fabric.world_size,
@@ -305,7 +307,7 @@ class Session:
     def class_names(self) -> list[str]:
         """Names by the data set's own label."""
         names = [""] * self.data.num_classes
-        for name, label in zip(self.data.class_names, self.data.class_order):
+        for name, label in zip(self.data.class_names, self.data.class_order, strict=True):
             names[label] = name
         return names
 

@@ -24,6 +24,7 @@ from convs.weights import file_sha256, load_weights
 from utils.errors import UserError
 from utils.files import PROJECT
 
+WEIGHT_FOLDERS = (Path("."), Path("pretrained"), PROJECT, PROJECT / "pretrained")
 WEIGHT_SUFFIXES = (".safetensors", ".npz", ".pth", ".pt", ".pth.tar", ".bin")
 # timm.create_model's own arguments that name files, addresses or folders, or that this module sets itself.
 LOADING_ARGS = frozenset({"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir", "num_classes",
@@ -131,7 +132,7 @@ def describe(convnet_type: str, args: dict[str, Any] | None = None, weights: str
                     f'{{"timm": name, "args": {{...}}, "weights": file}}; timm has for example {", ".join(near)}')
 
 
-def find_weights(entry: BackboneEntry, folders: Sequence[Path] = (Path("."), Path("pretrained"), PROJECT, PROJECT / "pretrained")) -> Path | None:
+def find_weights(entry: BackboneEntry, folders: Sequence[Path] = WEIGHT_FOLDERS) -> Path | None:
     """The first of the entry's files that exists in one of `folders`."""
     for name in entry.files:
         for folder in folders:

@@ -49,7 +49,7 @@ class IncrementalNet(nn.Module):
 
     def classify(self, features: Tensor) -> Tensor:
         return torch.cat([head(features if scale == 1 else features * scale)
-                          for head, scale in zip(self.heads, self.head_scales)], dim=1)  # (N, K)
+                          for head, scale in zip(self.heads, self.head_scales, strict=True)], dim=1)  # (N, K)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.classify(self.features(images))  # (N, K)

@@ -51,7 +51,7 @@ class FusedHeads:
 
     @torch.no_grad()
     def copy_to(self, heads: Iterable[nn.Linear]) -> None:
-        for head, weight, bias in zip(heads, self.weight.split(self.head_sizes), self.bias.split(self.head_sizes)):
+        for head, weight, bias in zip(heads, self.weight.split(self.head_sizes), self.bias.split(self.head_sizes), strict=True):
             head.weight.copy_(weight)
             head.bias.copy_(bias)
 

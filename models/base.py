@@ -113,7 +113,7 @@ class BaseLearner:
         for epoch in range(first_epoch, self.config.epochs):
             rank = self.fabric.global_rank  # processes drop different paths; the first one those of a run with one process
             seed_globals(self.config.torch_seed, "epoch", task, epoch, *([rank] if rank else []))
-            for group, base_lr in zip(optimizer.param_groups, base_lrs):
+            for group, base_lr in zip(optimizer.param_groups, base_lrs, strict=True):
                 group["lr"] = self.learning_rate(base_lr, epoch)
             batches = self.training_batches(task, epoch)
             bar = monitor.bar(batches, f"task {task + 1}/{self.data.num_tasks} epoch {epoch + 1}/{self.config.epochs}")

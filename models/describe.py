@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
 from dataclasses import dataclass
 
@@ -18,8 +17,7 @@ from utils.config import Config
 from utils.data_manager import DataManager
 from utils.datasets import dataset_info
 
-log = logging.getLogger("slca")
-
+META = torch.device("meta")
 SGD_COPIES = 3  # of each trained parameter: itself, its gradient, its momentum
 
 
@@ -27,7 +25,7 @@ SGD_COPIES = 3  # of each trained parameter: itself, its gradient, its momentum
 class _Shapes:
     """Stands where a learner expects Fabric: everything lives on the meta device, which has shapes but no numbers."""
 
-    device: torch.device = torch.device("meta")
+    device: torch.device = META
 
 
 @dataclass(frozen=True)
@@ -51,8 +49,6 @@ def backbone_entry(config: Config) -> BackboneEntry:
 
 def make_backbone(config: Config, device: str = "cpu") -> Backbone:
     """The backbone of a config with its weights; device "meta" gives shapes alone. Raises UserError."""
-    if not config.pretrained and device != "meta":
-        log.warning("pretrained is false: the backbone starts from random weights; the Slow Learner needs pre-trained ones")
     return build_backbone(backbone_entry(config), pretrained=config.pretrained, reset_norm=config.reset_norm,
                           pool=config.pool, drop_path=config.drop_path, grad_checkpointing=config.grad_checkpointing,
                           generator_seed=config.torch_seed, device=device)

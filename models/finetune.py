@@ -7,13 +7,15 @@ the Slow Learner without Classifier Alignment (SLCA, tables 1 and 2).
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from models.base import BaseLearner
 from utils.config import Config
 
 
 class Finetune(BaseLearner):
     title = "Seq FT"
-    defaults = {"bcb_lrscale": 1.0}
+    defaults: ClassVar = {"bcb_lrscale": 1.0}
 
     @classmethod
     def title_of(cls, config: Config) -> str:

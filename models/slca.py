@@ -16,6 +16,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator, Mapping
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +39,7 @@ from utils.schedules import cosine
 
 class SLCA(BaseLearner):
     title = "SLCA"
-    defaults = {"bcb_lrscale": 0.01}
+    defaults: ClassVar = {"bcb_lrscale": 0.01}
 
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)

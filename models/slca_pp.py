@@ -10,7 +10,7 @@ Differs from the authors' release: the heads' scales are in the checkpoint; T - 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -27,7 +27,7 @@ SCALE_NOISE = 0.02  # width of u's uniform noise; fixed, it does not follow fc_s
 
 class SLCAPlusPlus(SLCA):
     title = "SLCA++"
-    defaults = {"bcb_lrscale": 0.1}
+    defaults: ClassVar = {"bcb_lrscale": 0.1}
 
     def __init__(self, config, data, net, fabric) -> None:
         add_lora(net.backbone.model, config.lora_rank, config.lora_scale, config.lora_targets)

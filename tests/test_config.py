@@ -89,7 +89,8 @@ def test_overrides_are_json_and_win_over_the_file():
         parse_overrides(["epochs"])
 
 
-@pytest.mark.parametrize(("written", "method"), [("slca", "slca"), ("SLCA_cifar", "slca"), ("slcapp_cars_lora", "slca_pp"), ("SLCAPP", "slca_pp"),
+@pytest.mark.parametrize(("written", "method"), [("slca", "slca"), ("SLCA_cifar", "slca"), ("slcapp_cars_lora", "slca_pp"),
+                                                 ("SLCAPP", "slca_pp"),
                                                  ("slca++", "slca_pp"), ("Finetune", "finetune")])
 def test_model_name_resolves_exactly_then_as_in_the_release(written, method):
     assert resolve_name(written) == method

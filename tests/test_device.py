@@ -12,7 +12,8 @@ def test_the_cpu_simply_works(written):
     assert parse_device(written) == ("cpu", 1)
 
 
-@pytest.mark.parametrize(("written", "numbers"), [("cuda", [0]), ("cuda:1", [1]), ("0,1", [0, 1]), (["0", "1"], [0, 1]), (["0"], [0]), (1, [1])])
+@pytest.mark.parametrize(("written", "numbers"), [("cuda", [0]), ("cuda:1", [1]), ("0,1", [0, 1]),
+                                                  (["0", "1"], [0, 1]), (["0"], [0]), (1, [1])])
 def test_gpus_are_named_as_the_release_and_torch_do(written, numbers, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)

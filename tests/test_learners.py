@@ -20,7 +20,8 @@ def test_learner_runs_from_config_to_results(method, tmp_path):
     assert all(0 <= accuracy <= 100 for accuracy in seed.top1_curve)
     assert [len(row) for row in seed.accuracy_matrix] == [tasks] * tasks
     run = next((tmp_path / method).iterdir())
-    for name in ("results.json", "results.csv", "report.html", "curve.png", "matrix.png", f"seed{seed.seed}/log.txt", f"seed{seed.seed}/metrics.jsonl"):
+    for name in ("results.json", "results.csv", "report.html", "curve.png", "matrix.png",
+                 f"seed{seed.seed}/log.txt", f"seed{seed.seed}/metrics.jsonl"):
         assert (run / name).stat().st_size > 0, name
 
 

@@ -88,7 +88,7 @@ def test_no_gradient_of_the_size_of_the_frozen_weight_is_formed():
 @pytest.mark.parametrize("name", ["timm/resnet18", "timm/beit_base_patch16_224", "timm/swin_tiny_patch4_window7_224"])
 def test_a_backbone_without_plain_blocks_is_a_clear_error(name):
     model = build_backbone(describe(name), pretrained=False, device="meta").model
-    with pytest.raises(UserError, match="LoRA|lora_targets"):
+    with pytest.raises(UserError, match=r"LoRA|lora_targets"):
         add_lora(model, rank=4, scale=0.8)
 
 

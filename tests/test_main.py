@@ -10,7 +10,8 @@ import pytest
 from main import main
 
 PROJECT = Path(__file__).parent.parent
-TINY = {"model_name": "slca_tiny", "init_cls": 2, "increment": 2, "epochs": 1, "batch_size": 8, "seed": [1, 2], "ca_epochs": 1, "ca_samples": 8,
+TINY = {"model_name": "slca_tiny", "init_cls": 2, "increment": 2, "epochs": 1, "batch_size": 8, "seed": [1, 2], "ca_epochs": 1,
+        "ca_samples": 8,
         "dataset": {"name": "tiny", "layout": "synthetic", "num_classes": 5, "image_size": 16, "train_per_class": 8, "test_per_class": 4,
                     "train_transform": "none"},
         "convnet_type": {"timm": "vit_tiny_patch16_224",
@@ -26,7 +27,8 @@ def config(tmp_path):
 
 
 def call(*arguments, cwd=PROJECT):
-    return subprocess.run([sys.executable, str(PROJECT / "main.py"), *map(str, arguments)], capture_output=True, text=True, cwd=cwd, check=False)
+    return subprocess.run([sys.executable, str(PROJECT / "main.py"), *map(str, arguments)], capture_output=True, text=True,
+                          cwd=cwd, check=False)
 
 
 def test_one_command_trains_and_writes_every_file(config, tmp_path, capsys):
@@ -90,7 +92,8 @@ def test_a_wrong_config_among_several_is_told_before_anything_runs(config, tmp_p
 
 
 def test_the_demo_runs_shortened_from_another_folder(tmp_path):
-    done = call("--config", PROJECT / "exps" / "slca_demo.json", "--set", "seed=0", "epochs=1", "ca_epochs=1", "--out", tmp_path, cwd=tmp_path)
+    done = call("--config", PROJECT / "exps" / "slca_demo.json", "--set", "seed=0", "epochs=1", "ca_epochs=1", "--out", tmp_path,
+                cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     results = json.loads(next((tmp_path / "slca_demo").glob("*/results.json")).read_text())
     assert results["seeds"][0]["last"] > 30  # chance is 10

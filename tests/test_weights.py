@@ -44,7 +44,8 @@ def test_moco_v3_loads_in_both_formats(tmp_path, trained):
     official = {f"module.base_encoder.{k}": v for k, v in state.items()}
     official |= {"module.base_encoder.head.0.weight": torch.zeros(3), "module.momentum_encoder.cls_token": torch.zeros(3),
                  "module.predictor.0.weight": torch.zeros(3)}
-    torch.save({"epoch": 300, "arch": "vit_base", "state_dict": official, "args": argparse.Namespace(lr=1.0)}, tmp_path / "vit-b-300ep.pth.tar")
+    torch.save({"epoch": 300, "arch": "vit_base", "state_dict": official, "args": argparse.Namespace(lr=1.0)},
+               tmp_path / "vit-b-300ep.pth.tar")
     loads_equal(tmp_path / "mocov3-vit-base-300ep.pth", trained)
     loads_equal(tmp_path / "vit-b-300ep.pth.tar", trained)
 
@@ -127,7 +128,7 @@ def test_a_truncated_file_is_told(tmp_path, trained, suffix):
     else:
         (save_file if suffix == ".safetensors" else torch.save)(trained.state_dict(), path)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(UserError, match="a(\\.\\w+): (not a readable|refused)"):
+    with pytest.raises(UserError, match=r"a(\.\w+): (not a readable|refused)"):
         load_weights(micro_backbone(reset_norm=False).model, path)
 
 

@@ -11,13 +11,13 @@ import difflib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from utils.errors import UserError
 
-Device = Union[str, int]
+Device = str | int
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
@@ -44,13 +44,15 @@ class DatasetSpec(_Strict):
     test: str | None = Field(None, description="test folder or list file; default '<root>/val' or '<root>/test'")
     split: SplitSpec | None = Field(None, description="split one folder of images instead of naming train and test")
     image_size: int | None = Field(None, ge=1, le=4096, description="pixels; default 224, or the arrays' own size for npz")
-    train_transform: Union[str, list[Any], None] = Field(
-        None, description="default 'crop224' for files, 'none' for npz and synthetic; 'none', 'crop224' (random resized crop, flip), 'crop32' (pad 4, crop, flip), "
+    train_transform: str | list[Any] | None = Field(
+        None,
+        description="default 'crop224' for files, 'none' for npz and synthetic; 'none', 'crop224' (random resized crop, "
+            "flip), 'crop32' (pad 4, crop, flip), "
         "'resize300_crop224', or a list of torchvision v2 transforms, each [name, {arguments}]")
     mean: list[float] | None = Field(None, description="per channel, of pixels in [0, 1]; default ImageNet's")
     std: list[float] | None = Field(None, description="per channel, of pixels in [0, 1]; default ImageNet's")
     class_order: list[int] | None = Field(None, description="order in which classes are learned; overrides shuffle and seed")
-    classes: list[Union[int, str]] | None = Field(None, description="use only these classes (numbers or folder names)")
+    classes: list[int | str] | None = Field(None, description="use only these classes (numbers or folder names)")
     domains: list[str] | None = Field(None, description="domains in the order in which they are learned (layout 'domains')")
     num_classes: int | None = Field(None, ge=1,
         description="number of classes, for a dry run without the data; synthetic: how many to make")
@@ -87,11 +89,13 @@ class Config(_Strict):
     model_postfix: str = Field("", description="free text, kept from the release")
     prefix: str = Field("", description="free text, kept from the release")
     notes: str = Field("", description="free text: sources, expected results")
-    seed: Union[int, list[int]] = Field(1993,
+    seed: int | list[int] = Field(1993,
         description="seed of the class order, or a list: one run per seed (paper: 1993, 1996, 1997)")
     torch_seed: int = Field(1, ge=0, le=2**63 - 1,
         description="seed of everything else: heads, batches, augmentation, sampled features (release: always 1)")
-    device: Union[Device, list[Device]] = Field("auto", description="auto, cpu, cuda, cuda:1, mps, a list of GPU numbers (one process each), or [\"cpu\", \"cpu\"] for two processes; -1 means cpu")
+    device: Device | list[Device] = Field("auto",
+        description="auto, cpu, cuda, cuda:1, mps, a list of GPU numbers (one process each), or [\"cpu\", \"cpu\"] for "
+            "two processes; -1 means cpu")
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = Field("32-true",
         description="arithmetic of the backbone (Lightning Fabric)")
     tf32: bool = Field(False, description="on a CUDA GPU, matrix products in TF32: faster, 10 bits of mantissa")
@@ -104,7 +108,7 @@ class Config(_Strict):
                     "size)")
 
     # Data and tasks ------------------------------------------------------------------------------------------
-    dataset: Union[str, DatasetSpec] = Field(
+    dataset: str | DatasetSpec = Field(
         description="registered name (python main.py list datasets) or an object that describes the data")
     data_root: str = Field("data", description="folder of registered data sets")
     shuffle: bool = Field(True, description="permute the class order by the seed; else the data set's own order")
@@ -113,7 +117,7 @@ class Config(_Strict):
     increment: int | None = Field(None, ge=0, description="classes in each later task; the last task takes the rest")
     task_sizes: list[Annotated[int, Field(ge=1)]] | None = Field(None,
         description="classes in every task; wins over init_cls and increment")
-    tasks: list[list[Union[int, str]]] | None = Field(None,
+    tasks: list[list[int | str]] | None = Field(None,
         description="the classes of every task, by number or name; wins over shuffle, init_cls and increment")
     scenario: Literal["class", "domain"] = Field("class",
         description="class: new classes in every task; domain: the same classes, one domain after another")
@@ -121,7 +125,7 @@ class Config(_Strict):
         "bound; default by method: true for joint, else false")
     val_fraction: Fraction = Field(0.0,
         description="share of each class's training images held out as the split 'val', to tune on")
-    num_workers: Union[Literal["auto"], Annotated[int, Field(ge=0, le=256)]] = Field("auto",
+    num_workers: Literal["auto"] | Annotated[int, Field(ge=0, le=256)] = Field("auto",
         description="processes that load images, 0 to 256, or auto: 0 for images in memory")
     normalize: Literal["dataset", "backbone"] = Field("dataset",
         description="whose mean and std the images are normalised with (release: the data set's)")
@@ -134,7 +138,7 @@ class Config(_Strict):
                     "warning")
 
     # Backbone ------------------------------------------------------------------------------------------------
-    convnet_type: Union[str, BackboneSpec] = Field(
+    convnet_type: str | BackboneSpec = Field(
         description="registered name (python main.py list backbones), 'timm/<name>' or an object")
     pretrained: bool = Field(True, description="load weights; false starts from random ones, with a warning")
     reset_norm: bool | None = Field(None,
@@ -175,11 +179,13 @@ class Config(_Strict):
     ca_with_logit_norm: float | None = Field(None,
         description="temperature tau of logit normalisation (0.1; Cars-196 0.05); missing or <= 0: off")
     ca_ridge: float = Field(1e-4, gt=0.0, description="added to the diagonal of each class's covariance")
-    ca_cov: Literal["full", "lowrank", "diag", "shared"] = Field("full", description="covariance of a class: full (exact), lowrank (ca_rank directions, the rest "
+    ca_cov: Literal["full", "lowrank", "diag", "shared"] = Field("full",
+        description="covariance of a class: full (exact), lowrank (ca_rank directions, the rest "
         "as noise), diag (one variance per dimension) or shared (one of all classes); docs/scale.md has their cost in accuracy")
     ca_rank: int | None = Field(None, ge=1, le=100_000,
         description="leading directions kept of each class's covariance; default all, with ca_cov lowrank 64")
-    ca_memory_gb: float = Field(4.0, gt=0.0, le=100_000.0, description="GiB that one epoch's drawn features may take; beyond it they are drawn in rounds of "
+    ca_memory_gb: float = Field(4.0, gt=0.0, le=100_000.0,
+        description="GiB that one epoch's drawn features may take; beyond it they are drawn in rounds of "
         "fewer per class (4 holds 5,461 classes of 256 x 768)")
     stats_dtype: Literal["float32", "float16"] = Field("float32",
         description="in which the covariances' factors are stored; float16 halves them")
@@ -188,14 +194,16 @@ class Config(_Strict):
         description="also write the network before each alignment, <run>/seed<N>/..._before_ca_<task>")
 
     # Beyond the papers (docs/beyond.md) ----------------------------------------------------------------------
-    readout: Literal["ca", "rgda", "lda", "qda", "ncm"] = Field("ca", description="classifier of methods that keep Gaussians: ca, the aligned "
+    readout: Literal["ca", "rgda", "lda", "qda", "ncm"] = Field("ca",
+        description="classifier of methods that keep Gaussians: ca, the aligned "
         "heads (the papers); rgda, lda, qda, closed-form discriminants of the Gaussians; ncm, the nearest class mean")
     rgda_a: float = Field(0.75, ge=0.0, le=1.0,
         description="rgda: share of the covariance that all classes have in common; 0 is qda, 1 is lda")
     rgda_g: float = Field(1e-3, ge=0.0, le=1.0,
         description="rgda, lda, qda: share of the identity in the covariance; 0.01 to 0.1 with far fewer images than "
                     "dimensions")
-    features: Literal["cls", "cls+mean"] = Field("cls", description="what statistics and read-out see: the backbone's feature, or beside it the "
+    features: Literal["cls", "cls+mean"] = Field("cls",
+        description="what statistics and read-out see: the backbone's feature, or beside it the "
         "mean of the patch tokens (needs a readout other than ca)")
     drift: Literal["none", "linear"] = Field("none",
         description="linear: old statistics follow the backbone by a linear map fitted on the new images")
@@ -206,7 +214,8 @@ class Config(_Strict):
                     "without")
     kd: float = Field(0.0, ge=0.0,
         description="weight of the mean squared distance to the features of the backbone before the task, in stage 1")
-    ca_start: Literal["local", "aligned"] = Field("local", description="heads that alignment starts from: as stage 1 left them (the papers), or as "
+    ca_start: Literal["local", "aligned"] = Field("local",
+        description="heads that alignment starts from: as stage 1 left them (the papers), or as "
         "the alignment before left them")
 
     # SLCA++ --------------------------------------------------------------------------------------------------
@@ -274,7 +283,8 @@ class Config(_Strict):
     checkpoint_every: int = Field(1, ge=1, description="epochs between checkpoints inside a task; the newest one stays on disk")
     resume: Literal["never", "auto"] = Field("never",
         description="auto: as --resume, continue the newest unfinished run, if there is one")
-    deterministic: bool = Field(False, description="deterministic kernels alone, slower on a GPU; the CPU repeats bit for bit without it, given the "
+    deterministic: bool = Field(False,
+        description="deterministic kernels alone, slower on a GPU; the CPU repeats bit for bit without it, given the "
         "same number of threads")
 
     @model_validator(mode="before")
@@ -311,7 +321,8 @@ class Config(_Strict):
     @classmethod
     def _heads_read_the_class_token(cls, value: str, info: ValidationInfo) -> str:
         if value == "cls+mean" and info.data.get("readout") == "ca":
-            raise ValueError("'cls' while readout is 'ca' (alignment trains the heads, which read the class token alone), or set readout to rgda, lda, qda or ncm")
+            raise ValueError("'cls' while readout is 'ca' (alignment trains the heads, which read the class token alone), "
+                             "or set readout to rgda, lda, qda or ncm")
         return value
 
     @property

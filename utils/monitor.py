@@ -154,7 +154,8 @@ class RunMonitor(Monitor):
     def end_alignment_epoch(self, task: int, epoch: int, loss: float, accuracy: float | None = None) -> None:
         if not math.isfinite(loss):
             raise UserError(f"the loss became {loss} in the alignment of task {task + 1}, epoch {epoch + 1}. Likely settings: ca_lr "
-                            "(or lr) too high, ca_with_logit_norm too near 0, or ca_ridge too large. The last good checkpoint is kept; change the "
+                            "(or lr) too high, ca_with_logit_norm too near 0, or ca_ridge too large. The last good checkpoint is "
+                            "kept; change the "
                             "setting and start a new run.")
         tested = "" if accuracy is None else f"  top-1 {accuracy:.2f}"
         self.log(f"task {task + 1}  alignment epoch {epoch + 1}  loss {loss:.4f}{tested}")

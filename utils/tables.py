@@ -49,7 +49,7 @@ def datasets_table() -> str:
         rows.append([info.name, str(info.num_classes), *counts, str(info.image_size), info.folder or "-", info.source])
     lines = text_table([row[:5] for row in rows])
     width = max(len(row[5]) for row in rows)
-    return "\n".join(f"{line}  {row[5]:{width}}  {row[6]}" for line, row in zip(lines, rows))
+    return "\n".join(f"{line}  {row[5]:{width}}  {row[6]}" for line, row in zip(lines, rows, strict=True))
 
 
 def title_line(result: RunResult) -> str:
