@@ -25,9 +25,9 @@ def main() -> None:
     print(f"{folder / 'RESULTS.md'}")
 
 
-INTRODUCTION = """Made by the scripts that `make bench` runs, each figure under the load and threads at the end of this page; every ratio is of two ways
-measured in turns in one process. "Clock" ratios feel what else the
-machine does; processor time hardly does. The plain ways are in `benchmarks/textbook.py` and in the benchmark named."""
+INTRODUCTION = """Made by the scripts that `make bench` runs, each figure under the load and threads at the end of this page; every
+ratio is of two ways measured in turns in one process. "Clock" ratios feel what else the machine does; processor time
+hardly does. The plain ways are in `benchmarks/textbook.py` and in the benchmark named."""
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
