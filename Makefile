@@ -25,6 +25,7 @@ bench: $(VENV)/.installed
 	OMP_NUM_THREADS=$(THREADS) $(PY) benchmarks/alignment.py
 	OMP_NUM_THREADS=$(THREADS) $(PY) benchmarks/stage1.py
 	OMP_NUM_THREADS=$(THREADS) $(PY) benchmarks/whole_run.py
+	OMP_NUM_THREADS=$(THREADS) $(PY) benchmarks/data_path.py
 	$(PY) benchmarks/report.py
 
 lint: $(VENV)/.installed-dev

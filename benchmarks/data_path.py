@@ -1,6 +1,6 @@
 """How fast batches come, beside a pipeline of PIL images and torchvision transforms with as many workers.
 
-    python benchmarks/data_path.py [--workers 0 2] [--images 2000] [--rounds 3] [--json FILE]
+    python benchmarks/data_path.py [--workers 0 2] [--images 2000] [--rounds 3]
 
 The network is left out: every batch is made and thrown away. Both sides get the same images, batch size and transforms,
 and take turns, so that other work on the machine meets both. Reported: images per second (median of the rounds) and the
@@ -10,11 +10,9 @@ ratio, with its range over the rounds.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
@@ -22,12 +20,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from common import save
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from utils.config import Config
 from utils.data_manager import DataManager
@@ -112,7 +109,6 @@ def main() -> None:
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 2])
     parser.add_argument("--images", type=int, default=2000, help="images per pass at 28 to 64 px; half of them at 224")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", type=Path, help="also write the figures there")
     arguments = parser.parse_args()
     print(f"torch {torch.__version__}, {platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads; batch {BATCH}")
     print(f"{'case':44} {'workers':>7} {'images/s':>10} {'PIL':>10} {'ratio':>8}")
@@ -129,8 +125,7 @@ def main() -> None:
                 title = f"{channels}x{source}x{source} -> {size}, {recipe}"
                 lines.append(compare(title, dataset, images, workers, arguments.rounds))
             lines += photos(Path(folder) / "photos", arguments.images // 2, workers, arguments.rounds)
-    if arguments.json:
-        arguments.json.write_text(json.dumps({"torch": torch.__version__, "cores": os.cpu_count(), "lines": lines}, indent=1))
+    save("8_data_path", {"batch": BATCH, "rounds": arguments.rounds, "lines": lines})
 
 
 def photos(folder: Path, count: int, workers: int, rounds: int) -> list[dict]:

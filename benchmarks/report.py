@@ -14,15 +14,17 @@ TARGETS = {"exact": 15, "rank 64": 30}
 
 
 def main() -> None:
-    found = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(WORK.glob("*.json"))}
-    folder = PROJECT / "benchmarks"
-    (folder / "results.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    results = PROJECT / "benchmarks" / "results.json"
+    found = json.loads(results.read_text(encoding="utf-8")) if results.exists() else {}  # what was not measured again stays
+    found |= {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(WORK.glob("*.json"))}
+    results.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     missing = [name.replace("_", " ") for name in PARTS if name not in found]
     gaps = [f"Not measured yet: {', '.join(missing)}."] if missing else []
     sections = [part(found[name]["figures"]) for name, part in PARTS.items() if name in found]
     text = "\n\n".join(["# Benchmarks", INTRODUCTION, *gaps, *sections, machines(found)])
-    (folder / "RESULTS.md").write_text(text + "\n", encoding="utf-8")
-    print(f"{folder / 'RESULTS.md'}")
+    page = results.with_name("RESULTS.md")
+    page.write_text(text + "\n", encoding="utf-8")
+    print(page)
 
 
 INTRODUCTION = """Made by the scripts that `make bench` runs, each figure under the load and threads at the end of this page; every
@@ -87,12 +89,25 @@ def bf16_accuracy(f: dict[str, Any]) -> str:
 
 def growth(f: dict[str, Any]) -> str:
     rows = [[f"{int(classes):,}", f"{row['bytes_per_class']:,.0f}", f"{row['statistics_mb']:,.0f} MiB", f"{row['peak_gb']:.2f} GiB",
-             str(row["rounds"]), f"{1000 * row['cpu_seconds_per_step']:.1f} ms", f"{row['cpu_seconds_per_epoch']:,.0f} s"]
+             str(row["rounds"]), f"{1000 * row['seconds_per_step']:.1f} ms", f"{row['seconds_per_epoch']:,.0f} s ({row['epoch_is']})"]
             for classes, row in f.items()]
     return ("## 7. Growth (`alignment.py`): rank 64, 256 samples of 768 dimensions per class, 2 GiB for drawn features\n\n"
-            + table(["classes", "bytes per class", "statistics", "peak above start", "rounds per epoch", "processor time per step",
-                     "per epoch (computed)"], rows)
+            + table(["classes", "bytes per class", "statistics", "peak above start", "rounds per epoch", "time per step",
+                     "time per epoch"], rows)
             + "\n\nA step's cost grows with the classes, since every step trains all heads; an epoch has as many steps as classes.")
+
+
+def data_path(f: dict[str, Any]) -> str:
+    rows = [[row["case"], str(row["workers"]), f"{row['images_per_second']:,.0f}", f"{row['pil_images_per_second']:,.0f}",
+             f"{row['ratio']:.2f}x ({row['ratio_low']:.2f} to {row['ratio_high']:.2f})"] for row in f["lines"]]
+    return (f"## 8. Data path (`data_path.py`): images per second in batches of {f['batch']}, beside PIL and torchvision transforms "
+            "with as many workers\n\n" + table(["images", "workers", "project", "PIL", "faster"], rows))
+
+
+def switches(f: dict[str, Any]) -> str:
+    rows = [[name, short(row["speedup"]), f"{row['first_epoch_more']:.0f} s"] for name, row in f.items()]
+    return ("## 9. Switches (`stage1.py`): an epoch of stage 1 with the switch on over one with it off\n\n"
+            + table(["what", "faster", "the first epoch took more by"], rows))
 
 
 def kinds(f: dict[str, Any]) -> str:
@@ -114,7 +129,7 @@ def _time(seconds: dict[str, float]) -> str:
 
 
 PARTS = {"1_alignment": alignment, "2_stage1": stage1, "3_lora": lora, "4_whole_run": whole, "5_statistics": memory, "6_bf16": bf16,
-         "6_bf16_accuracy": bf16_accuracy, "7_growth": growth, "covariance_kinds": kinds}
+         "6_bf16_accuracy": bf16_accuracy, "7_growth": growth, "8_data_path": data_path, "9_switches": switches, "covariance_kinds": kinds}
 
 if __name__ == "__main__":
     main()

@@ -1,4 +1,4 @@
-"""Figures 2, 3 and 6: training steps beside a bare loop, beside W + s B A, and in bf16 beside float32.
+"""Figures 2, 3, 6 and 9: training steps beside a bare loop, beside W + s B A, in bf16 beside float32, with `compile` on.
 
     python benchmarks/stage1.py [--rounds 5] [--batch 4]
 """
@@ -111,6 +111,27 @@ def bf16(rounds: int) -> dict:
             "speedup": comparison.ratio("32-true", "bf16-mixed")}
 
 
+def switches(rounds: int) -> dict:
+    """Figure 9: an epoch of stage 1 with a switch on, beside the same with it off; what it costs at the start.
+
+    `compile` on the demo's ViT, `channels_last` on a ResNet-50 at 64 px.
+    """
+    demo = load_config(Path("exps/slca_demo.json"))
+    resnet = parse_config({"model_name": "slca", "convnet_type": "timm/resnet50", "pretrained": False, "epochs": 1, "batch_size": 16,
+                           "device": "cpu", "init_cls": 2, "increment": 2, "num_workers": 0,
+                           "dataset": {"name": "synthetic-64", "layout": "synthetic", "num_classes": 4, "train_per_class": 32,
+                                       "image_size": 64}})
+    found = {}
+    for title, config, switch in (("demo ViT, `compile`", demo, "compile"), ("ResNet-50, `channels_last`", resnet, "channels_last")):
+        off, on = (project_epoch(config.model_copy(update={switch: value}))[0] for value in (False, True))
+        comparison = in_turns({"off": off, "on": on}, rounds + 1)
+        start = comparison.seconds["on"][0]
+        comparison = comparison.without_first()
+        medians = comparison.medians()
+        found[title] = {"seconds": medians, "speedup": comparison.ratio("off", "on"), "first_epoch_more": start - medians["on"]["wall"]}
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
@@ -127,6 +148,10 @@ def main() -> None:
     save("3_lora", found)
     for name, row in found.items():
         print(f"LoRA step on {name}: {short(row['speedup'])} faster than W + s B A")
+    found = switches(arguments.rounds)
+    save("9_switches", found)
+    for name, row in found.items():
+        print(f"{name}: {short(row['speedup'])} faster, {row['first_epoch_more']:.0f} s more in the first epoch")
 
 
 if __name__ == "__main__":
