@@ -47,7 +47,10 @@ class LoRALinear(nn.Module):
             self.lora_A.copy_(torch.linalg.svd(self.weight, full_matrices=False).Vh[: len(self.lora_A)])
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight, self.bias) + self.scale * F.linear(F.linear(x, self.lora_A), self.lora_B)
+        """(..., in) -> (..., out); the correction is added inside its own product, so nothing of the output's size is made for it."""
+        output, low = F.linear(x, self.weight, self.bias), F.linear(x, self.lora_A)
+        corrected = torch.addmm(output.reshape(-1, self.out_features), low.reshape(-1, len(self.lora_A)), self.lora_B.T, alpha=self.scale)
+        return corrected.view_as(output)
 
     @torch.no_grad()
     def merged(self) -> nn.Linear:
