@@ -15,7 +15,7 @@ from models import learner_class, resolve_config, resolve_name
 from models.base import FLOAT_BYTES, BaseLearner
 from utils.config import Config
 from utils.data_manager import DataManager
-from utils.datasets import dataset_info
+from utils.datasets import count_images, dataset_info
 
 META = torch.device("meta")
 SGD_COPIES = 3  # of each trained parameter: itself, its gradient, its momentum
@@ -71,10 +71,11 @@ def describe_run(config: Config, name: str = "") -> str:
     config = resolve_config(config)
     plan = DataManager.plan(config, config.seeds[0])
     learner = shape_learner(config, plan)
-    numbers, estimate = count_parameters(learner), estimate_memory(config, learner)
+    train_images, _ = count_images(config.dataset, config.data_root)
+    numbers, estimate = count_parameters(learner), estimate_memory(config, learner, train_images)
     info = dataset_info(config.dataset, config.data_root)
     at_once = math.ceil(config.batch_size / config.accumulate)
-    images = "an unknown number of" if info.train_count is None else f"{info.train_count:,}"
+    images = "an unknown number of" if train_images is None else f"{train_images:,}"
     return "\n".join([
         f"{name or config.model_name}: {learner.title} ({resolve_name(config.model_name)}) on {info.name}, dry run",
         "", "settings", json.dumps(config.model_dump(mode="json"), indent=2),
@@ -99,12 +100,14 @@ def shape_learner(config: Config, plan) -> BaseLearner:
     return learner
 
 
-def estimate_memory(config: Config, learner: BaseLearner) -> Estimate:
+def estimate_memory(config: Config, learner: BaseLearner, train_images: int | None) -> Estimate:
     """Bytes of parameters, activations and statistics; the allocator's and the library's own needs come on top."""
     numbers = count_parameters(learner)
     trained = numbers["trained_backbone"] + max(learner.net.head_sizes, default=0) * learner.net.backbone.dim
     parameters = FLOAT_BYTES * (numbers["all"] + (SGD_COPIES - 1) * trained)
-    return Estimate(parameters, _activation_bytes(config, learner), _statistics_bytes(config, learner))
+    classes = learner.data.num_classes
+    statistics = learner.planned_statistics(classes, None if train_images is None else train_images // classes)
+    return Estimate(parameters, _activation_bytes(config, learner), statistics)
 
 
 def _activation_bytes(config: Config, learner: BaseLearner) -> int:
@@ -124,12 +127,6 @@ def _activation_bytes(config: Config, learner: BaseLearner) -> int:
         backbone(image)
     half = 0.5 if config.precision != "32-true" else 1.0
     return int(sum(t.untyped_storage().nbytes() for t in saved.values()) * math.ceil(config.batch_size / config.accumulate) * half)
-
-
-def _statistics_bytes(config: Config, learner: BaseLearner) -> int:
-    """What the learner plans to keep once all classes are learned."""
-    images, classes = dataset_info(config.dataset, config.data_root).train_count, learner.data.num_classes
-    return learner.planned_statistics(classes, None if images is None else images // classes)
 
 
 def _sizes(sizes: list[int]) -> str:

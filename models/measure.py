@@ -1,24 +1,30 @@
 """How long a run would take, for `--dry_run`: measured on two batches where data, weights and device are there, else computed.
 
-An estimate: it leaves out start-up, checkpoints and what a method does beside training, statistics, alignment and test.
+Alignment needs neither data nor weights, and is always measured. An estimate: it leaves out start-up, checkpoints and
+what a method does beside training, statistics, alignment and test.
 """
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 
+import numpy as np
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from convs.backbones import find_weights
 from models import resolve_config
+from models.alignment import Alignment
 from models.base import BaseLearner
 from models.describe import backbone_entry, shape_learner
+from models.slca import SLCA
 from utils.config import Config
 from utils.data_manager import DataManager
-from utils.datasets import dataset_info
+from utils.datasets import count_images, dataset_info
 from utils.device import make_fabric
 from utils.errors import UserError
 
@@ -27,6 +33,8 @@ BATCHES = 2
 MATRIX, REPEATS = 1024, 4  # of the product whose speed stands for the device's
 EFFICIENCY = 0.5  # share of that speed which a network reaches
 BACKWARD = 2.0  # times the arithmetic of the forward pass
+ALIGNMENT_STEPS = 10
+FITTED = 2  # classes whose Gaussians are fitted to measure alignment; the others have the same
 
 
 @dataclass(frozen=True)
@@ -49,25 +57,32 @@ def estimate_time(config: Config) -> str:
     except UserError as error:
         return f"time, not estimated: {error}"
     try:
-        speed, counts = _measure(config, fabric)
+        learner, speed, counts = _measure(config, fabric)
     except UserError as error:
         why = str(error).splitlines()[0][:120]
-        info, plan = dataset_info(config.dataset, config.data_root), DataManager.plan(config, config.seeds[0])
-        if info.train_count is None:
+        train_images, test_images = count_images(config.dataset, config.data_root)
+        if train_images is None:
             return f"time, not estimated: the number of images is not known ({why})"
+        plan = DataManager.plan(config, config.seeds[0])
+        learner = shape_learner(config, plan)
         share = [size / plan.num_classes for size in plan.task_sizes]
-        test = info.test_count or 0
-        counts = [(info.train_count * s, test * sum(share[: t + 1])) for t, s in enumerate(share)]
-        speed = _compute(config, plan, fabric.device, why)
-    seconds = [config.epochs * train * speed.train + (train + test) * speed.test for train, test in counts]
+        counts = [(train_images * s, (test_images or 0) * sum(share[: t + 1])) for t, s in enumerate(share)]
+        speed = _compute(learner, fabric.device, why)
+    alignment = _alignment_seconds(learner, sum(train for train, _ in counts), fabric.device)
+    seconds = [config.epochs * train * speed.train + (train + test) * speed.test + align
+               for (train, test), align in zip(counts, alignment, strict=True)]
     memory = "" if speed.memory_bytes is None else f"; peak memory of a step {speed.memory_bytes / 2**30:.2f} GiB"
+    aligned = f", alignment {_span(sum(alignment))} of it" if any(alignment) else ""
     return (f"time, {speed.source}: {1000 * speed.train:.2f} ms per image in training, {1000 * speed.test:.2f} ms without gradient; "
-            f"{_span(min(seconds))} to {_span(max(seconds))} per task, {_span(sum(seconds))} for {len(seconds)} task(s), "
-            f"times {len(config.seeds)} seed(s), alignment not counted{memory}")
+            f"{_span(min(seconds))} to {_span(max(seconds))} per task, {_span(sum(seconds))} for {len(seconds)} task(s){aligned}, "
+            f"times {len(config.seeds)} seed(s){memory}")
 
 
-def _measure(config: Config, fabric) -> tuple[Speed, list[tuple[int, int]]]:
-    """Seconds per image of two batches after one to warm up, and (training, test) images of every task. Raises UserError."""
+def _measure(config: Config, fabric) -> tuple[BaseLearner, Speed, list[tuple[int, int]]]:
+    """The learner, seconds per image of two batches after one to warm up, and (training, test) images of every task.
+
+    Raises UserError.
+    """
     from trainer import Session
 
     _need_files(config)
@@ -94,13 +109,13 @@ def _measure(config: Config, fabric) -> tuple[Speed, list[tuple[int, int]]]:
     test = _per_image(look, batches, fabric.device)
     memory = torch.cuda.max_memory_allocated(fabric.device) if fabric.device.type == "cuda" else None
     seen = [(data.count("train", t), data.count("test", list(range(t + 1)))) for t in range(data.num_tasks)]
-    return Speed(train, test, f"measured on {min(BATCHES, len(batches))} batches of {size} on {fabric.device}", memory), seen
+    return learner, Speed(train, test, f"measured on {min(BATCHES, len(batches))} batches of {size} on {fabric.device}", memory), seen
 
 
 def _need_files(config: Config) -> None:
     """Raises UserError where a run would first download data or weights."""
     info, entry = dataset_info(config.dataset, config.data_root), backbone_entry(config)
-    if info.folder and not (Path(config.data_root) / info.folder).is_dir():
+    if isinstance(config.dataset, str) and info.folder and not (Path(config.data_root) / info.folder).is_dir():
         raise UserError(f"the data are not in {config.data_root}/{info.folder}")
     if config.pretrained and find_weights(entry) is None:
         raise UserError("the weights are not in pretrained/")
@@ -117,17 +132,56 @@ def _per_image(work, batches: list, device: torch.device) -> float:
     return (time.perf_counter() - start) / sum(len(labels) for _, labels in rest)
 
 
-def _compute(config: Config, plan, device: torch.device, why: str) -> Speed:
+def _compute(learner: BaseLearner, device: torch.device, why: str) -> Speed:
     """Seconds per image from the network's arithmetic and the speed of one matrix product on the device."""
-    learner: BaseLearner = shape_learner(config, plan)
     backbone = learner.net.backbone
     image = torch.empty(1, backbone.channels, backbone.image_size, backbone.image_size, device="meta")
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         backbone(image)
-    forward = counter.get_total_flops() / (EFFICIENCY * _matrix_speed(device, config.precision))
+    forward = counter.get_total_flops() / (EFFICIENCY * _matrix_speed(device, learner.config.precision))
     train = forward * (1 + BACKWARD) if learner.backbone_trains else forward
     return Speed(train, forward, f"computed from {counter.get_total_flops() / 1e9:.1f} GFLOP per image and the speed of a matrix product "
                                  f"on {device} (not measured: {why})")
+
+
+def _alignment_seconds(learner: BaseLearner, train_images: float, device: torch.device) -> list[float]:
+    """Seconds of alignment after each task, from what the second task and the last one cost.
+
+    Features are drawn from classes of random features, which cost what real ones of as many images do.
+    """
+    c, ends = learner.config, list(accumulate(learner.data.task_sizes))
+    if not isinstance(learner, SLCA) or not learner.aligns or len(ends) == 1:
+        return [0.0] * len(ends)
+    images = max(round(train_images / ends[-1]), 1)
+    features = torch.randn(FITTED * images, learner.net.backbone.dim, device=device)
+    learner.gaussians.fit(features, torch.arange(len(features), device=device) % FITTED, range(FITTED))
+    measured = (ends[1], ends[-1])
+    costs = [_sample_and_step(learner, classes, device) for classes in measured]
+    per_sample, per_step = (np.interp(ends, measured, column) for column in zip(*costs, strict=True))
+    samples = np.array(ends) * c.ca_samples
+    seconds = c.ca_epochs * (samples * per_sample + np.ceil(samples / c.ca_batch_size) * per_step)
+    return [0.0, *seconds[1:].tolist()]  # the first task is not aligned
+
+
+def _sample_and_step(learner: SLCA, classes: int, device: torch.device) -> tuple[float, float]:
+    """Seconds to draw one feature and to make one step of alignment over `classes` classes."""
+    c, gaussians, generator = learner.config, learner.gaussians, torch.Generator(device)
+    gaussians.classes = [gaussians[label % FITTED] for label in range(classes)]
+    alignment = Alignment([nn.Linear(learner.net.backbone.dim, classes, device=device)], lr=c.lr, momentum=c.momentum,
+                          weight_decay=c.weight_decay, tau=c.ca_with_logit_norm)
+    means, count = gaussians.means(), learner.samples_per_round()[0]
+    gaussians.sample(means, count, generator)  # takes the buffers' memory
+    _wait(device)
+    start = time.perf_counter()
+    features, labels = gaussians.sample(means, count, generator)
+    _wait(device)
+    drawn = time.perf_counter()
+    batches = torch.randperm(len(labels), generator=generator, device=device).split(c.ca_batch_size)[:ALIGNMENT_STEPS]
+    for batch in batches:
+        alignment.step(features[batch], labels[batch])
+    _wait(device)
+    gaussians.free_buffers()
+    return (drawn - start) / len(labels), (time.perf_counter() - drawn) / len(batches)
 
 
 def _matrix_speed(device: torch.device, precision: str) -> float:

@@ -74,7 +74,7 @@ class SLCA(BaseLearner):
             self.backbone_before = None
             self.collect_statistics(task, monitor)
             self.gaussian_readout = self.read_gaussians()
-        if self.config.readout == "ca" and task > 0 and self.config.ca_epochs > 0:
+        if self.aligns and task > 0:
             monitor.before_alignment(self, task)
             with monitor.stage("alignment"):
                 self.align(task, monitor)
@@ -164,6 +164,10 @@ class SLCA(BaseLearner):
         return self.config.kd > 0 and self.backbone_before is not None
 
     # Classifier Alignment ------------------------------------------------------------------------------------
+
+    @property
+    def aligns(self) -> bool:
+        return self.config.readout == "ca" and self.config.ca_epochs > 0
 
     def align(self, task: int, monitor: Monitor) -> None:
         """Align the heads in one process and hand them to the others; remember how they were before."""

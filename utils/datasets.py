@@ -33,7 +33,7 @@ from utils.dataset_specs import load_spec, spec_info
 from utils.dataset_types import IMAGENET_MEAN, IMAGENET_STD, DatasetInfo, ImageSet, Splits
 from utils.errors import UserError
 
-__all__ = ["REGISTRY", "DatasetInfo", "ImageSet", "Registered", "dataset_info", "list_datasets", "load_dataset"]
+__all__ = ["REGISTRY", "DatasetInfo", "ImageSet", "Registered", "count_images", "dataset_info", "list_datasets", "load_dataset"]
 
 log = logging.getLogger("slca.data")
 
@@ -134,6 +134,22 @@ def dataset_info(dataset: str | DatasetSpec, data_root: str = "data") -> Dataset
         UserError: no such data set, or a description that contradicts itself.
     """
     return registered(dataset).info if isinstance(dataset, str) else spec_info(dataset)
+
+
+def count_images(dataset: str | DatasetSpec, data_root: str = "data") -> tuple[int | None, int | None]:
+    """Training and test images: the published numbers, else those of the files; None where they are not there.
+
+    Raises:
+        UserError: no such data set, or a description that contradicts itself.
+    """
+    info = dataset_info(dataset, data_root)
+    if info.train_count is None or info.test_count is None:
+        try:
+            train, test, _ = load_dataset(dataset, data_root)
+        except UserError:  # not there, or not as it should be: a run would say what is wrong
+            return info.train_count, info.test_count
+        return len(train), len(test)
+    return info.train_count, info.test_count
 
 
 def load_dataset(dataset: str | DatasetSpec, data_root: str = "data") -> Splits:
