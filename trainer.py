@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import logging
-import resource
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -313,9 +312,13 @@ class Session:
 
 
 def peak_memory_mb(device: torch.device) -> float:
-    """Peak memory of this process so far: the device's where it keeps count, else the main memory's, in MiB."""
+    """Peak memory of this process so far: the device's where it keeps count, else the main memory's, in MiB; 0 on Windows."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
+    try:
+        import resource
+    except ImportError:  # Windows keeps no such count
+        return 0.0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
 

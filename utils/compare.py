@@ -115,8 +115,9 @@ def check_comparable(entries: Sequence[Entry]) -> list[str]:
 
 
 def _data(result: RunResult) -> str:
-    scenario = result.config.get("scenario", "class")
-    return f"{result.dataset}, {sum(result.seeds[0].task_sizes)} classes, {scenario}-incremental"
+    scenario, sizes = result.config.get("scenario", "class"), result.seeds[0].task_sizes
+    classes = sizes[0] if scenario == "domain" else sum(sizes)  # every domain has the same classes
+    return f"{result.dataset}, {classes} classes, {scenario}-incremental"
 
 
 def _machine(result: RunResult) -> str:
