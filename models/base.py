@@ -73,6 +73,7 @@ class BaseLearner:
         self.net = net.to(fabric.device)
         self.fabric = fabric
         self.task = -1  # the task begun last; -1 before the first
+        self.epoch = 0  # of stage 1
         self.feature_cache: dict[tuple[str, int], tuple[Tensor, Tensor]] = {}  # (split, task) -> features, labels
         self.temperature = 1.0  # of `probabilities`; a method may fit it on validation images
         self.freeze_backbone()
@@ -111,6 +112,7 @@ class BaseLearner:
         module, optimizer = self.fabric.setup(self.training_module(task), optimizer)
         self.net.train(self.backbone_trains)
         for epoch in range(first_epoch, self.config.epochs):
+            self.epoch = epoch
             rank = self.fabric.global_rank  # processes drop different paths; the first one those of a run with one process
             seed_globals(self.config.torch_seed, "epoch", task, epoch, *([rank] if rank else []))
             for group, base_lr in zip(optimizer.param_groups, base_lrs, strict=True):
@@ -118,8 +120,12 @@ class BaseLearner:
             batches = self.training_batches(task, epoch)
             bar = monitor.bar(batches, f"task {task + 1}/{self.data.num_tasks} epoch {epoch + 1}/{self.config.epochs}")
             stats = self.train_epoch(module, optimizer, bar, monitor.step_shower(bar, optimizer))
+            self.after_epoch(task, epoch)
             monitor.end_epoch(self, optimizer, epoch, stats)
         self.net.eval()
+
+    def after_epoch(self, task: int, epoch: int) -> None:
+        """After every epoch, before its checkpoint; a method may renew here what its next epoch needs."""
 
     def end_task(self, task: int, monitor: Monitor) -> None:
         """What a method does after training: statistics, alignment, choosing exemplars."""
@@ -155,7 +161,7 @@ class BaseLearner:
         With several processes each step sees this process's part of the batch; what is returned is of the whole.
         """
         losses: list[Tensor] = []
-        counts = torch.zeros(2, dtype=torch.float64, device=self.fabric.device)  # images classified correctly, images
+        counts = torch.zeros(2, dtype=torch.long, device=self.fabric.device)  # images classified correctly, images
         for images, labels in batches:
             images, labels = self.fabric.to_device((images, labels))
             loss, correct = self.training_step(module, optimizer, images, labels)

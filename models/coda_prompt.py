@@ -9,7 +9,8 @@ The first half of p are keys, the second half values of the block's attention. E
 own; earlier ones are frozen, later ones take no part. Nothing is chosen, so nothing can leak.
 
 Differs from the paper: the cosine schedule is the one that ends at 0 (utils/schedules.py); the orthogonality loss is the
-mean of squares, as the release has it, without the factor 1e-6 that a later version of it puts before that.
+mean of squares, as the release has it. There w = 0.1 meets a factor 1e-6 inside the loss: 1e-7 in all, the default here.
+A later version of the release makes each task's components orthogonal to the older ones when it begins, and takes w = 0.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from utils.schedules import cosine
 
 class CODAPrompt(PromptLearner):
     title = "CODA-Prompt"
-    defaults: ClassVar = {"prompt_pool": 100, "prompt_length": 8, "prompt_layers": [0, 1, 2, 3, 4], "prompt_loss_weight": 0.1}
+    defaults: ClassVar = {"prompt_pool": 100, "prompt_length": 8, "prompt_layers": [0, 1, 2, 3, 4], "prompt_loss_weight": 1e-7}
     max_grad_norm = None
 
     def make_prompts(self, config, num_tasks: int, dim: int) -> Prompts:

@@ -10,7 +10,8 @@ means, so a class sends its weights to the classes that look like it.
 - Beside them lambda KD + (1 - lambda) CE, lambda the old classes' share.
 
 Differs from the authors' code: linear heads instead of a cosine classifier, so transported weights take the mean length
-of the weights they came from; Euclidean distances (3-norm there); both marginals are uniform whatever the task sizes;
+of the weights they came from; old class means come from the memory (there from all old images); Euclidean distances
+(3-norm there); both marginals are uniform whatever the task sizes;
 new class means, also of the coming task, are taken from that task's images when it begins; the retrospective plan is
 renewed every epoch (every 30 steps there); transport losses apply as their weights say, with no switch after epoch 1.
 """
@@ -39,7 +40,6 @@ class COIL(OldNetwork, Rehearsal):
 
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
-        self.epoch = 0
         self.to_new: Tensor | None = None  # (C_t, D) old classifiers transported to the new classes; per task
         self.to_old: Tensor | None = None  # (K_old, D) new classifiers transported to the old classes; per epoch
 
@@ -60,7 +60,6 @@ class COIL(OldNetwork, Rehearsal):
         return exemplar_means(*stored, first), exemplar_means(new, labels - first, last - first)
 
     def training_batches(self, task: int, epoch: int) -> Iterable[tuple[Tensor, Tensor]]:
-        self.epoch = epoch
         if task > 0 and epoch > 0:  # before the first epoch its weight is 0
             old_means, new_means = self.class_means(task)
             self.to_old = transport(weights([self.net.heads[task]]), new_means, old_means, self.config.coil_sinkhorn)

@@ -5,8 +5,9 @@ when the image was stored, one keeps the labels (its Eq. 6):
 
     loss = CE(y, h(x)) + alpha || z' - h(x') ||^2 + beta CE(y'', h(x'')).
 
-Differs from the paper: the reservoir is brought up to date at the end of every epoch instead of every step, with logits of
-the plain image; heads come with their tasks, so stored logits cover the classes known then and are compared there alone.
+Differs from the paper: the squares are averaged over classes, as the authors' code does; the reservoir is brought up to date at
+the end of every epoch instead of every step, with logits of the plain image, and drawn from with replacement; heads come with
+their tasks, so stored logits cover the classes known then and are compared there alone.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.base import EpochStats
 from models.rehearsal import Rehearsal
 from utils.monitor import Monitor
 from utils.rng import numpy_generator, seed_of
@@ -34,7 +34,6 @@ class DERpp(Rehearsal):
         device = self.fabric.device
         self.logits = torch.zeros(0, self.data.num_classes, device=device)  # (M, all classes) when stored, 0 beyond `known`
         self.known = torch.zeros(0, dtype=torch.long, device=device)  # (M,) classes seen when stored
-        self.epoch = 0
         self.replays: Iterator[tuple[Replayed, Replayed]] = iter(())  # the epoch's replayed batches
         self.parts: Iterator[tuple[Replayed, Replayed]] = iter(())  # the step's, in `accumulate` parts
 
@@ -47,16 +46,18 @@ class DERpp(Rehearsal):
         return self.data.task_indices("train", task)
 
     def training_batches(self, task: int, epoch: int) -> Iterable[tuple[Tensor, Tensor]]:
-        batches = super().training_batches(task, epoch)
-        self.epoch = epoch
-        self.replays = zip(self.replayed(task, epoch, "logits", len(batches)), self.replayed(task, epoch, "labels", len(batches)),
-                           strict=True) if len(self.memory) else iter(())
-        return batches
+        both = (self.replayed(task, epoch, what) for what in ("logits", "labels"))
+        self.replays = zip(*both, strict=True) if len(self.memory) else iter(())
+        return super().training_batches(task, epoch)
 
-    def replayed(self, task: int, epoch: int, what: str, steps: int) -> Iterator[Replayed]:
-        """`steps` batches from the reservoir, with replacement: images, labels and positions in the reservoir."""
+    def replayed(self, task: int, epoch: int, what: str) -> Iterator[Replayed]:
+        """An epoch's batches from the reservoir: images, labels and positions in the reservoir.
+
+        As many as the task has new images, so that both are cut alike into batches, processes and parts.
+        """
         c = self.config
-        drawn = numpy_generator(c.torch_seed, "derpp", what, task, epoch).integers(len(self.memory), size=steps * c.batch_size)
+        size = self.data.count("train", task)
+        drawn = numpy_generator(c.torch_seed, "derpp", what, task, epoch).integers(len(self.memory), size=size)
         seed = seed_of(c.torch_seed, "derpp order", what, task, epoch)
         batches = self.data.batches("train", indices=self.memory[drawn], batch_size=c.batch_size, augment=True, shuffle_seed=seed)
         slices = self.data.batch_members(drawn, batch_size=c.batch_size, shuffle_seed=seed)
@@ -72,7 +73,7 @@ class DERpp(Rehearsal):
 
     def training_loss(self, module: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         replay = next(self.parts, None)
-        if replay is None:
+        if replay is None or not len(replay[0][0]):  # nothing stored yet, or nothing of this batch for this process
             return super().training_loss(module, images, labels)
         (dark, _, positions), (seen, seen_labels, _) = self.fabric.to_device(replay)
         n, m = len(images), len(dark)
@@ -81,12 +82,7 @@ class DERpp(Rehearsal):
                           self.config.derpp_alpha, self.config.derpp_beta)
         return loss, logits[:n], labels
 
-    def train_epoch(self, *args) -> EpochStats:
-        stats = super().train_epoch(*args)
-        self.fill_reservoir(self.task, self.epoch)
-        return stats
-
-    def fill_reservoir(self, task: int, epoch: int) -> None:
+    def after_epoch(self, task: int, epoch: int) -> None:
         """Offer the epoch's images to the reservoir; those taken in come with the logits of now."""
         generator = numpy_generator(self.config.torch_seed, "reservoir", task, epoch)
         stream = generator.permutation(self.data.task_indices("train", task))
@@ -128,7 +124,7 @@ class DERpp(Rehearsal):
 
 def derpp_loss(logits: Tensor, labels: Tensor, dark_logits: Tensor, stored: Tensor, known: Tensor, replay_logits: Tensor,
                replay_labels: Tensor, alpha: float, beta: float) -> Tensor:
-    """CE(y, h(x)) + alpha mean (z' - h(x'))^2 + beta CE(y'', h(x'')) (DER++ Eq. 6; the mean is over images and known classes).
+    """CE(y, h(x)) + alpha mean (z' - h(x'))^2 + beta CE(y'', h(x'')) (DER++ Eq. 6; mean over an image's known classes, then images).
 
     Args:
         logits, dark_logits, replay_logits: h(x), h(x'), h(x'') of (N or M, K); labels, replay_labels: (N,) and (M,).
@@ -136,7 +132,8 @@ def derpp_loss(logits: Tensor, labels: Tensor, dark_logits: Tensor, stored: Tens
     """
     classes = dark_logits.shape[1]
     covered = torch.arange(classes, device=known.device) < known[:, None]  # (M, K)
-    dark = ((stored[:, :classes] - dark_logits).square() * covered).sum() / covered.sum()
+    squares = (stored[:, :classes] - dark_logits).square() * covered
+    dark = (squares.sum(dim=1) / known).mean()
     return F.cross_entropy(logits, labels) + alpha * dark + beta * F.cross_entropy(replay_logits, replay_labels)
 
 

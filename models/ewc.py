@@ -7,7 +7,8 @@ A sum of parabolas is a parabola, so two tensors hold all tasks: F = sum_t F_t a
 theta* = sum_t F_t theta_t / F; the rest of the sum is a constant without gradient.
 
 Differs from the paper: only the backbone is held (old heads are frozen), and Fisher values are cut at
-`ewc_fisher_max`, as PyCIL does, since lambda F lr above 2 makes SGD diverge.
+`ewc_fisher_max`, as PyCIL does: a step diverges where lambda F lr exceeds 2. PyCIL's lambda is taken over, but its Fisher is
+another: the squared gradient of a batch's mean loss on true labels, averaged over tasks around the newest weights.
 """
 
 from __future__ import annotations
@@ -54,13 +55,14 @@ class EWC(BaseLearner):
         c = self.config
         chosen = self.data.task_indices("train", task)
         chosen = np.sort(numpy_generator(c.torch_seed, "fisher", task).permutation(chosen)[: c.ewc_images])
-        generator = torch_generator(c.torch_seed, "fisher labels", task)
+        levels = torch.rand(len(chosen), generator=torch_generator(c.torch_seed, "fisher labels", task), dtype=torch.float64)
+        own = np.array_split(levels.numpy(), self.fabric.world_size)[self.fabric.global_rank]  # as `batches` splits the images
         module, parameters = OwnTask(self.net, task), self.held_parameters()
         total = {name: torch.zeros_like(p) for name, p in parameters.items()}
-        for images, _ in self.data.batches("train", indices=chosen, batch_size=1, augment=False):
+        for (images, _), level in zip(self.data.batches("train", indices=chosen, batch_size=1, augment=False), own, strict=True):
             with self.fabric.autocast():
                 logits = module(self.fabric.to_device(images)).float()
-            drawn = torch.multinomial(logits.detach().softmax(dim=1).cpu(), 1, generator=generator).flatten()
+            drawn = label_at(logits.detach().softmax(dim=1).cpu(), level)
             add_squared_gradient(total, F.cross_entropy(logits, drawn.to(logits.device)), parameters)
         return {name: self.fabric.all_reduce(t, reduce_op="sum") / max(len(chosen), 1) for name, t in total.items()}
 
@@ -74,6 +76,12 @@ class EWC(BaseLearner):
     def memory_bytes(self) -> dict[str, int]:
         kept = [*self.fisher.values(), *self.anchor.values()]
         return {**super().memory_bytes(), "statistics": sum(t.nbytes for t in kept)}
+
+
+def label_at(probabilities: Tensor, level: float) -> Tensor:
+    """The label (1,) that a number `level`, uniform in [0, 1), draws from `probabilities` (1, C)."""
+    below = probabilities.double().cumsum(dim=1) <= level
+    return below.sum(dim=1).clamp_max(probabilities.shape[1] - 1)
 
 
 def quadratic_penalty(parameters: Mapping[str, Tensor], fisher: Mapping[str, Tensor], anchor: Mapping[str, Tensor]) -> Tensor:

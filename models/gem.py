@@ -1,12 +1,13 @@
 """GEM: gradient episodic memory (Lopez-Paz and Ranzato, NIPS 2017, arXiv 1706.08840).
 
-No step may raise the loss on the memory of an old task: when the batch's gradient g has a negative product with some
-old task's gradient g_k, it is replaced by the nearest g' with <g', g_k> >= 0 for all k (its Eq. 8), found through the
-dual quadratic program (its Eq. 11).
+No step may raise the loss on the memory of an old task (to first order): when the batch's gradient g has a negative
+product with some old task's gradient g_k, it is replaced by the nearest g' with <g', g_k> >= 0 for all k (its Eq. 8),
+found through the dual quadratic program (its Eq. 11).
 
-Differs from the paper: tasks share their classifier (class-incremental: cross-entropy over all classes seen), the
-memory of a task is herded instead of its last images, and gamma bounds the dual variables, v >= gamma, as in the
-authors' code, where the text adds gamma to the solution.
+Differs from the paper: tasks share their classifier (class-incremental: cross-entropy over all classes seen), the memory
+of a task is herded instead of its last images, and there are several epochs. Momentum and weight decay act on the
+projected gradient; the authors use neither, so set both to 0 for their bound on the step itself. gamma bounds the dual
+variables, v >= gamma, as in the authors' code; the text adds gamma to the solution.
 """
 
 from __future__ import annotations
@@ -29,10 +30,10 @@ class GEM(Rehearsal):
 
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
-        self.epoch, self.step = 0, 0  # where training is; they name the stream that draws from the memory
+        self.step = 0  # of the epoch; names the stream that draws from the memory
 
     def training_batches(self, task: int, epoch: int) -> Iterable[tuple[Tensor, Tensor]]:
-        self.epoch, self.step = epoch, 0
+        self.step = 0
         return super().training_batches(task, epoch)
 
     def training_indices(self, task: int) -> np.ndarray:
@@ -73,7 +74,7 @@ def project(gradient: Tensor, memories: Tensor, margin: float) -> Tensor:
     products = memories @ gradient  # (t,)
     if not torch.isfinite(products).all() or (products >= 0).all():  # an overflow under 16-mixed is the scaler's to skip
         return gradient
-    gram = (memories @ memories.T).double().cpu().numpy()
+    gram = (memories @ memories.T).cpu().double().numpy()
     gram += RIDGE * max(np.trace(gram) / len(gram), np.finfo(np.float64).tiny) * np.eye(len(gram))
     least = np.full(len(gram), margin)
     v = quadprog.solve_qp(gram, -products.double().cpu().numpy(), np.eye(len(gram)), least)[0]

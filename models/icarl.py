@@ -4,7 +4,7 @@ Added to rehearsal: one sigmoid per class, trained to the label for new classes 
 ones (its Eq. in algorithm 3), and classification by the nearest mean of exemplars (NME, algorithm 1).
 
 Differs from the paper: a pre-trained ViT; the binary cross-entropy is summed over classes and averaged over the batch, and
-the backbone may have its own learning rate.
+the backbone may have its own learning rate. The authors' code also averages over mirrored exemplars.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ class ICaRL(OldNetwork, Rehearsal):
 
     def scores(self, features: Tensor) -> Tensor:
         """Minus the distance to each class's mean exemplar (N, K), both of length 1."""
-        return -torch.cdist(F.normalize(features, dim=1), self.class_means, compute_mode="use_mm_for_euclid_dist")
+        distances = torch.cdist(F.normalize(features, dim=1), self.class_means, compute_mode="use_mm_for_euclid_dist")
+        return -distances.masked_fill(~self.class_means.any(dim=1), torch.inf)  # a class without images never wins
 
     def extra_state(self) -> dict[str, Tensor]:
         return {**super().extra_state(), "class_means": self.class_means}

@@ -6,8 +6,8 @@ query q by cosine; their tokens go before the image's, and the mean of their out
     loss = cross-entropy + w sum over the chosen (1 - cos(q, k_m))          (paper Eq. 5, w = `prompt_loss_weight`)
 
 Differs from the authors' release: every image chooses for itself in training and in testing (there a whole batch
-takes the batch's most frequent choice, which tells the task when batches come from one task); prompts get no
-position embedding.
+takes the batch's most frequent choice, which tells the task when batches come from one task); the clipped gradient norm is
+that of what trains, there the frozen weights' gradients count too; heads start as all heads here do, there at zero.
 """
 
 from __future__ import annotations

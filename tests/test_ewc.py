@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from models.ewc import add_parabola, add_squared_gradient, quadratic_penalty
+from models.ewc import add_parabola, add_squared_gradient, label_at, quadratic_penalty
 from tests.support import learn, synthetic_learner
 
 
@@ -48,3 +48,13 @@ def test_a_strong_penalty_keeps_the_backbone_closer_to_the_old_task():
         learn(learner, [1])
         moved.append(sum((v - before[k]).square().sum().item() for k, v in learner.net.backbone.state_dict().items()))
     assert moved[1] < moved[0]
+
+
+def test_evenly_spread_levels_draw_each_label_as_often_as_its_probability():
+    probabilities = torch.tensor([[0.2, 0.0, 0.5, 0.3]])
+    drawn = torch.cat([label_at(probabilities, (i + 0.5) / 1000) for i in range(1000)])
+    assert torch.bincount(drawn, minlength=4).tolist() == [200, 0, 500, 300]
+
+
+def test_the_highest_level_draws_a_label_even_where_probabilities_sum_to_less_than_one():
+    assert label_at(torch.tensor([[0.5, 0.4999]]), 0.99999).tolist() == [1]

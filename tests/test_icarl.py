@@ -4,6 +4,7 @@ import numpy as np
 import torch
 
 from models.icarl import exemplar_means, icarl_loss
+from tests.support import synthetic_learner
 
 
 def test_loss_is_the_papers_sum_over_classes_written_out():
@@ -29,3 +30,10 @@ def test_class_means_average_directions_not_lengths():
     features = torch.tensor([[10.0, 0.0], [0.0, 1.0], [0.0, 3.0]])
     means = exemplar_means(features, torch.tensor([0, 0, 1]), 2)
     torch.testing.assert_close(means, torch.tensor([[0.5**0.5, 0.5**0.5], [0.0, 1.0]]))
+
+
+def test_a_class_without_images_never_wins():
+    learner = synthetic_learner("icarl")
+    learner.class_means = torch.tensor([[0.0] * 16, [-1.0] + [0.0] * 15])
+    opposite = torch.tensor([[1.0] + [0.0] * 15])  # nearer to the origin than to the other class's mean
+    assert learner.scores(opposite).argmax(dim=1).tolist() == [1]

@@ -251,7 +251,7 @@ class Config(_Strict):
     g_prompt_layers: list[Annotated[int, Field(ge=0)]] | None = Field(None,
         description="dualprompt: blocks with G-prompts, from 0 ([0, 1])")
     prompt_loss_weight: float | None = Field(None, ge=0.0, description="weight of the loss on keys (l2p and dualprompt 1) or of "
-        "orthogonality (coda_prompt 0.1)")
+        "orthogonality (coda_prompt 1e-7)")
 
     # Rehearsal -----------------------------------------------------------------------------------------------
     memory_size: int = Field(0, ge=0, description="stored images over all classes (rehearsal methods only)")
