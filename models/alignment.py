@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from utils.device import fuses_sgd
+
 NORM_EPS = 1e-7  # release: added to each task's logit norm
 
 
@@ -70,7 +72,8 @@ class Alignment:
         self.fused = FusedHeads.of(self.heads)
         self.indicator = task_indicator(self.fused.head_sizes, self.fused.weight.device)
         self.tau = tau if tau is not None and tau > 0 else None
-        self.optimizer = torch.optim.SGD([self.fused.weight, self.fused.bias], lr=lr, momentum=momentum, weight_decay=weight_decay)
+        self.optimizer = torch.optim.SGD([self.fused.weight, self.fused.bias], lr=lr, momentum=momentum, weight_decay=weight_decay,
+                                         fused=fuses_sgd(self.fused.weight.device))
 
     def set_lr(self, lr: float) -> None:
         self.optimizer.param_groups[0]["lr"] = lr

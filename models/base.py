@@ -25,6 +25,7 @@ from torch.nn import functional as F
 from convs.network import IncrementalNet, OwnTask
 from utils.config import Config
 from utils.data_manager import DataManager
+from utils.device import fuses_sgd
 from utils.distributed import gather_rows, share_of_batch
 from utils.metrics import Evaluation, evaluate_predictions
 from utils.rng import seed_globals, seed_of, torch_generator
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 TOP_K = 5
 FLOAT_BYTES = 4  # of a float32, which statistics and parameters are kept in
 SCORED_AT_ONCE = 512  # features per call of `scores` in evaluation; bounds a read-out's memory
-FUSED_ON = ("cpu", "cuda")  # devices with a fused SGD
 
 
 @dataclass
@@ -243,9 +243,8 @@ class BaseLearner:
 
     def make_optimizer(self, task: int) -> torch.optim.Optimizer:
         """A new SGD for each task, as in the release."""
-        fused = self.fabric.device.type in FUSED_ON or None  # one kernel for all parameters; None: what torch thinks best
-        return torch.optim.SGD(self.parameter_groups(task), lr=self.config.lr, momentum=self.config.momentum, fused=fused,
-                               weight_decay=self.config.weight_decay)
+        return torch.optim.SGD(self.parameter_groups(task), lr=self.config.lr, momentum=self.config.momentum,
+                               weight_decay=self.config.weight_decay, fused=fuses_sgd(self.fabric.device))
 
     def learning_rate(self, base_lr: float, epoch: int) -> float:
         """A group's learning rate in `epoch`; multi-step here."""
