@@ -168,7 +168,7 @@ class Figures:
     all_domains_curve: list[float | None] = field(default_factory=list)  # domain-incremental
     seconds: dict[str, float] = field(default_factory=dict)
     peak_memory_mb: float = 0.0
-    memory_bytes: dict[str, int] = field(default_factory=dict)
+    memory_curve: list[dict[str, int]] = field(default_factory=list)
 
     def add(self, evaluation: metrics.Evaluation, validation: float | None, all_domains: float | None) -> None:
         self.top1_curve.append(evaluation.top1)
@@ -182,7 +182,7 @@ class Figures:
     def drop_after(self, task: int) -> None:
         """Forget task `task` and everything later."""
         for curve in (self.top1_curve, self.top5_curve, self.task_il_curve, self.accuracy_rows, self.grouped, self.validation_curve,
-                      self.all_domains_curve):
+                      self.all_domains_curve, self.memory_curve):
             del curve[task:]
 
 
@@ -231,12 +231,13 @@ class Session:
             self.figures.add(evaluation, validation, self.learner.accuracy_on_all_domains())
         self.figures.seconds = dict(self.monitor.seconds)
         self.figures.peak_memory_mb = max(self.figures.peak_memory_mb, peak_memory_mb(self.fabric.device))
-        self.figures.memory_bytes = self.learner.memory_bytes()
+        self.figures.memory_curve.append(self.learner.memory_bytes())
         return evaluation
 
     def record(self, evaluation: metrics.Evaluation) -> None:
         self.monitor.write({"kind": "task", "task": self.learner.task, "top1": evaluation.top1, "top5": evaluation.top5,
-                            "task_il": evaluation.task_il, "per_task": evaluation.task_accuracies})
+                            "task_il": evaluation.task_il, "per_task": evaluation.task_accuracies,
+                            "memory_bytes": self.figures.memory_curve[-1]})
 
     def save(self, task: int) -> None:
         self.store.save(task, None, weights=self.learner.network_state(), state=self.learner.extra_state(), meta=self.meta())
@@ -300,7 +301,7 @@ class Session:
             last=f.top1_curve[-1] if f.top1_curve else None, average_incremental=metrics.average_incremental(f.top1_curve),
             forgetting=metrics.forgetting(matrix), backward_transfer=metrics.backward_transfer(matrix), grouped=f.grouped,
             validation_curve=f.validation_curve, all_domains_curve=f.all_domains_curve,
-            stage_seconds=f.seconds, peak_memory_mb=f.peak_memory_mb, memory_bytes=f.memory_bytes,
+            stage_seconds=f.seconds, peak_memory_mb=f.peak_memory_mb, memory_curve=f.memory_curve,
             parameters=count_parameters(self.learner))
 
     def class_names(self) -> list[str]:

@@ -28,8 +28,7 @@ from torch.nn import functional as F
 
 from convs.network import IncrementalNet
 from models.all_heads import OldNetwork
-from models.icarl import exemplar_means
-from models.rehearsal import Rehearsal
+from models.rehearsal import Rehearsal, exemplar_means
 from utils.losses import distillation
 
 FADE_EPOCHS = 2  # the prospective loss has the weight max(0, 1 - (e / 2)^2)

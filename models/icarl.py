@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.all_heads import OldNetwork
-from models.rehearsal import Rehearsal
+from models.rehearsal import Rehearsal, exemplar_means
 
 
 class ICaRL(OldNetwork, Rehearsal):
@@ -64,9 +64,3 @@ def icarl_loss(logits: Tensor, labels: Tensor, old_logits: Tensor | None) -> Ten
     if old_logits is not None:
         targets[:, : old_logits.shape[1]] = old_logits.sigmoid().to(logits.dtype)
     return F.binary_cross_entropy_with_logits(logits, targets, reduction="sum") / len(labels)
-
-
-def exemplar_means(features: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-    """(K, D): mean of each class's normalised features, normalised again; a class without images gets zeros."""
-    sums = features.new_zeros(num_classes, features.shape[1]).index_add_(0, labels, F.normalize(features, dim=1))
-    return F.normalize(sums, dim=1)

@@ -96,6 +96,12 @@ def herd(features: Tensor, count: int) -> Tensor:
     return torch.stack(chosen) if chosen else torch.empty(0, dtype=torch.long, device=features.device)
 
 
+def exemplar_means(features: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    """(K, D): mean of each class's normalised features, normalised again; a class without images gets zeros."""
+    sums = features.new_zeros(num_classes, features.shape[1]).index_add_(0, labels, F.normalize(features, dim=1))
+    return F.normalize(sums, dim=1)
+
+
 def check_budget(config: Config, num_classes: int, least: int) -> None:
     """Raise UserError where there is no room for `least` images of every class at the end of the stream."""
     per_class = config.memory_per_class if config.fixed_memory else config.memory_size // num_classes

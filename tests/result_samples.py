@@ -36,7 +36,7 @@ def make_seed(seed: int, task_sizes: list[int], drop: float = 4.0, first: float 
         stage_seconds={"train": 10.0 + seed % 3, "statistics": 1.5, "alignment": 2.5, "evaluation": 1.0},
         peak_memory_mb=512.0,
         parameters={"all": 670_000, "trained_backbone": 600_000, "trained_heads": 1_290},
-        memory_bytes={"images": 0, "features": 0, "statistics": 1_300_000, "parameters": 0},
+        memory_curve=[{"images": 0, "features": 0, "statistics": 1_300_000 * (t + 1) // tasks, "parameters": 0} for t in range(tasks)],
     )
 
 

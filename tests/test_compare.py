@@ -93,6 +93,14 @@ def test_csv_holds_unrounded_means_and_spreads(written: Path) -> None:
     assert rows[2]["forgetting_mean"] == "" and rows[2]["tasks"] == "1"
 
 
+def test_memory_is_told_after_every_task(written: Path) -> None:
+    rows = list(csv.DictReader((written / "comparison.csv").open()))
+    kept = [rows[1][f"memory_bytes_after_task_{t}"] for t in range(1, 6)]
+    assert [float(number) for number in kept] == [260_000, 520_000, 780_000, 1_040_000, 1_300_000]
+    assert rows[2]["memory_bytes_after_task_2"] == ""  # joint training has one task
+    assert "761.72 KiB" in (written / "comparison.html").read_text()
+
+
 def test_best_is_the_highest_accuracy_and_the_lowest_forgetting() -> None:
     assert best_cells(make_result(drop=9), make_result(drop=2), make_result(drop=5)) == [(1, 2), (1, 3), (1, 4)]
 

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from models.icarl import exemplar_means, icarl_loss
+from models.icarl import icarl_loss
 from tests.support import synthetic_learner
 
 
@@ -24,12 +24,6 @@ def test_loss_of_the_first_task_is_plain_binary_cross_entropy():
     logits, labels = torch.tensor([[2.0, -1.0]]), torch.tensor([0])
     expected = np.log1p(np.exp(-2.0)) + np.log1p(np.exp(-1.0))
     np.testing.assert_allclose(icarl_loss(logits, labels, None).item(), expected, rtol=1e-6)
-
-
-def test_class_means_average_directions_not_lengths():
-    features = torch.tensor([[10.0, 0.0], [0.0, 1.0], [0.0, 3.0]])
-    means = exemplar_means(features, torch.tensor([0, 0, 1]), 2)
-    torch.testing.assert_close(means, torch.tensor([[0.5**0.5, 0.5**0.5], [0.0, 1.0]]))
 
 
 def test_a_class_without_images_never_wins():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.rehearsal import herd
+from models.rehearsal import exemplar_means, herd
 from tests.support import learn, synthetic_learner
 from utils.errors import UserError
 
@@ -83,3 +83,9 @@ def test_a_restored_learner_ends_a_task_bit_for_bit_as_the_one_that_went_on(meth
     learn(resumed, [1])
     for name, tensor in {**straight.network_state(), **straight.extra_state()}.items():
         assert torch.equal(tensor, {**resumed.network_state(), **resumed.extra_state()}[name]), name
+
+
+def test_class_means_average_directions_not_lengths():
+    features = torch.tensor([[10.0, 0.0], [0.0, 1.0], [0.0, 3.0]])
+    means = exemplar_means(features, torch.tensor([0, 0, 1]), 2)
+    torch.testing.assert_close(means, torch.tensor([[0.5**0.5, 0.5**0.5], [0.0, 1.0]]))

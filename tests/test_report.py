@@ -86,6 +86,6 @@ def test_the_report_gives_no_papers_figure_for_an_experiment_that_is_not_the_pap
 def test_sparse_results_still_make_a_page(tmp_path: Path) -> None:
     result = make_result(seeds=(1,))
     seed = result.seeds[0]
-    seed.stage_seconds, seed.parameters, seed.memory_bytes, seed.peak_memory_mb = {}, {}, {}, None
+    seed.stage_seconds, seed.parameters, seed.memory_curve, seed.peak_memory_mb = {}, {}, [], None
     bare = RunResult(config={}, environment={}, seeds=[seed])
     assert "Peak memory" in write_report(bare, tmp_path).read_text()

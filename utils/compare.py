@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from utils.compare_tables import Cell, Entry, csv_row, latex, markdown, page_context, table_rows, terminal
+from utils.compare_tables import Cell, Entry, csv_row, latex, markdown, most_tasks, page_context, table_rows, terminal
 from utils.errors import UserError
 from utils.files import write_atomic
 from utils.plots import curve_figure
@@ -52,7 +52,7 @@ def write_comparison(out: Path, entries: Sequence[Entry], rows: Sequence[Sequenc
         out / "comparison.png", lambda theme: curve_figure(results, labels, theme), f"Curves: {', '.join(labels)}"
     )
     write_atomic(out / "comparison.md", markdown(rows, notes))
-    write_atomic(out / "comparison.csv", csv_text([csv_row(entry) for entry in entries]))
+    write_atomic(out / "comparison.csv", csv_text([csv_row(entry, most_tasks(entries)) for entry in entries]))
     write_atomic(out / "comparison.tex", latex(rows, notes))
     context = page_context(entries, rows, notes)
     page = write_atomic(out / "comparison.html", PAGES.get_template("compare.html.j2").render(curve=picture, **context))
@@ -115,9 +115,7 @@ def check_comparable(entries: Sequence[Entry]) -> list[str]:
 
 
 def _data(result: RunResult) -> str:
-    scenario, sizes = result.config.get("scenario", "class"), result.seeds[0].task_sizes
-    classes = sizes[0] if scenario == "domain" else sum(sizes)  # every domain has the same classes
-    return f"{result.dataset}, {classes} classes, {scenario}-incremental"
+    return f"{result.dataset}, {result.num_classes} classes, {result.config.get('scenario', 'class')}-incremental"
 
 
 def _machine(result: RunResult) -> str:

@@ -58,6 +58,12 @@ def kept_bytes(result: RunResult) -> Statistic:
     return statistic(sum(s.memory_bytes.values()) if s.memory_bytes else None for s in result.seeds)
 
 
+def kept_bytes_after(result: RunResult, task: int) -> Statistic:
+    """The same after task `task`, from 0; None where the run has no such task."""
+    curves = [s.memory_curve for s in result.seeds]
+    return statistic(sum(curve[task].values()) if task < len(curve) else None for curve in curves)
+
+
 def training_seconds(result: RunResult) -> Statistic:
     """Time of all stages but evaluation."""
     return statistic(
@@ -141,8 +147,8 @@ def latex(rows: Sequence[Sequence[Cell]], notes: Sequence[str]) -> str:
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
 
 
-def csv_row(entry: Entry) -> dict[str, Any]:
-    """A run's figures unrounded, mean and standard deviation apart; percent, bytes, seconds."""
+def csv_row(entry: Entry, tasks: int) -> dict[str, Any]:
+    """A run's figures unrounded, mean and standard deviation apart; percent, bytes, seconds; memory after each of `tasks` tasks."""
     result = entry.result
     row: dict[str, Any] = {
         "method": entry.label, "learner": result.method, "rehearsal_free": result.rehearsal_free,
@@ -151,22 +157,30 @@ def csv_row(entry: Entry) -> dict[str, Any]:
     for column in COLUMNS:
         figure = column.figure(result)
         row |= {f"{column.key}_mean": figure["mean"], f"{column.key}_std": figure["std"]}
-    return row
+    return row | {f"memory_bytes_after_task_{t + 1}": kept_bytes_after(result, t)["mean"] for t in range(tasks)}
 
 
 def page_context(entries: Sequence[Entry], rows: Sequence[Sequence[Cell]], notes: Sequence[str]) -> dict[str, Any]:
     """What `compare.html.j2` shows."""
     first = entries[0].result
+    tasks = most_tasks(entries)
     memory = [["Method", *(kind.capitalize() for kind in MEMORY_KINDS)]]
+    growth = [["Method", *(f"Task {t + 1}" for t in range(tasks))]]
     for entry in entries:
         kept = entry.result.seeds[0].memory_bytes
         memory.append([entry.label, *(bytes_text(kept.get(kind)) for kind in MEMORY_KINDS)])
+        growth.append([entry.label, *(bytes_text(kept_bytes_after(entry.result, t)["mean"]) for t in range(tasks))])
     runs = [
         (entry.label, f"{entry.run}, {entry.result.backbone}, {stream_text(entry.result)}") for entry in entries
     ]
     return {
         "title": f"Comparison on {first.dataset}",
-        "subtitle": printable(f"{len(entries)} runs, {sum(first.seeds[0].task_sizes)} classes"),
+        "subtitle": printable(f"{len(entries)} runs, {first.num_classes} classes"),
         "notes": notes, "header": HEADER, "rows": rows, "caption": CAPTION.format(mark="Bold"),
-        "memory": memory, "runs": runs,
+        "memory": memory, "growth": growth, "runs": runs,
     }
+
+
+def most_tasks(entries: Sequence[Entry]) -> int:
+    """Tasks of the run that has most."""
+    return max(entry.result.num_tasks for entry in entries)

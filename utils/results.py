@@ -58,7 +58,7 @@ class SeedResult:
     stage_seconds: dict[str, float] = field(default_factory=dict)   # "train", "statistics", "alignment", "evaluation"
     peak_memory_mb: float | None = None
     parameters: dict[str, int] = field(default_factory=dict)        # "all", "trained_backbone", "trained_heads"
-    memory_bytes: dict[str, int] = field(default_factory=dict)      # kept after the last task: "images", "features", ..
+    memory_curve: list[dict[str, int]] = field(default_factory=list)  # (T,) bytes kept after each task: "images", "features", ..
 
     @property
     def last_top5(self) -> float | None:
@@ -75,6 +75,11 @@ class SeedResult:
     @property
     def last_validation(self) -> float | None:
         return self.validation_curve[-1] if self.validation_curve else None
+
+    @property
+    def memory_bytes(self) -> dict[str, int]:
+        """Bytes kept after the last task, by kind."""
+        return self.memory_curve[-1] if self.memory_curve else {}
 
     @property
     def classes_seen(self) -> list[int]:
@@ -115,6 +120,12 @@ class RunResult:
     @property
     def num_tasks(self) -> int:
         return len(self.seeds[0].task_sizes) if self.seeds else 0
+
+    @property
+    def num_classes(self) -> int:
+        """Classes to tell apart at the end; in a domain-incremental run every task has the same ones."""
+        sizes = self.seeds[0].task_sizes if self.seeds else []
+        return sizes[0] if sizes and self.config.get("scenario") == "domain" else sum(sizes)
 
     def shown(self, key: str) -> Statistic:
         """The summary's `key` as tables show it: with one task an "average over tasks" says nothing."""
@@ -187,6 +198,7 @@ def _wide_rows(result: RunResult) -> list[dict[str, Any]]:
                 "old": seed.grouped[t].get("old"), "new": seed.grouped[t].get("new"),
                 "average_incremental": metrics.average_incremental(seed.top1_curve[: t + 1]),
                 "forgetting": metrics.forgetting(so_far), "backward_transfer": metrics.backward_transfer(so_far),
+                "memory_bytes": sum(seed.memory_curve[t].values()) if seed.memory_curve else None,
             })
     return rows
 

@@ -59,7 +59,7 @@ def title_line(result: RunResult) -> str:
 
 def stream_text(result: RunResult) -> str:
     """"100 classes in 10 tasks, 3 seeds"."""
-    classes = sum(result.seeds[0].task_sizes) if result.seeds else 0
+    classes = result.num_classes
     size = f"{_count(classes, 'class', 'classes')} in {_count(result.num_tasks, 'task')}"
     return f"{size}, {_count(len(result.seeds), 'seed')}"
 
