@@ -59,8 +59,7 @@ def title_line(result: RunResult) -> str:
 
 def stream_text(result: RunResult) -> str:
     """"100 classes in 10 tasks, 3 seeds"."""
-    classes = result.num_classes
-    size = f"{_count(classes, 'class', 'classes')} in {_count(result.num_tasks, 'task')}"
+    size = f"{_count(result.num_classes, 'class', 'classes')} in {_count(result.num_tasks, 'task')}"
     return f"{size}, {_count(len(result.seeds), 'seed')}"
 
 
