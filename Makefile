@@ -16,7 +16,7 @@ demo: $(VENV)/.installed
 
 demo-all: $(VENV)/.installed
 	OMP_NUM_THREADS=$(THREADS) $(PY) main.py --config exps/*_demo.json
-	$(PY) main.py compare logs/*_demo --out logs/all
+	$(PY) main.py compare logs/*_demo --sort last --out logs/all
 
 test: $(VENV)/.installed-dev
 	$(PY) -m pytest -n 2

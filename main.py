@@ -94,13 +94,15 @@ def compare_runs(arguments: argparse.Namespace) -> None:
     """Print and write one table, one picture and one page for several runs."""
     from utils.compare import compare
 
-    compare(arguments.runs, arguments.out)
+    compare(arguments.runs, arguments.out, sort=arguments.sort)
 
 
 def compare_arguments(argv: list[str]) -> argparse.Namespace:
+    from utils.compare_tables import SORTABLE
     parser = argparse.ArgumentParser(prog="main.py compare")
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders, or experiments (logs/slca_demo: its newest run)")
     parser.add_argument("--out", type=Path, default=Path("logs/compare"), metavar="DIR", help="where the comparison is written")
+    parser.add_argument("--sort", choices=SORTABLE, help="best first by this column (default: in the order given)")
     return parser.parse_args(argv)
 
 

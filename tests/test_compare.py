@@ -9,7 +9,7 @@ import pytest
 from result_samples import make_result
 
 from utils.compare import check_comparable, compare, find_results, load_entries
-from utils.compare_tables import Entry, latex, markdown, table_rows
+from utils.compare_tables import Entry, latex, markdown, sort_entries, table_rows
 from utils.errors import UserError
 from utils.results import RunResult, write_results
 from utils.tables import bytes_text, count_text, seconds_text
@@ -91,6 +91,14 @@ def test_csv_holds_unrounded_means_and_spreads(written: Path) -> None:
     assert float(rows[1]["forgetting_std"]) == expected.summary["forgetting"]["std"]
     assert float(rows[1]["training_seconds_mean"]) == pytest.approx((15 + 15 + 16) / 3)   # without evaluation
     assert rows[2]["forgetting_mean"] == "" and rows[2]["tasks"] == "1"
+
+
+def test_sorting_puts_the_best_first_and_runs_without_the_figure_last() -> None:
+    entries = [Entry(name, name, result) for name, result in
+               {"joint": make_result(task_sizes=(10,)), "worse": make_result(drop=9), "better": make_result(drop=2)}.items()]
+    assert [entry.label for entry in sort_entries(entries, "average_incremental")] == ["better", "worse", "joint"]
+    assert [entry.label for entry in sort_entries(entries, "forgetting")] == ["better", "worse", "joint"]
+    assert next(entry.label for entry in sort_entries(entries, "last")) == "joint"
 
 
 def test_memory_is_told_after_every_task(written: Path) -> None:

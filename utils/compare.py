@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from utils.compare_tables import Cell, Entry, csv_row, latex, markdown, most_tasks, page_context, table_rows, terminal
+from utils.compare_tables import Cell, Entry, csv_row, latex, markdown, most_tasks, page_context, sort_entries, table_rows, terminal
 from utils.errors import UserError
 from utils.files import write_atomic
 from utils.plots import curve_figure
@@ -22,13 +22,15 @@ from utils.tables import printable
 
 
 def compare(
-    run_folders: Sequence[Path | str], out_dir: Path | str = "logs/compare", labels: Sequence[str] | None = None
+    run_folders: Sequence[Path | str], out_dir: Path | str = "logs/compare", labels: Sequence[str] | None = None,
+    sort: str | None = None,
 ) -> str:
     """Print the table of several runs and write `comparison.{md,csv,tex,png,html}` into `out_dir`.
 
     Args:
         run_folders: each a run's folder, or an experiment's folder, of which the newest run is taken.
         labels: names for the rows; default the methods' titles, with the experiment's name where two are alike.
+        sort: a column's key (`SORTABLE`) by which the best run comes first; default the order of `run_folders`.
 
     Returns:
         The table as plain text, as printed.
@@ -37,6 +39,8 @@ def compare(
         UserError: a folder without results, or runs on different data.
     """
     entries = load_entries(run_folders, labels)
+    if sort is not None:
+        entries = sort_entries(entries, sort)
     notes = check_comparable(entries)
     rows = table_rows(entries)
     text = terminal(rows, notes)
