@@ -18,15 +18,13 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 
-from convs.network import IncrementalNet
 from convs.weights import tensors_sha256
 from models import learner_class, resolve_config, resolve_name
-from models.base import BaseLearner
-from models.describe import count_parameters, make_backbone
+from models.build import make_learner
+from models.describe import count_parameters
 from utils import metrics
 from utils.checkpoint import Checkpoint, CheckpointStore, check_base_weights
 from utils.config import Config
-from utils.data_manager import DataManager
 from utils.deterministic import deterministic_kernels
 from utils.device import make_fabric
 from utils.distributed import launch, on_first
@@ -193,16 +191,10 @@ class Session:
                  profile: bool = False) -> None:
         self.config, self.seed, self.fabric, self.folder = config, seed, fabric, folder
         first = fabric.is_global_zero  # of several processes one writes
-        method = learner_class(config.model_name)
         if not config.pretrained:
             log.warning("pretrained is false: the backbone starts from random weights; the Slow Learner needs pre-trained ones")
-        backbone = make_backbone(config)
-        from_backbone = {"mean": backbone.mean, "std": backbone.std} if config.normalize == "backbone" else {}
-        self.data = DataManager(config, seed, channels=backbone.channels, rank=fabric.global_rank, world_size=fabric.world_size,
-                                device=fabric.device, like=like.data if like else None, **from_backbone)
-        self.net = IncrementalNet(backbone)
-        self.learner: BaseLearner = method(config, self.data, self.net, fabric)
-        backbone.speed_up(compile=config.compile, channels_last=config.channels_last)  # once LoRA is in
+        self.learner = make_learner(config, seed, fabric, like=like.data if like else None)
+        self.data, self.net = self.learner.data, self.learner.net
         self.figures = Figures()
         self.store = CheckpointStore(folder / "checkpoints", config.keep_checkpoints if first else "none", warn=log.warning)
         monitor = ProfilingMonitor if profile else RunMonitor

@@ -12,14 +12,14 @@ from typing import Any
 
 import timm
 import torch
-from common import WORK, in_turns, save, short
+from common import in_turns, save, short
 from textbook import FormedLoRA
 from torch import nn
 from torch.nn import functional as F
 
 from convs.lora import add_lora
 from models import resolve_config
-from trainer import Session
+from models.build import make_learner
 from utils.config import Config, load_config, parse_config
 from utils.device import make_fabric
 
@@ -42,13 +42,12 @@ def project_epoch(settings: Any) -> tuple[Any, int]:
     """A call that runs one epoch of the project's stage 1 on task 0, augmentation included, and its number of images."""
     config = resolve_config(settings)
     fabric = make_fabric(config.device, config.precision)
-    session = Session(config, config.seeds[0], fabric, WORK / "not written")
-    learner = session.learner
+    learner = make_learner(config, config.seeds[0], fabric)
     learner.begin_task(0)
     optimizer = learner.make_optimizer(0)
     module, optimizer = fabric.setup(learner.training_module(0), optimizer)
     learner.net.train()
-    return lambda: learner.train_epoch(module, optimizer, learner.training_batches(0, 0)), session.data.count("train", 0)
+    return lambda: learner.train_epoch(module, optimizer, learner.training_batches(0, 0)), learner.data.count("train", 0)
 
 
 def throughput(rounds: int, batch: int) -> dict:

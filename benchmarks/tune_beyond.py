@@ -19,8 +19,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from convs.network import IncrementalNet
 from models import learner_class, resolve_config
+from models.build import make_backbone
 from models.drift import DriftSums, with_anchors
-from trainer import make_backbone
 from utils.config import load_config, parse_overrides
 from utils.data_manager import DataManager
 from utils.device import make_fabric

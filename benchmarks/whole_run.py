@@ -17,7 +17,8 @@ from common import WORK, in_turns, save, short
 from textbook import Plain
 
 from models import resolve_config
-from trainer import Session, train
+from models.build import make_learner
+from trainer import train
 from utils.config import load_config
 from utils.device import make_fabric
 from utils.gaussians import ClassGaussians
@@ -61,14 +62,14 @@ def covariance_kinds(seeds: list[int]) -> dict:
     kept: dict[str, float] = {}
     for seed in seeds:
         config = resolve_config(load_config(Path(CONFIGS["SLCA"]), {"seed": seed, "device": "cpu", "ca_epochs": 0}))
-        session = Session(config, seed, make_fabric("cpu", "32-true"), WORK / "not written")
-        learner, tasks = session.learner, session.data.num_tasks
+        learner = make_learner(config, seed, make_fabric("cpu", "32-true"))
+        data, tasks = learner.data, learner.data.num_tasks
         gaussians = {name: ClassGaussians(config.ca_ridge, **kind) for name, kind in KINDS.items()}
         for task in range(tasks):
             learner.learn_task(task, Monitor())
             features, labels = learner.extract("train", task)
             for each in gaussians.values():
-                each.fit(features, labels, range(session.data.classes_before(task), session.data.classes_upto(task)))
+                each.fit(features, labels, range(data.classes_before(task), data.classes_upto(task)))
         learner.config = config.model_copy(update={"ca_epochs": load_config(Path(CONFIGS["SLCA"])).ca_epochs})
         for name, each in gaussians.items():
             learner.gaussians = each

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from convs.backbones import Backbone, BackboneEntry, build_backbone, describe
+from convs.backbones import build_backbone
 from convs.network import IncrementalNet
 from models import learner_class, resolve_config, resolve_name
 from models.base import FLOAT_BYTES, BaseLearner
+from models.build import backbone_entry
 from utils.config import Config
 from utils.data_manager import DataManager
 from utils.datasets import count_images, dataset_info
@@ -39,19 +40,6 @@ class Estimate:
     @property
     def total(self) -> int:
         return self.parameters + self.activations + self.statistics
-
-
-def backbone_entry(config: Config) -> BackboneEntry:
-    """What `convnet_type` describes. Raises UserError."""
-    spec = config.convnet_type
-    return describe(spec) if isinstance(spec, str) else describe(spec.timm, spec.args, spec.weights)
-
-
-def make_backbone(config: Config, device: str = "cpu") -> Backbone:
-    """The backbone of a config with its weights; device "meta" gives shapes alone. Raises UserError."""
-    return build_backbone(backbone_entry(config), pretrained=config.pretrained, reset_norm=config.reset_norm,
-                          pool=config.pool, drop_path=config.drop_path, grad_checkpointing=config.grad_checkpointing,
-                          generator_seed=config.torch_seed, device=device)
 
 
 def count_parameters(learner: BaseLearner) -> dict[str, int]:

@@ -24,7 +24,7 @@ from convs.network import IncrementalNet
 from convs.weights import tensors_sha256
 from models import learner_class
 from models.base import BaseLearner
-from models.describe import make_backbone
+from models.build import make_backbone
 from utils.checkpoint import Checkpoint, CheckpointStore, check_base_weights
 from utils.config import Config, parse_config
 from utils.dataset_layouts import image_files

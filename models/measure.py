@@ -20,7 +20,8 @@ from convs.backbones import find_weights
 from models import resolve_config
 from models.alignment import Alignment
 from models.base import BaseLearner
-from models.describe import backbone_entry, shape_learner
+from models.build import backbone_entry, make_learner
+from models.describe import shape_learner
 from models.slca import SLCA
 from utils.config import Config
 from utils.data_manager import DataManager
@@ -83,12 +84,10 @@ def _measure(config: Config, fabric) -> tuple[BaseLearner, Speed, list[tuple[int
 
     Raises UserError.
     """
-    from trainer import Session
-
     _need_files(config)
     small = config.model_copy(update={"cache": "none", "num_workers": 0, "compile": False})  # nothing is started or written
-    session = Session(small, config.seeds[0], fabric, Path("not written"))
-    learner, data = session.learner, session.data
+    learner = make_learner(small, config.seeds[0], fabric)
+    data = learner.data
     learner.begin_task(0)
     optimizer = learner.make_optimizer(0)
     module, optimizer = fabric.setup(learner.training_module(0), optimizer)

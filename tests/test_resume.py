@@ -5,7 +5,7 @@ import json
 import pytest
 
 import trainer
-from models import LEARNERS
+from models import LEARNERS, build
 from tests.run_files import assert_same_run, metrics, only_run, results, tiny_config
 from trainer import test as evaluate_run
 from trainer import train
@@ -184,14 +184,14 @@ def test_test_only_of_another_config_is_refused(tmp_path):
 def test_other_base_weights_are_refused_by_their_checksum(tmp_path, monkeypatch):
     config = tiny_config(model_name="slca_pp", epochs=1)
     train(config, tmp_path, name="run")
-    real = trainer.make_backbone
+    real = build.make_backbone
 
     def other_base(*args, **kwargs):
         backbone = real(*args, **kwargs)
         backbone.model.blocks[0].mlp.fc1.weight.data[0, 0] += 1e-3
         return backbone
 
-    monkeypatch.setattr(trainer, "make_backbone", other_base)
+    monkeypatch.setattr(build, "make_backbone", other_base)
     with pytest.raises(UserError, match=r"trained on other pre-trained weights .*SHA-256"):
         evaluate_run(config, tmp_path, name="run")
 
