@@ -55,6 +55,16 @@ def test_labels_move_as_little_as_needed() -> None:
     assert np.diff(crowded).min() >= 1 - 1e-9 and crowded[3] == 9.0
 
 
+def test_labels_stay_inside_the_picture_where_there_is_room() -> None:
+    assert _spread_out([7.0, 9.9, 10.0], gap=2, low=0, high=10) == [6.0, 8.0, 10.0]
+    assert _spread_out([0.0, 0.1, 5.0], gap=2, low=0, high=10) == [0.0, 2.0, 5.0]
+
+
+def test_bands_are_left_out_where_they_would_hide_the_lines() -> None:
+    axes = curve_figure([make_result(title=f"Method {k}") for k in range(8)]).axes[0]
+    assert not axes.collections and "±" not in axes.get_title(loc="left")
+
+
 def test_ticks_are_few_and_hold_the_last_value() -> None:
     assert _ticks(range(1, 101))[-1] == 100 and len(_ticks(range(1, 101))) == 10
     assert _ticks([50, 100]) == [50, 100]

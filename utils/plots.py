@@ -25,6 +25,7 @@ TEXT, SMALL = 10.0, 9.0                             # points
 LINE_GAP = 1.25                                     # of two labels, in heights of their text
 LONGEST_LABEL = 34                                  # characters
 MARGIN = 0.12                                       # inches around everything
+MOST_BANDS = 7                                      # lines with a band of one std before bands hide the lines
 MOST_TICKS = 10                                     # on an axis before ticks are left out
 DECIMALS_UP_TO, NUMBERS_UP_TO = 10, 25              # tasks: "75.2" in a matrix's cells, then "75", then nothing
 DASHES = ("-", (0, (5, 1.5)), (0, (1, 1.2)))        # a new one each time the colours are used up
@@ -64,10 +65,12 @@ def curve_figure(results: Sequence[RunResult], labels: Sequence[str] | None = No
     """Top-1 accuracy (%) over the classes seen: mean over seeds as a line, mean ± std as a band, one line per run.
 
     Each line is named at its end, with its last accuracy. A run of one task is a single point: it is drawn as a
-    dashed level across the picture.
+    dashed level across the picture. With more than MOST_BANDS runs the bands are left out; the picture grows with
+    the number of names.
     """
     assert results and all(result.seeds for result in results), "a curve needs runs with at least one finished seed"
-    figure, axes = _figure(7.4, 4.2 if len(results) < MOST_TICKS else 5.4, theme)
+    figure, axes = _figure(7.4, max(4.2, 1.6 + LINE_GAP * SMALL / 72 * len(results)), theme)
+    banded = len(results) <= MOST_BANDS
     labels = labels or [result.name for result in results]
     ends: list[tuple[float, str, str]] = []                                         # height, label, colour
     for number, (result, label) in enumerate(zip(results, labels, strict=True)):
@@ -79,11 +82,12 @@ def curve_figure(results: Sequence[RunResult], labels: Sequence[str] | None = No
             axes.axhline(mean[0], color=colour, linewidth=1.5, linestyle=(0, (7, 4)))
         else:
             axes.plot(seen, mean, color=colour, linewidth=2.0, linestyle=dash, marker="o", markersize=4)
-        if len(seen) > 1 and len(curves) > 1:
+        if banded and len(seen) > 1 and len(curves) > 1:
             spread = curves.std(axis=0, ddof=1)
             axes.fill_between(seen, mean - spread, mean + spread, color=colour, alpha=0.18, linewidth=0)
         ends.append((float(mean[-1]), f"{_plain(label)}  {mean[-1]:.1f}", colour))
-    _finish_curve(axes, results, theme)
+    title = _title("Top-1 accuracy over all classes seen (%)", results, "mean ± std" if banded else "mean")
+    _finish_curve(axes, results, title, theme)
     _name_ends(figure, axes, ends)
     return figure
 
@@ -136,7 +140,7 @@ def _ticks(values: Sequence[int]) -> list[int]:
     return list(values[::-1][::step][::-1])
 
 
-def _finish_curve(axes: Axes, results: Sequence[RunResult], theme: Theme) -> None:
+def _finish_curve(axes: Axes, results: Sequence[RunResult], title: str, theme: Theme) -> None:
     """Ticks at the ends of tasks, light horizontal rules, words."""
     longest = max((result.seeds[0].classes_seen for result in results), key=len)
     axes.set_xticks(_ticks(longest))
@@ -146,7 +150,6 @@ def _finish_curve(axes: Axes, results: Sequence[RunResult], theme: Theme) -> Non
     axes.grid(axis="y", color=theme.faint, linewidth=0.7)
     axes.set_axisbelow(True)
     axes.set_xlabel("Classes seen", fontsize=TEXT, color=theme.text, labelpad=6)
-    title = _title("Top-1 accuracy over all classes seen (%)", results, "mean ± std")
     axes.set_title(title, loc="left", fontsize=TEXT, color=theme.text, pad=12)
 
 
@@ -156,7 +159,7 @@ def _name_ends(figure: Figure, axes: Axes, ends: Sequence[tuple[float, str, str]
     inches = figure.get_size_inches()[1] * 0.8                                      # the axes' share of the height
     gap = LINE_GAP * SMALL / 72 / inches * (high - low)                             # in percent of accuracy
     ordered = sorted(ends)
-    heights = _spread_out([height for height, _, _ in ordered], gap)
+    heights = _spread_out([height for height, _, _ in ordered], gap, low, high)
     for (height, label, colour), shifted in zip(ordered, heights, strict=True):
         axes.annotate(
             label, xy=(1.0, height), xytext=(1.045, shifted), xycoords=axes.get_yaxis_transform(),
@@ -165,16 +168,23 @@ def _name_ends(figure: Figure, axes: Axes, ends: Sequence[tuple[float, str, str]
         )
 
 
-def _spread_out(heights: Sequence[float], gap: float) -> list[float]:
-    """Ascending heights moved as little as needed to lie `gap` apart: overlapping neighbours share their middle."""
-    groups: list[list[float]] = []                                                  # [middle, members]
+def _spread_out(heights: Sequence[float], gap: float, low: float = -np.inf, high: float = np.inf) -> list[float]:
+    """Ascending heights moved as little as needed to lie `gap` apart: neighbours that overlap share their middle.
+
+    They stay between `low` and `high` where there is room for all of them.
+    """
+    groups: list[list[float]] = []                                                  # the members' own heights
+
+    def middle(group: list[float]) -> float:
+        half = gap * (len(group) - 1) / 2
+        return max(min(sum(group) / len(group), high - half), low + half)
+
     for height in heights:
-        groups.append([height, 1])
-        while len(groups) > 1 and groups[-1][0] - groups[-2][0] < gap * (groups[-1][1] + groups[-2][1]) / 2:
-            upper, lower = groups.pop(), groups.pop()
-            members = upper[1] + lower[1]
-            groups.append([(upper[0] * upper[1] + lower[0] * lower[1]) / members, members])
-    return [middle + gap * (k - (members - 1) / 2) for middle, members in groups for k in range(int(members))]
+        groups.append([height])
+        while len(groups) > 1 and middle(groups[-1]) - middle(groups[-2]) < gap * (len(groups[-1]) + len(groups[-2])) / 2:
+            upper = groups.pop()
+            groups[-1] += upper
+    return [middle(group) + gap * (k - (len(group) - 1) / 2) for group in groups for k in range(len(group))]
 
 
 def _finish_matrix(figure: Figure, axes: Axes, image: AxesImage, tasks: int, theme: Theme) -> None:
