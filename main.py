@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,7 +28,7 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--config", nargs="+", type=Path, required=True, metavar="FILE", help="JSON files, one experiment each")
     parser.add_argument("--set", nargs="+", default=[], metavar="key=value", action="extend",
                         help="settings that win over the file, values in JSON")
-    parser.add_argument("--device", help="auto, cpu, cuda, cuda:1, mps or GPU numbers such as 0,1; wins over the file")
+    parser.add_argument("--device", help="auto, cpu, cuda, cuda:1 or GPU numbers such as 0,1; wins over the file")
     parser.add_argument("--out", type=Path, default=Path("logs"), metavar="DIR", help="where runs are written (default: logs)")
     parser.add_argument("--resume", action="store_true", help="continue the newest unfinished run")
     parser.add_argument("--test_only", action="store_true", help="evaluate a run from its checkpoints")
@@ -40,6 +41,7 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
 def run_experiments(arguments: argparse.Namespace) -> None:
     """Train, test or describe each config."""
     from utils.config import load_config, parse_overrides
+    from utils.distributed import several_processes
 
     overrides = parse_overrides(arguments.set)
     if arguments.device is not None:
@@ -49,10 +51,12 @@ def run_experiments(arguments: argparse.Namespace) -> None:
     for path, config in configs:
         try:
             run_experiment(config, path.stem, arguments)
-        except UserError as error:  # the other experiments are not lost with this one
-            if len(configs) == 1:
+        except Exception as error:  # the other experiments are not lost with this one
+            if len(configs) == 1 or several_processes():  # of several processes some may be waiting for this one
                 raise
             failed.append(path)
+            if not isinstance(error, UserError):
+                traceback.print_exc()
             print(f"error: {path}: {error}", file=sys.stderr)
     if failed:
         raise RunFailed(f"{len(failed)} of {len(configs)} experiments failed: {', '.join(map(str, failed))} (see above); the others "

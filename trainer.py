@@ -27,7 +27,7 @@ from utils.checkpoint import Checkpoint, CheckpointStore, check_base_weights
 from utils.config import Config
 from utils.deterministic import deterministic_kernels
 from utils.device import make_fabric
-from utils.distributed import launch, on_first
+from utils.distributed import launch, on_first, processes_ended_on_error
 from utils.environment import environment
 from utils.errors import RunFailed, StorageError, UserError
 from utils.files import disk_errors_told
@@ -65,6 +65,7 @@ def train(config: Config, out_dir: str | Path = "logs", *, name: str | None = No
     with _terminal_log(), deterministic_kernels(config.deterministic), disk_errors_told(out_dir), ExitStack() as held:
         fabric = make_fabric(config.device, config.precision, config.tf32)
         launch(fabric)
+        held.enter_context(processes_ended_on_error(fabric))
 
         def open_run() -> tuple[RunFolder, RunResult]:
             run = RunFolder.open(out_dir, name or config.model_name, config, resume=resume)
@@ -93,7 +94,8 @@ def _train_seeds(config: Config, fabric: Fabric, run: RunFolder, result: RunResu
             log.info(f"seed {seed}: finished already")
             continue
         try:  # outside of the seed's own troubles: settings, data and weights are the same for all
-            session = Session(config, seed, fabric, run.path / f"seed{seed}", like=session, profile=profile)
+            with memory_errors_told(config):
+                session = Session(config, seed, fabric, run.path / f"seed{seed}", like=session, profile=profile)
         except BaseException:
             if fabric.is_global_zero and not result.seeds and not failures:
                 run.discard()
@@ -143,8 +145,11 @@ def test(config: Config, out_dir: str | Path = "logs", *, name: str | None = Non
         run = RunFolder.newest(experiment_folder(Path(out_dir), name or config.model_name), config)
         result = replace(_results_so_far(config, run), seeds=[])
         for seed in config.seeds:
-            session = Session(config, seed, fabric, run.path / f"seed{seed}")
-            if session.test(after_task):
+            with memory_errors_told(config):
+                session = Session(config, seed, fabric, run.path / f"seed{seed}")
+            with memory_errors_told(config, session.monitor):
+                tested = session.test(after_task)
+            if tested:
                 result = _with_seed(result, session.result())
     if not result.seeds:
         raise UserError(f"--test_only: {run.path} has no checkpoint to evaluate; train first (keep_checkpoints must not be 'none')")

@@ -10,7 +10,8 @@ from typing import Any
 
 from common import PROJECT, WORK, short
 
-TARGETS = {"exact": 15, "rank 64": 30}
+TARGETS = {"exact": 15, "rank 64": 30}  # times faster than the textbook's alignment
+SAME_ACCURACY = 0.3  # points
 
 
 def main() -> None:
@@ -32,36 +33,52 @@ ratio is of two ways measured in turns in one process. "Clock" ratios feel what 
 hardly does. The plain ways are in `benchmarks/textbook.py` and in the benchmark named."""
 
 
+def verdict(ratio: float, target: float) -> str:
+    """A target and whether the median by the clock reaches it, as the tables round it."""
+    return f"{target:g}x: {_yes(round(ratio, 2) >= target)}"
+
+
+def _yes(reached: bool) -> str:
+    return "reached" if reached else "**not reached**"
+
+
 def table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(cells) + " |" for cells in [header, ["---"] * len(header), *rows])
 
 
 def alignment(f: dict[str, Any]) -> str:
-    rows = [["textbook", _time(f["seconds"]["textbook"]), "", f"{f['accuracy']['textbook']:.2f}", ""]]
-    rows += [[name, _time(f["seconds"][name]), short(ratio), f"{f['accuracy'][name]:.2f}", f"{TARGETS[name]}x"]
-             for name, ratio in f["speedup"].items()]
-    fit = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in f["fit_seconds_all_classes"].items())
+    rows = [["textbook", _time(f["seconds"]["textbook"]), "", "", f"{f['accuracy']['textbook']:.2f}", ""]]
+    for name, ratio in f["speedup"].items():
+        difference = f["accuracy_difference"][name]
+        rows.append([name, _time(f["seconds"][name]), short(ratio), f"{f['speedup_with_fit'][name]['median']:.2f}x",
+                     f"{f['accuracy'][name]:.2f} ({difference:+.2f})",
+                     f"{verdict(ratio['median'], TARGETS[name])}; {SAME_ACCURACY} points: {_yes(abs(difference) <= SAME_ACCURACY)}"])
+    header = ["way", "time", "faster", "with the statistics of the task's 10 new classes", "accuracy on held-out samples", "target"]
+    fit = ", ".join(f"{name} {seconds['wall']:.2f} s" for name, seconds in f["fit_seconds_new_classes"].items())
     return ("## 1. Alignment (`alignment.py`): 768 dimensions, 100 classes in 10 tasks of 500 images, 5 epochs\n\n"
-            + table(["way", "time", "faster", "accuracy on held-out samples", "target"], rows)
-            + f"\n\nFitting the statistics is not in it; it happens once per class (all 100 classes, by the clock: {fit}).")
+            + table(header, rows)
+            + f"\n\nStatistics of 10 classes, fitted once, by the clock: {fit}. The project decomposes a covariance there; the textbook "
+            "factorises it in every epoch of every later alignment.")
 
 
 def stage1(f: dict[str, Any]) -> str:
-    rows = [[name, _time(row["seconds"]["bare loop"]), _time(row["seconds"]["project"]), short(row["of_bare_loop"]), "0.95x"]
+    rows = [[name, _time(row["seconds"]["bare loop"]), _time(row["seconds"]["project"]), short(row["of_bare_loop"]),
+             verdict(row["of_bare_loop"]["median"], 0.95)]
             for name, row in f.items()]
     return ("## 2. Stage 1 (`stage1.py`): images per second over those of a bare loop\n\n"
             + table(["network", "bare loop", "project", "project / bare loop", "target"], rows))
 
 
 def lora(f: dict[str, Any]) -> str:
-    rows = [[name, str(row["batch"]), short(row["speedup"]), "1.1x"] for name, row in f.items()]
+    rows = [[name, str(row["batch"]), short(row["speedup"]), verdict(row["speedup"]["median"], 1.1)] for name, row in f.items()]
     title = "## 3. SLCA++ step of ViT-B/16 (`stage1.py`) over forming W + s B A\n\n"
     return title + table(["LoRA on", "batch", "faster", "target"], rows)
 
 
 def whole(f: dict[str, Any]) -> str:
     rows = [[name, _time(row["seconds"]["textbook"]), _time(row["seconds"]["project"]), short(row["speedup"]),
-             f"{row['mean_difference']:+.2f} points over {len(row['last_accuracy']['project'])} seed(s)", "2x"] for name, row in f.items()]
+             f"{row['mean_difference']:+.2f} points over {len(row['last_accuracy']['project'])} seed(s)",
+             verdict(row["speedup"]["median"], 2)] for name, row in f.items()]
     header = ["method", "textbook", "project", "faster", "last accuracy", "target"]
     return "## 4. Whole demo run (`whole_run.py`)\n\n" + table(header, rows)
 

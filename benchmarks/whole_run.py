@@ -91,12 +91,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     arguments = parser.parse_args()
-    save("covariance_kinds", covariance_kinds(arguments.seeds))
+    found = covariance_kinds(arguments.seeds)
+    save("covariance_kinds", found)
+    for name, row in found.items():
+        print(f"covariance {name}: {row['difference']:+.2f} points")
     found = end_to_end(arguments.seeds)
     save("4_whole_run", found)
     for name, row in found.items():
         print(f"{name}, whole demo run: {short(row['speedup'])} faster; accuracy {row['mean_difference']:+.2f} points")
-    save("6_bf16_accuracy", bf16_accuracy(arguments.seeds))
+    found = bf16_accuracy(arguments.seeds)
+    save("6_bf16_accuracy", found)
+    print(f"bf16-mixed against 32-true: {found['difference']:+.2f} points")
 
 
 if __name__ == "__main__":

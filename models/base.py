@@ -384,6 +384,10 @@ class BaseLearner:
         """Bytes of statistics that `classes` classes will take, for a dry run; `images_per_class` None: not known."""
         return 0
 
+    def planned_images(self, task: int, new: float) -> float:
+        """Images that go forward and backward in one epoch of `task`, which has `new` images of its own; for a dry run."""
+        return new if self.has_heads else 0.0
+
     def memory_bytes(self) -> dict[str, int]:
         """What the learner keeps between tasks, in bytes: images, features, statistics, parameters."""
         return {"images": 0, "features": 0, "statistics": 0,

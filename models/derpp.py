@@ -82,6 +82,9 @@ class DERpp(Rehearsal):
                           self.config.derpp_alpha, self.config.derpp_beta)
         return loss, logits[:n], labels
 
+    def planned_images(self, task: int, new: float) -> float:
+        return new if task == 0 else 3 * new  # new images, and as many for each of the two replayed terms
+
     def after_epoch(self, task: int, epoch: int) -> None:
         """Offer the epoch's images to the reservoir; those taken in come with the logits of now."""
         generator = numpy_generator(self.config.torch_seed, "reservoir", task, epoch)

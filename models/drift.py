@@ -25,9 +25,8 @@ class DriftSums:
     """X'X and X'(Y - X), each (D, D), added up batch by batch: no feature is kept."""
 
     def __init__(self, dim: int, device: torch.device | str = "cpu") -> None:
-        wide = torch.float32 if torch.device(device).type == "mps" else torch.float64
-        self.gram = torch.zeros(dim, dim, dtype=wide, device=device)
-        self.cross = torch.zeros(dim, dim, dtype=wide, device=device)
+        self.gram = torch.zeros(dim, dim, dtype=torch.float64, device=device)
+        self.cross = torch.zeros(dim, dim, dtype=torch.float64, device=device)
 
     def add(self, before: Tensor, after: Tensor) -> None:
         """Features of the same images (n, D) before and after."""

@@ -58,6 +58,8 @@ class EWC(BaseLearner):
         levels = torch.rand(len(chosen), generator=torch_generator(c.torch_seed, "fisher labels", task), dtype=torch.float64)
         own = np.array_split(levels.numpy(), self.fabric.world_size)[self.fabric.global_rank]  # as `batches` splits the images
         module, parameters = OwnTask(self.net, task), self.held_parameters()
+        if not parameters:  # bcb_lrscale 0: nothing moves, nothing is held
+            return {}
         total = {name: torch.zeros_like(p) for name, p in parameters.items()}
         for (images, _), level in zip(self.data.batches("train", indices=chosen, batch_size=1, augment=False), own, strict=True):
             with self.fabric.autocast():

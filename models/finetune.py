@@ -19,4 +19,4 @@ class Finetune(BaseLearner):
 
     @classmethod
     def title_of(cls, config: Config) -> str:
-        return cls.title if config.bcb_lrscale == 1 else "Seq FT with SL"
+        return {0.0: f"Frozen {cls.title}", 1.0: cls.title}.get(config.bcb_lrscale, "Seq FT with SL")

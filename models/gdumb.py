@@ -49,6 +49,9 @@ class GDumb(Rehearsal):
     def learning_rate(self, base_lr: float, epoch: int) -> float:
         return cosine(base_lr, epoch, self.config.epochs)
 
+    def planned_images(self, task: int, new: float) -> float:
+        return self.images_per_class(task) * self.data.classes_upto(task)
+
     def end_task(self, task: int, monitor: Monitor) -> None:
         """The memory is filled before training; nothing follows."""
 

@@ -12,6 +12,7 @@ variables, v >= gamma, as in the authors' code; the text adds gamma to the solut
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import numpy as np
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 from models.rehearsal import Rehearsal
 from utils.rng import numpy_generator, seed_of
 
-RIDGE = 1e-9  # on the dual's diagonal, relative to its mean: parallel gradients make it singular
+RIDGES = (1e-9, 1e-6, 1e-3, 1.0)  # on the dual's diagonal, relative to its mean: parallel gradients make it singular
 
 
 class GEM(Rehearsal):
@@ -40,11 +41,18 @@ class GEM(Rehearsal):
         """The new images alone: old ones bound the step, they are not fitted."""
         return self.data.task_indices("train", task)
 
+    def planned_images(self, task: int, new: float) -> float:
+        c = self.config
+        stored = [self.images_per_class(task - 1) * self.data.task_sizes[earlier] for earlier in range(task)]
+        return new + math.ceil(new / c.batch_size) * sum(min(count, c.gem_images) for count in stored)
+
     def after_backward(self, module: nn.Module) -> None:
         parameters = [p for p in self.net.parameters() if p.requires_grad]
         if self.task > 0:
             gradient = read_gradients(parameters)
-            old = torch.stack([self.memory_gradient(module, parameters, earlier) for earlier in range(self.task)])  # (t, P)
+            old = gradient.new_empty(self.task, len(gradient))  # (t, P), up to gigabytes: filled in place
+            for earlier in range(self.task):
+                old[earlier] = self.memory_gradient(module, parameters, earlier)
             write_gradients(parameters, project(gradient, old, self.config.gem_margin))
         self.step += 1
 
@@ -55,6 +63,8 @@ class GEM(Rehearsal):
         drawn = numpy_generator(*stream).permutation(stored)[: self.config.gem_images]
         for parameter in parameters:
             parameter.grad = None
+        if not len(drawn):  # a task whose classes have no images asks for nothing
+            return read_gradients(parameters)
         # One batch; shuffling it costs nothing and gives every process a slice of it.
         whole = {"indices": drawn, "batch_size": len(drawn), "augment": False, "shuffle_seed": seed_of(*stream)}
         for images, labels in self.data.batches("train", **whole):
@@ -75,10 +85,25 @@ def project(gradient: Tensor, memories: Tensor, margin: float) -> Tensor:
     if not torch.isfinite(products).all() or (products >= 0).all():  # an overflow under 16-mixed is the scaler's to skip
         return gradient
     gram = (memories @ memories.T).cpu().double().numpy()
-    gram += RIDGE * max(np.trace(gram) / len(gram), np.finfo(np.float64).tiny) * np.eye(len(gram))
-    least = np.full(len(gram), margin)
-    v = quadprog.solve_qp(gram, -products.double().cpu().numpy(), np.eye(len(gram)), least)[0]
+    scale = max(np.trace(gram) / len(gram), np.finfo(np.float64).tiny)
+    v = solve_dual(gram / scale, products.double().cpu().numpy() / scale, margin)
     return gradient + torch.from_numpy(v).to(memories) @ memories
+
+
+def solve_dual(gram: np.ndarray, products: np.ndarray, margin: float) -> np.ndarray:
+    """argmin_v 1/2 v' G v + p' v subject to v >= margin, (t,) (GEM Eq. 11). Args: gram (t, t) with a mean diagonal of 1; products (t,).
+
+    Gradients that are nearly parallel leave G, summed in float32, with an eigenvalue of about 0 or below; the ridge is raised until
+    quadprog takes it.
+    """
+    tasks = len(gram)
+    for ridge in RIDGES:
+        try:
+            return quadprog.solve_qp(gram + ridge * np.eye(tasks), -products, np.eye(tasks), np.full(tasks, margin))[0]
+        except ValueError as error:
+            if "positive definite" not in str(error):
+                raise
+    raise AssertionError(f"a matrix of products whose mean diagonal is 1 cannot need a ridge of {RIDGES[-1]}")
 
 
 def read_gradients(parameters: Iterable[nn.Parameter]) -> Tensor:

@@ -28,7 +28,7 @@ from models.build import make_backbone
 from utils.checkpoint import Checkpoint, CheckpointStore, check_base_weights
 from utils.config import Config, parse_config
 from utils.dataset_layouts import image_files
-from utils.device import make_fabric
+from utils.device import make_fabric, parse_device
 from utils.errors import UserError
 from utils.files import write_atomic
 from utils.image_store import read_image
@@ -125,7 +125,8 @@ def _restore(config: Config, checkpoint: Checkpoint, where: Path) -> TrainedLear
     """The learner of a checkpoint. Pre-trained weights are read only where part of them stayed frozen."""
     if checkpoint.meta["base_sha256"] == NOTHING_FROZEN:
         config = config.model_copy(update={"pretrained": False})
-    fabric = make_fabric(config.device, config.precision)
+    on_cpu = parse_device(config.device)[0] == "cpu"
+    fabric = make_fabric(config.device, "32-true" if on_cpu and config.precision == "16-mixed" else config.precision)
     stream = Stream(**checkpoint.meta["stream"])
     learner = learner_class(config.model_name)(config, stream, IncrementalNet(make_backbone(config)), fabric)
     backbone = learner.net.backbone
@@ -161,7 +162,7 @@ def predict_arguments(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="main.py predict", description="Classify a folder of images with a trained run.")
     add_run_arguments(parser)
     parser.add_argument("images", type=Path, metavar="FOLDER", help="folder of images (sub-folders too), or one image")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1")
     parser.add_argument("--top", type=int, default=5, metavar="K", help="classes per image (default: 5)")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="default: predictions.csv in RUN")
     return parser.parse_args(argv)

@@ -70,11 +70,12 @@ def estimate_time(config: Config) -> str:
         counts = [(train_images * s, (test_images or 0) * sum(share[: t + 1])) for t, s in enumerate(share)]
         speed = _compute(learner, fabric.device, why)
     alignment = _alignment_seconds(learner, sum(train for train, _ in counts), fabric.device)
-    seconds = [config.epochs * train * speed.train + (train + test) * speed.test + align
-               for (train, test), align in zip(counts, alignment, strict=True)]
+    seconds = [config.epochs * learner.planned_images(task, train) * speed.train + (train + test) * speed.test + align
+               for task, ((train, test), align) in enumerate(zip(counts, alignment, strict=True))]
     memory = "" if speed.memory_bytes is None else f"; peak memory of a step {speed.memory_bytes / 2**30:.2f} GiB"
     aligned = f", alignment {_span(sum(alignment))} of it" if any(alignment) else ""
-    return (f"time, {speed.source}: {1000 * speed.train:.2f} ms per image in training, {1000 * speed.test:.2f} ms without gradient; "
+    training = f"{1000 * speed.train:.2f} ms per image in training, " if learner.has_heads else "nothing trains, "
+    return (f"time, {speed.source}: {training}{1000 * speed.test:.2f} ms per image without gradient; "
             f"{_span(min(seconds))} to {_span(max(seconds))} per task, {_span(sum(seconds))} for {len(seconds)} task(s){aligned}, "
             f"times {len(config.seeds)} seed(s){memory}")
 
@@ -89,15 +90,12 @@ def _measure(config: Config, fabric) -> tuple[BaseLearner, Speed, list[tuple[int
     learner = make_learner(small, config.seeds[0], fabric)
     data = learner.data
     learner.begin_task(0)
-    optimizer = learner.make_optimizer(0)
-    module, optimizer = fabric.setup(learner.training_module(0), optimizer)
     size = config.batch_size if fabric.device.type == "cuda" else min(config.batch_size, MEASURED_IMAGES)
     indices = data.task_indices("train", 0)[: size * (1 + BATCHES)]
     batches = list(data.batches("train", indices=indices, batch_size=size, augment=True, shuffle_seed=0))
     if fabric.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(fabric.device)
-    learner.net.train(learner.backbone_trains)
-    train = _per_image(lambda some: learner.train_epoch(module, optimizer, some), batches, fabric.device)
+    train = _training_seconds(learner, batches) if learner.has_heads else 0.0
     learner.net.eval()
 
     @torch.inference_mode()
@@ -109,6 +107,14 @@ def _measure(config: Config, fabric) -> tuple[BaseLearner, Speed, list[tuple[int
     memory = torch.cuda.max_memory_allocated(fabric.device) if fabric.device.type == "cuda" else None
     seen = [(data.count("train", t), data.count("test", list(range(t + 1)))) for t in range(data.num_tasks)]
     return learner, Speed(train, test, f"measured on {min(BATCHES, len(batches))} batches of {size} on {fabric.device}", memory), seen
+
+
+def _training_seconds(learner: BaseLearner, batches: list) -> float:
+    """Seconds per image of stage 1's steps."""
+    fabric, optimizer = learner.fabric, learner.make_optimizer(0)
+    module, optimizer = fabric.setup(learner.training_module(0), optimizer)
+    learner.net.train(learner.backbone_trains)
+    return _per_image(lambda some: learner.train_epoch(module, optimizer, some), batches, fabric.device)
 
 
 def _need_files(config: Config) -> None:

@@ -63,7 +63,8 @@ class PromptLearner(BaseLearner):
 
     def after_backward(self, module: nn.Module) -> None:
         if self.max_grad_norm is not None:
-            self.fabric.clip_gradients(module, self.optimizer, max_norm=self.max_grad_norm)
+            # an overflow under 16-mixed is the scaler's to skip, a loss that is no number the monitor's to tell
+            self.fabric.clip_gradients(module, self.optimizer, max_norm=self.max_grad_norm, error_if_nonfinite=False)
 
 
 class PromptTraining(nn.Module):

@@ -65,6 +65,9 @@ class Rehearsal(AllHeads):
             kept.append(indices[members[herd(features[members], count)].cpu().numpy()])
         self.memory = np.concatenate(kept)
 
+    def planned_images(self, task: int, new: float) -> float:
+        return new + (self.images_per_class(task - 1) * self.data.classes_before(task) if task > 0 else 0)
+
     def extra_state(self) -> dict[str, Tensor]:
         return {"memory": torch.from_numpy(self.memory)}
 

@@ -251,7 +251,9 @@ class SLCA(BaseLearner):
         return self.gaussians.planned_bytes(classes, images_per_class, dim) if images_per_class is not None else 0
 
     def memory_bytes(self) -> dict[str, int]:
-        return {**super().memory_bytes(), "statistics": self.gaussians.nbytes()}
+        kept = super().memory_bytes()
+        recalled = sum(tensor.nbytes for tensor in self.heads_before.values())  # what the next task starts from
+        return {**kept, "statistics": self.gaussians.nbytes(), "parameters": kept["parameters"] + recalled}
 
 
 def _part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

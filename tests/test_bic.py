@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from scipy.optimize import minimize
 from scipy.special import logsumexp
+from torch.nn import functional as F
 
 from models.bic import PULL, correct, fit_correction
 from tests.support import learn, synthetic_learner
@@ -66,3 +67,14 @@ def test_distillation_sees_the_corrected_old_network():
     learner.begin_task(2)
     torch.testing.assert_close(learner.old_logits(images), torch.cat([raw[:, :2], 0.5 * raw[:, 2:] - 2.0], dim=1))
     assert learner.correction == (1.0, 0.0)
+
+
+def test_loss_of_stage_1_weighs_distillation_with_the_share_of_old_classes():
+    learner = synthetic_learner("bic")
+    learn(learner, [0, 1])
+    learner.begin_task(2)
+    images, labels = next(iter(learner.training_batches(2, 0)))
+    loss, logits, _ = learner.training_loss(learner.net, images, labels)
+    old = (learner.old_logits(images) / 2).softmax(dim=1)
+    distilled = -(old * (logits[:, :4] / 2).log_softmax(dim=1)).sum(dim=1).mean()
+    torch.testing.assert_close(loss, 4 / 6 * distilled + 2 / 6 * F.cross_entropy(logits, labels))

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from models.coil import cosines, transport, transport_weights, weights
 from tests.support import learn, synthetic_learner
@@ -56,3 +57,22 @@ def test_transported_old_classifier_pulls_the_features_not_the_new_head():
     features, classifier = torch.randn(3, 2, requires_grad=True), transport(UNIT, UNIT, UNIT, 0.464)
     cosines(features, classifier).sum().backward()
     assert features.grad.abs().sum() > 0 and not classifier.requires_grad
+
+
+def test_loss_is_the_papers_four_terms_written_out():
+    learner = synthetic_learner("coil", epochs=4)
+    learn(learner, [0])
+    learner.begin_task(1)
+    learner.epoch = 1  # of 4: both transports count
+    images, labels = next(iter(learner.training_batches(1, 1)))
+    module = learner.training_module(1)
+    loss, logits, _ = learner.training_loss(module, images, labels)
+    features, old = learner.net.features(images), learner.old_logits(images)
+
+    def soft(new, target):  # at temperature 2
+        return -((target / 2).softmax(dim=1) * (new / 2).log_softmax(dim=1)).sum(dim=1).mean()
+
+    expected = (0.5 * soft(logits[:, :2], old) + 0.5 * F.cross_entropy(logits, labels)  # 2 of 4 classes are old
+                + 1e-3 * 0.75 * soft(logits[:, 2:], F.cosine_similarity(features[:, None], learner.to_new, dim=2))
+                + 1e-3 * (1 / 4) ** 2 * soft(F.cosine_similarity(features[:, None], learner.to_old, dim=2), old))
+    torch.testing.assert_close(loss, expected)

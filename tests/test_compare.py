@@ -103,9 +103,9 @@ def test_sorting_puts_the_best_first_and_runs_without_the_figure_last() -> None:
 
 def test_memory_is_told_after_every_task(written: Path) -> None:
     rows = list(csv.DictReader((written / "comparison.csv").open()))
-    kept = [rows[1][f"memory_bytes_after_task_{t}"] for t in range(1, 6)]
+    kept = [rows[1][f"memory_statistics_after_task_{t}"] for t in range(1, 6)]
     assert [float(number) for number in kept] == [260_000, 520_000, 780_000, 1_040_000, 1_300_000]
-    assert rows[2]["memory_bytes_after_task_2"] == ""  # joint training has one task
+    assert rows[2]["memory_statistics_after_task_2"] == ""  # joint training has one task
     assert "761.72 KiB" in (written / "comparison.html").read_text()
 
 

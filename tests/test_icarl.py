@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from models.icarl import icarl_loss
-from tests.support import synthetic_learner
+from tests.support import learn, synthetic_learner
 
 
 def test_loss_is_the_papers_sum_over_classes_written_out():
@@ -31,3 +31,13 @@ def test_a_class_without_images_never_wins():
     learner.class_means = torch.tensor([[0.0] * 16, [-1.0] + [0.0] * 15])
     opposite = torch.tensor([[1.0] + [0.0] * 15])  # nearer to the origin than to the other class's mean
     assert learner.scores(opposite).argmax(dim=1).tolist() == [1]
+
+
+def test_the_nearest_mean_by_angle_wins_whatever_the_feature_s_length():
+    learner = synthetic_learner("icarl")
+    learn(learner, [0])
+    features, labels = learner.extract_images(learner.memory)
+    unit = features / features.norm(dim=1, keepdim=True)
+    means = torch.stack([unit[labels == c].mean(dim=0) for c in range(2)])
+    cosines = unit @ (means / means.norm(dim=1, keepdim=True)).T
+    assert torch.equal(learner.scores(7 * features).argmax(dim=1), cosines.argmax(dim=1))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from models import resolve_config
+from models import LEARNERS, learner_class, resolve_config
 from models.describe import describe_run, shape_learner
 from models.measure import _alignment_seconds, estimate_time
 from tests.support import make_config
@@ -16,13 +16,13 @@ SYNTHETIC = {"name": "tiny", "layout": "synthetic", "num_classes": 4, "image_siz
              "train_transform": "none"}
 
 
-@pytest.mark.parametrize("method", ["slca", "slca_pp", "linear_probe"])
+@pytest.mark.parametrize("method", LEARNERS)
 def test_with_data_and_weights_two_batches_are_measured(method, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    text = estimate_time(make_config(model_name=method, dataset=SYNTHETIC, batch_size=10))
-    assert "measured on 2 batches of 10 on cpu" in text and "for 2 task(s)" in text
-    per_image, without = (float(x) for x in re.findall(r"([\d.]+) ms", text))
-    assert per_image > 0 and without > 0
+    text = estimate_time(make_config(model_name=method, dataset=SYNTHETIC, batch_size=10, memory_size=20))
+    assert "measured on 2 batches of 10 on cpu" in text and "task(s)" in text
+    measured = [float(x) for x in re.findall(r"([\d.]+) ms", text)]  # per image in training, without gradient
+    assert len(measured) == (2 if learner_class(method).has_heads else 1) and min(measured) > 0
     assert not list(tmp_path.iterdir())  # a dry run writes nothing
 
 
@@ -50,6 +50,17 @@ def test_alignment_costs_more_with_every_task_and_nothing_in_the_first():
     seconds = _alignment_seconds(learner, 3000, torch.device("cpu"))
     assert seconds[0] == 0 and len(seconds) == 10
     assert all(later > 0 for later in seconds[1:]) and seconds[-1] > seconds[1]
+
+
+PLANNED = {  # images per epoch of the second task: 60 new ones, 20 stored ones of 2 classes, batches of 10
+    "slca": 60, "ncm": 0, "replay": 80, "gdumb": 20, "derpp": 180, "gem": 60 + 6 * 20}
+
+
+@pytest.mark.parametrize("method", PLANNED)
+def test_replayed_images_are_counted(method):
+    config = resolve_config(make_config(model_name=method, dataset=SYNTHETIC, batch_size=10, memory_size=20))
+    learner = shape_learner(config, DataManager.plan(config, 0))
+    assert learner.planned_images(1, 60) == PLANNED[method]
 
 
 def test_images_of_a_file_that_is_there_are_counted_and_measured(tmp_path, monkeypatch):

@@ -6,10 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from utils.results import RunResult, Statistic, statistic
+from utils.results import MEMORY_KINDS, RunResult, Statistic, statistic
 from utils.tables import bytes_text, count_text, mean_std_text, printable, seconds_text, stream_text, text_table
 
-MEMORY_KINDS = ("images", "features", "statistics", "parameters")
 LATEX_SPECIAL = {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
     ">": r"\textgreater{}", "|": r"\textbar{}", "±": r"$\pm$",
@@ -54,14 +53,14 @@ def trained_parameters(result: RunResult) -> Statistic:
 
 
 def kept_bytes(result: RunResult) -> Statistic:
-    """What the method keeps after the last task besides the network: images, features, statistics, parameters."""
+    """What the method keeps after the last task: images, features, statistics, and parameters that are not the pre-trained ones."""
     return statistic(sum(s.memory_bytes.values()) if s.memory_bytes else None for s in result.seeds)
 
 
-def kept_bytes_after(result: RunResult, task: int) -> Statistic:
-    """The same after task `task`, from 0; None where the run has no such task."""
+def kept_bytes_after(result: RunResult, task: int, kinds: Sequence[str] = MEMORY_KINDS) -> Statistic:
+    """The same of some kinds after task `task`, from 0; None where the run has no such task."""
     curves = [s.memory_curve for s in result.seeds]
-    return statistic(sum(curve[task].values()) if task < len(curve) else None for curve in curves)
+    return statistic(sum(curve[task].get(kind, 0) for kind in kinds) if task < len(curve) else None for curve in curves)
 
 
 def training_seconds(result: RunResult) -> Statistic:
@@ -85,7 +84,7 @@ SORTABLE = tuple(column.key for column in COLUMNS)
 HEADER = ("Method", "Rehearsal-free", *(column.header for column in COLUMNS))
 CAPTION = (
     "Mean ± standard deviation over seeds. {mark}: best continual method, for accuracy and forgetting; joint training "
-    "is not one. Memory kept: images, features, statistics and parameters besides the network, after the last task. "
+    "is not one. Memory kept: images, features, statistics and all parameters that are not the pre-trained ones, after the last task. "
     "Training time: without evaluation."
 )
 
@@ -169,7 +168,9 @@ def csv_row(entry: Entry, tasks: int) -> dict[str, Any]:
     for column in COLUMNS:
         figure = column.figure(result)
         row |= {f"{column.key}_mean": figure["mean"], f"{column.key}_std": figure["std"]}
-    return row | {f"memory_bytes_after_task_{t + 1}": kept_bytes_after(result, t)["mean"] for t in range(tasks)}
+    for t in range(tasks):
+        row |= {f"memory_{kind}_after_task_{t + 1}": kept_bytes_after(result, t, [kind])["mean"] for kind in MEMORY_KINDS}
+    return row
 
 
 def page_context(entries: Sequence[Entry], rows: Sequence[Sequence[Cell]], notes: Sequence[str]) -> dict[str, Any]:

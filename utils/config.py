@@ -94,7 +94,7 @@ class Config(_Strict):
     torch_seed: int = Field(1, ge=0, le=2**63 - 1,
         description="seed of everything else: heads, batches, augmentation, sampled features (release: always 1)")
     device: Device | list[Device] = Field("auto",
-        description="auto, cpu, cuda, cuda:1, mps, a list of GPU numbers (one process each), or [\"cpu\", \"cpu\"] for "
+        description="auto, cpu, cuda, cuda:1, a list of GPU numbers (one process each), or [\"cpu\", \"cpu\"] for "
             "two processes; -1 means cpu")
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = Field("32-true",
         description="arithmetic of the backbone (Lightning Fabric)")

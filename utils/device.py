@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from datetime import timedelta
 
 import torch
 from lightning_fabric import Fabric
@@ -13,6 +14,7 @@ from utils.config import Device
 from utils.errors import UserError
 
 WAY_OUT = "choose another with --device cpu (or \"device\": \"cpu\"), or --device auto for whatever is there"
+LONGEST_WAIT = timedelta(hours=24)  # of processes for one another: alignment runs in the first one alone
 FUSED_ON = ("cpu", "cuda")  # devices with a fused SGD
 
 
@@ -20,7 +22,7 @@ def make_fabric(device: Device | list[Device], precision: str, tf32: bool = Fals
     """Fabric on the devices asked for: one process per device, with DDP where there are several.
 
     Args:
-        device: auto, cpu, cuda, cuda:1, mps, a GPU number, a list of them, or "0,1" as the command line gives it.
+        device: auto, cpu, cuda, cuda:1, a GPU number, a list of them, or "0,1" as the command line gives it.
         precision: 32-true, bf16-mixed or 16-mixed.
         tf32: let matrix products and convolutions of a CUDA GPU round their factors to 10 bits of mantissa.
 
@@ -43,7 +45,7 @@ def make_fabric(device: Device | list[Device], precision: str, tf32: bool = Fals
     count = devices if isinstance(devices, int) else len(devices)
     # named, so that variables of Slurm or MPI in the environment of a one-process job start nothing
     environment = TorchElasticEnvironment() if torchrun else LightningEnvironment()
-    strategy = DDPStrategy(gradient_as_bucket_view=True) if count * nodes > 1 else "auto"
+    strategy = DDPStrategy(gradient_as_bucket_view=True, timeout=LONGEST_WAIT) if count * nodes > 1 else "auto"
     return Fabric(accelerator=accelerator, devices=devices, num_nodes=nodes, precision=precision, strategy=strategy,
                   plugins=[environment])
 
@@ -54,20 +56,18 @@ def fuses_sgd(device: torch.device) -> bool | None:
 
 
 def parse_device(device: Device | list[Device]) -> tuple[str, int | list[int]]:
-    """Accelerator and devices for Fabric: ("cpu", 1), ("cpu", 2) for ["cpu", "cpu"], ("cuda", [0, 1]), ("mps", 1).
+    """Accelerator and devices for Fabric: ("cpu", 1), ("cpu", 2) for ["cpu", "cpu"], ("cuda", [0, 1]).
 
     Raises:
         UserError: a device is not there, or is not understood.
     """
     names = [str(d).strip().lower() for d in device] if isinstance(device, list) else str(device).lower().replace(" ", "").split(",")
     if names == ["auto"]:
-        names = ["cuda:0"] if torch.cuda.is_available() else ["mps"] if torch.backends.mps.is_available() else ["cpu"]
+        names = ["cuda:0"] if torch.cuda.is_available() else ["cpu"]
     if (set(names) <= {"cpu"} and names) or names == ["-1"]:
         return "cpu", len(names)
     if names == ["mps"]:
-        if not torch.backends.mps.is_available():
-            raise UserError(f"device: got mps, but this machine has no Apple GPU that torch can use; {WAY_OUT}")
-        return "mps", 1
+        raise UserError(f"device: got mps, but Apple's GPUs have no float64, which the statistics are computed in; {WAY_OUT}")
     numbers = [0 if name == "cuda" else _gpu_number(name, device) for name in names]
     available = torch.cuda.device_count() if torch.cuda.is_available() else 0
     absent = [n for n in numbers if n >= available]
@@ -99,6 +99,6 @@ def _devices_under_torchrun(device: Device | list[Device], accelerator: str, dev
 def _gpu_number(name: str, device: Device | list[Device]) -> int:
     digits = name.removeprefix("cuda:")
     if not digits.isdigit():
-        raise UserError(f"device: got {device!r}, allowed: auto, cpu, cuda, cuda:<number>, mps, or GPU numbers such as 0,1 or "
+        raise UserError(f"device: got {device!r}, allowed: auto, cpu, cuda, cuda:<number>, or GPU numbers such as 0,1 or "
                         '["0", "1"]')
     return int(digits)

@@ -45,19 +45,18 @@ class GaussianDiscriminant(nn.Module):
     def __init__(self, means: Tensor, basis: Tensor | None, precisions: Tensor, rows: Sequence[Tensor],
                  signs: Tensor, log_dets: Tensor) -> None:
         super().__init__()
-        wide = torch.float32 if means.device.type == "mps" else torch.float64  # differences of large squares
         centre = means.mean(dim=0)
         turned = means - centre if basis is None else (means - centre) @ basis  # (K, D)
         self.register_buffer("centre", centre)
         self.register_buffer("basis", basis)
-        self.register_buffer("precisions", precisions.to(wide))
-        self.register_buffer("turned", turned.to(wide))
+        self.register_buffer("precisions", precisions.double())  # float64: differences of large squares follow
+        self.register_buffer("turned", turned.double())
         self.register_buffer("rows", torch.cat(list(rows)))  # (R, D)
         self.register_buffer("offsets", torch.cat([r @ mean for r, mean in zip(rows, turned, strict=True)]))  # (R,) G mu_c
         ranks = torch.tensor([len(r) for r in rows], device=means.device)
         self.register_buffer("owner", torch.arange(len(rows), device=means.device).repeat_interleave(ranks))  # (R,) class of a row
-        self.register_buffer("signs", signs.to(wide))
-        self.register_buffer("log_dets", log_dets.to(wide))
+        self.register_buffer("signs", signs.double())
+        self.register_buffer("log_dets", log_dets.double())
 
     def forward(self, features: Tensor) -> Tensor:
         x = features - self.centre
@@ -91,12 +90,12 @@ def discriminant(gaussians: Sequence[Gaussian], *, a: float, g: float, ridge: fl
     dim, ranks = means.shape[1], [len(x.factor) for x in gaussians]
     present = _present(gaussians)
     factors = torch.cat([x.factor.float() for x in gaussians])  # (R, D)
-    noise = _wide(torch.stack([x.noise for x in gaussians]))  # (K, 1), without factors also (K, D)
+    noise = torch.stack([x.noise for x in gaussians]).double()  # (K, 1), without factors also (K, D)
     if pooled is not None:
         a = 1.0
-        values, basis = torch.linalg.eigh(_wide(pooled))
+        values, basis = torch.linalg.eigh(pooled.double())
     elif len(factors):
-        values, basis = torch.linalg.eigh(_wide(factors.T @ factors) / present.sum())  # S = U diag(s) U'
+        values, basis = torch.linalg.eigh((factors.T @ factors).double() / present.sum())  # S = U diag(s) U'
         values = values + noise[present].mean(dim=0)
     else:  # variances alone: the axes are the basis
         values, basis = noise[present].mean(dim=0).expand(dim), None
@@ -122,7 +121,7 @@ def discriminant(gaussians: Sequence[Gaussian], *, a: float, g: float, ridge: fl
 
 def dense_form(factor: Tensor, diagonal: Tensor, weight: float) -> tuple[Tensor, Tensor]:
     """Q = diag(b) + w F'F = L L': (L^-1 (D, D), log det Q). Args: factor F (r, D), diagonal b (D,), weight w."""
-    q = _wide(weight * factor.T @ factor) + diagonal.diag()
+    q = (weight * factor.T @ factor).double() + diagonal.diag()
     lower = torch.linalg.cholesky(q)
     inverse = torch.linalg.solve_triangular(lower, torch.eye(len(q), dtype=q.dtype, device=q.device), upper=False)
     return inverse.to(factor.dtype), 2 * lower.diagonal().log().sum()
@@ -155,7 +154,7 @@ def fit_temperature(scores: Tensor, labels: Tensor) -> float:
     The loss is convex in 1/T: bisection of its derivative, E[sum_k p_k s_k - s_y]. Images that are all right by far leave
     no minimum; then the smallest temperature looked at is returned.
     """
-    scores = _wide(scores).nan_to_num(neginf=-1e30)  # a class without images scores -inf
+    scores = scores.double().nan_to_num(neginf=-1e30)  # a class without images scores -inf
     own = scores.gather(1, labels[:, None]).squeeze(1)  # (N,)
     low, high = 1 / TEMPERATURES[1], 1 / TEMPERATURES[0]
     for _ in range(BISECTIONS):
@@ -168,7 +167,3 @@ def fit_temperature(scores: Tensor, labels: Tensor) -> float:
 def _present(gaussians: Sequence[Gaussian]) -> Tensor:
     """(K,) whether a class had any image."""
     return torch.tensor([x.count > 0 for x in gaussians], device=gaussians[0].mean.device)
-
-
-def _wide(x: Tensor) -> Tensor:
-    return x if x.device.type == "mps" else x.double()

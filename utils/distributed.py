@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -27,20 +28,35 @@ def launch(fabric: Fabric) -> None:
     Raises:
         UserError: an earlier run of the same command used another number of processes.
     """
+    if several_processes() and torch.distributed.get_world_size() != fabric.world_size:
+        raise UserError(f"device: this config asks for {fabric.world_size} process(es), the one before it for "
+                        f"{torch.distributed.get_world_size()}; configs of one command must use as many devices each. Run them one by one.")
     if fabric.world_size == 1:
         return
-    if torch.distributed.is_initialized() and torch.distributed.get_world_size() != fabric.world_size:
-        raise UserError(f"device: this config asks for {fabric.world_size} processes, the one before it for "
-                        f"{torch.distributed.get_world_size()}; configs of one command must use as many devices each. Run them one by one.")
     fabric.launch()
     if not fabric.is_global_zero:
         logging.disable(logging.CRITICAL)
+
+
+def several_processes() -> bool:
+    """Whether this process is one of several."""
+    return torch.distributed.is_available() and torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
 
 
 def end_processes(fabric: Fabric) -> None:
     """End the processes that `launch` started: after an error in the first one nobody would answer them."""
     for process in getattr(fabric.strategy.launcher, "procs", None) or []:
         process.terminate()
+
+
+@contextmanager
+def processes_ended_on_error(fabric: Fabric) -> Iterator[None]:
+    """An error or a signal inside, in the process that started the others, ends them too."""
+    try:
+        yield
+    except BaseException:
+        end_processes(fabric)
+        raise
 
 
 def on_first(fabric: Fabric, action: Callable[[], T]) -> T:

@@ -14,11 +14,12 @@ CPU_ALLOCATOR_WORDS = ("DefaultCPUAllocator: can't allocate memory", "not enough
 
 
 @contextmanager
-def memory_errors_told(config: Config, stage_of: object) -> Iterator[None]:
+def memory_errors_told(config: Config, stage_of: object = None) -> Iterator[None]:
     """Turn an out-of-memory error inside the block into a UserError.
 
     Args:
-        stage_of: its attribute `current_stage` says what ran ("train", "statistics", "alignment", "evaluation" or "").
+        stage_of: its attribute `current_stage` says what ran ("train", "statistics", "alignment", "evaluation" or "");
+            default: no stage.
     """
     try:
         yield

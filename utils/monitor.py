@@ -38,7 +38,7 @@ class Monitor:
     def __init__(self) -> None:
         self.seconds = dict.fromkeys(STAGES, 0.0)
         self._started: dict[str, float] = {}  # stages that are going on
-        self.current_stage = ""  # the stage begun last, for messages
+        self.current_stage = ""  # that is going on, or that an error ended; for messages
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -47,6 +47,7 @@ class Monitor:
         self.current_stage = name
         try:
             yield
+            self.current_stage = ""
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - self._started.pop(name)
 

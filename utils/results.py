@@ -33,6 +33,7 @@ HEADLINES = {                               # key of the summary and attribute o
     "last_all_domains": "Last accuracy on all domains",
     "last_validation": "Last validation accuracy",
 }
+MEMORY_KINDS = ("images", "features", "statistics", "parameters")   # of what a learner keeps, in bytes
 WHERE_DEFINED = ("last_all_domains", "last_validation")     # shown only for runs that have them
 NEEDS_TWO_TASKS = ("average_incremental", "forgetting", "backward_transfer")
 
@@ -198,7 +199,7 @@ def _wide_rows(result: RunResult) -> list[dict[str, Any]]:
                 "old": seed.grouped[t].get("old"), "new": seed.grouped[t].get("new"),
                 "average_incremental": metrics.average_incremental(seed.top1_curve[: t + 1]),
                 "forgetting": metrics.forgetting(so_far), "backward_transfer": metrics.backward_transfer(so_far),
-                "memory_bytes": sum(seed.memory_curve[t].values()) if seed.memory_curve else None,
+                **{f"memory_{kind}": seed.memory_curve[t].get(kind) if seed.memory_curve else None for kind in MEMORY_KINDS},
             })
     return rows
 

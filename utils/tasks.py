@@ -38,6 +38,14 @@ class TaskPlan:
         """(num_classes,) int64: the task of each new label."""
         return np.repeat(np.arange(self.num_tasks), self.task_sizes)
 
+    def classes_before(self, task: int) -> int:
+        """Classes learned before `task`."""
+        return sum(self.task_sizes[:task])
+
+    def classes_upto(self, task: int) -> int:
+        """Classes seen once `task` is learned."""
+        return sum(self.task_sizes[: task + 1])
+
 
 def class_permutation(num_classes: int, seed: int) -> list[int]:
     """The release's class order: np.random.seed(seed); np.random.permutation(num_classes)."""
