@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.decomposition import PCA
 
 from tests.support import load_parity
 from utils.gaussians import ClassGaussians, Gaussian
@@ -106,6 +107,17 @@ def test_low_rank_keeps_the_leading_directions_and_the_total_variance():
     values, vectors = torch.linalg.eigh(exact.covariance())
     for value, vector in zip(values[-3:], vectors.T[-3:], strict=True):
         torch.testing.assert_close(low.covariance() @ vector, value * vector, atol=1e-3, rtol=1e-3)
+
+
+def test_noise_of_low_rank_is_the_mean_variance_of_the_other_directions_that_the_images_span():
+    n, rank = 20, 5
+    features = correlated(n, 50)
+    low = Gaussian.fit(features, rank=rank)
+    pca = PCA(rank).fit(features.double().numpy())
+    # scikit-learn counts n directions, one of which centring takes away
+    assert low.noise.item() == pytest.approx(pca.noise_variance_ * (n - rank) / (n - 1 - rank), rel=1e-4)
+    assert torch.equal(Gaussian.fit(features, rank=19).factor, Gaussian.fit(features).factor)  # nothing is left out
+    assert Gaussian.fit(features, rank=19).noise.item() == 0
 
 
 def test_diagonal_draws_have_the_variance_of_each_dimension():

@@ -5,8 +5,10 @@ exact and no d x d matrix is kept when n < d. SLCA section 3.3; METHOD "Statisti
 
 Cheaper covariances, by name (`ca_cov`):
     full     exact, (r, d) numbers per class
-    lowrank  the leading directions; the variance of the others becomes noise of equal variance, so the trace stays
-             (probabilistic PCA, Tipping & Bishop 1999)
+    lowrank  the leading directions; beside them noise of equal variance in every direction, the mean variance of the
+             directions left out (probabilistic PCA, Tipping & Bishop 1999). The mean is over directions that the images
+             span, as in scikit-learn's PCA: where there are fewer images than dimensions nothing is known of the
+             others, and counting their 0 would make features too sure
     diag     one variance per dimension
     shared   one covariance of all classes, pooled over the images within their classes; it grows more precise with
              every task, and is the only one that is not a fact of its class alone
@@ -43,7 +45,7 @@ class Gaussian:
 
     @classmethod
     def fit(cls, features: Tensor, rank: int | None = None) -> Gaussian:
-        """Mean and factor of the unbiased covariance; exact, or with the `rank` leading directions and noise.
+        """Mean and factor of the unbiased covariance; exact, or with the `rank` (1 or more) leading directions and noise.
 
         Args:
             features: (n, d) float32. One image gives an empty factor (its covariance is 0); no image (DomainNet has classes
@@ -63,10 +65,10 @@ class Gaussian:
         values, vectors = torch.linalg.eigh(gram / (n - 1))  # ascending
         keep = values > RANK_TOLERANCE * values[-1].clamp_min(torch.finfo(torch.float64).tiny)
         left_out = 0.0
-        if rank is not None and rank < d:
-            total = values[keep].sum()
-            keep[: max(len(values) - rank, 0)] = False
-            left_out = (total - values[keep].sum()).clamp_min(0) / (d - int(keep.sum()))  # mean variance of the other directions
+        if rank is not None and int(keep.sum()) > rank:
+            spanned = values[keep]  # ascending
+            left_out = spanned[:-rank].mean()
+            keep[: len(values) - rank] = False
         vectors, values = vectors[:, keep], values[keep]
         # rows of length sqrt(lambda_i); of the Gram matrix they are u_i' F / sqrt(n - 1)
         factor = vectors.T @ centred / (n - 1) ** 0.5 if wide else (vectors * values.sqrt()).T
