@@ -47,9 +47,15 @@ class LoRALinear(nn.Module):
             self.lora_A.copy_(torch.linalg.svd(self.weight, full_matrices=False).Vh[: len(self.lora_A)])
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., in) -> (..., out); the correction is added inside its own product, so nothing of the output's size is made for it."""
-        output, low = F.linear(x, self.weight, self.bias), F.linear(x, self.lora_A)
-        corrected = torch.addmm(output.reshape(-1, self.out_features), low.reshape(-1, len(self.lora_A)), self.lora_B.T, alpha=self.scale)
+        """(..., in) -> (..., out).
+
+        The correction is added inside its own product, so nothing of the output's size is made for it. Autograd follows the
+        layout of a product's factors: a column-major (N, r) and a row-major (r, out) make it run the backward pass's thin
+        products along their long side, which a CPU does much faster.
+        """
+        output = F.linear(x, self.weight, self.bias)
+        low = (self.lora_A @ x.reshape(-1, self.in_features).T).T  # (N, r), column-major
+        corrected = torch.addmm(output.reshape(-1, self.out_features), low, self.lora_B.T.contiguous(), alpha=self.scale)
         return corrected.view_as(output)
 
     @torch.no_grad()
