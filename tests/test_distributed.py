@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.support import MICRO_VIT, StubData, make_config, make_learner
+from tests.support import MICRO_VIT, SMALL, StubData, make_config, make_learner
 from trainer import train
 from utils.distributed import gather_rows
 
@@ -66,6 +66,22 @@ def test_two_processes_give_what_one_gives(tmp_path):
     compare(one, run(tmp_path, "own_launch", [], model_name="slca", device=["cpu", "cpu"]))
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     compare(one, run(tmp_path, "torchrun", torchrun, model_name="slca", accumulate=3))
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("method", ["ewc", "derpp", "gem", "bic", "coil", "l2p"])
+def test_two_processes_give_the_network_and_the_memory_that_one_gives(method, tmp_path):
+    settings = {**EXPERIMENT, **SMALL.get(method, {}), "model_name": method, "memory_size": 20, "epochs": 2}
+    train(make_config(**settings), tmp_path, name="one")
+    results, tensors = outcome(tmp_path / "one")
+    results_2, tensors_2 = run(tmp_path, "two", [], **{**settings, "device": ["cpu", "cpu"]})
+    np.testing.assert_allclose(results["seeds"][0]["top1_curve"], results_2["seeds"][0]["top1_curve"], atol=3)
+    assert tensors.keys() == tensors_2.keys()
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point():
+            np.testing.assert_allclose(tensor, tensors_2[name], atol=1e-3, rtol=1e-3, err_msg=name)
+        else:
+            assert torch.equal(tensor, tensors_2[name]), name
 
 
 def test_gathering_in_one_process_changes_nothing():
