@@ -176,14 +176,13 @@ class BaseLearner:
 
     def training_step(self, module: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """One step of SGD on a batch; its loss (times this process's share) and correct guesses."""
-        optimizer.zero_grad()
         loss, correct = self.backward_batch(module, images, labels)
         self.after_backward(module)
         optimizer.step()
         return loss, correct
 
     def backward_batch(self, module: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Add the gradient of a batch's loss, computed in `accumulate` parts; the loss and correct guesses.
+        """Set the gradient to that of a batch's loss, computed in `accumulate` parts; the loss and correct guesses.
 
         Every loss is a mean over images, so the parts' losses are weighted with their number of images: the gradient is that
         of the whole batch, over all processes.
@@ -201,6 +200,8 @@ class BaseLearner:
                     loss = loss * (len(part) / len(images))
                 if share is not None:
                     loss = loss * share
+                if number == 1:  # not sooner: the forward pass would take the old gradients' memory, and the new ones have to find some
+                    module.zero_grad()
                 self.fabric.backward(loss)
             total += loss.detach()
             correct += (logits.detach().argmax(dim=1) == targets).sum()

@@ -61,10 +61,8 @@ class GEM(Rehearsal):
         stored = self.memory[self.data.task_of_class[self.data.labels_of("train", self.memory)] == earlier]
         stream = (self.config.torch_seed, "gem", self.task, self.epoch, self.step, earlier)
         drawn = numpy_generator(*stream).permutation(stored)[: self.config.gem_images]
-        for parameter in parameters:
-            parameter.grad = None
         if not len(drawn):  # a task whose classes have no images asks for nothing
-            return read_gradients(parameters)
+            return torch.zeros_like(read_gradients(parameters))
         # One batch; shuffling it costs nothing and gives every process a slice of it.
         whole = {"indices": drawn, "batch_size": len(drawn), "augment": False, "shuffle_seed": seed_of(*stream)}
         for images, labels in self.data.batches("train", **whole):
