@@ -285,7 +285,11 @@ class Session:
         """Figures and the loss scaler's state, after a check that the frozen base weights are the same. Raises UserError."""
         check_base_weights(checkpoint, self.base_sha256, self.store.folder, self.net.backbone.weights["source"])
         self.fabric.strategy.precision.load_state_dict(checkpoint.meta["precision"])
-        self.figures = Figures(**checkpoint.meta["figures"])
+        try:
+            self.figures = Figures(**checkpoint.meta["figures"])
+        except TypeError:
+            raise UserError(f"{self.store.folder}: another version of this program wrote these checkpoints, with other figures; "
+                            "continue with that version, or start a new run") from None
         self.monitor.seconds.update(self.figures.seconds)
 
     def result(self) -> SeedResult:

@@ -206,3 +206,12 @@ def test_metrics_of_a_half_written_line_are_continued(tmp_path, monkeypatch):
     file.write_text(file.read_text() + '{"kind": "epo')
     train(config, tmp_path, name="run", resume=True)
     assert [json.loads(line)["kind"] for line in file.read_text().splitlines()].count("epoch") == 3
+
+
+def test_a_checkpoint_of_another_version_is_told(tmp_path, monkeypatch):
+    config = tiny_config(epochs=1)
+    real = trainer.Session.meta
+    monkeypatch.setattr(trainer.Session, "meta", lambda self: {**real(self), "figures": {"figure_of_old": 1}})
+    train(config, tmp_path, name="run")
+    with pytest.raises(UserError, match="another version of this program wrote these checkpoints"):
+        evaluate_run(config, tmp_path, name="run")
