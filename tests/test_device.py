@@ -39,3 +39,11 @@ def test_an_unknown_device_is_told(written):
 def test_half_precision_needs_a_gpu():
     with pytest.raises(UserError, match="precision: got 16-mixed on the CPU"):
         make_fabric("cpu", "16-mixed")
+
+
+def test_apples_gpus_are_refused_and_never_chosen_by_auto(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert parse_device("auto") == ("cpu", 1)
+    with pytest.raises(UserError, match="have no float64"):
+        parse_device("mps")

@@ -58,3 +58,9 @@ def test_evenly_spread_levels_draw_each_label_as_often_as_its_probability():
 
 def test_the_highest_level_draws_a_label_even_where_probabilities_sum_to_less_than_one():
     assert label_at(torch.tensor([[0.5, 0.4999]]), 0.99999).tolist() == [1]
+
+
+def test_with_a_frozen_backbone_nothing_is_held():
+    learner = synthetic_learner("ewc", bcb_lrscale=0.0)
+    learn(learner, [0, 1])
+    assert learner.fisher == {} and learner.memory_bytes()["statistics"] == 0

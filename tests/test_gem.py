@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.optimize import lsq_linear
 
-from models.gem import project, read_gradients
+from models.gem import project, read_gradients, solve_dual
 from tests.support import learn, synthetic_learner
 
 
@@ -72,3 +72,9 @@ def test_a_step_of_training_never_goes_against_an_old_tasks_memory():
         objected += bool(before @ old < 0)
         assert after @ old > -1e-4 * after.norm() * old.norm()
     assert objected > 0  # else the test would show nothing
+
+
+def test_a_negative_eigenvalue_from_rounding_is_solved_with_a_larger_ridge():
+    nearly_parallel = np.array([[1.0, 1.0 + 1e-7], [1.0 + 1e-7, 1.0]])  # eigenvalues 2 and -1e-7
+    v = solve_dual(nearly_parallel, np.array([-1.0, -1.0]), 0.0)
+    assert (v >= -1e-9).all() and v.sum() == pytest.approx(1, abs=1e-3)  # the least of s^2 / 2 - s, s = v_1 + v_2

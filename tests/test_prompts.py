@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from convs.backbones import build_backbone, describe
 from convs.prompts import Prompt, PromptedBackbone, Prompts, check_promptable
-from tests.support import StubData, make_config, make_learner, micro_backbone
+from tests.support import StubData, make_config, make_learner, micro_backbone, synthetic_learner
 from utils.errors import UserError
 from utils.monitor import Monitor
 
@@ -112,3 +112,13 @@ def test_blocks_that_are_not_there_and_other_models_are_user_errors():
     micro.model.set_grad_checkpointing()
     with pytest.raises(UserError, match="grad_checkpointing"):
         check_promptable(micro.model, [0], "prompt_layers")
+
+
+def test_gradients_that_overflowed_are_left_to_the_scaler():
+    learner = synthetic_learner("l2p")
+    learner.begin_task(0)
+    module, _ = learner.fabric.setup(learner.training_module(0), learner.make_optimizer(0))
+    for parameter in learner.prompts.parameters():
+        parameter.grad = torch.full_like(parameter, torch.inf)
+    learner.after_backward(module)
+    assert not all(p.grad.isfinite().all() for p in learner.prompts.parameters())
