@@ -112,7 +112,8 @@ def growth(f: dict[str, Any]) -> str:
     return ("## 7. Growth (`alignment.py`): rank 64, 256 samples of 768 dimensions per class, 2 GiB for drawn features\n\n"
             + table(["classes", "bytes per class", "statistics", "peak above start", "rounds per epoch", "time per step",
                      "time per epoch"], rows)
-            + "\n\nA step's cost grows with the classes, since every step trains all heads; an epoch has as many steps as classes.")
+            + "\n\nA step's cost grows with the classes, since every step trains all heads; an epoch has as many steps as classes. "
+            "`alignment.py --only 7 --whole_upto 10000` runs every epoch whole; by itself it computes those beyond 1,000 classes.")
 
 
 def data_path(f: dict[str, Any]) -> str:
