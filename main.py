@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from utils.errors import RunFailed, UserError
-from utils.interrupt import INTERRUPTED, TERMINATED, Terminated, how_to_resume, sigterm_raises
+from utils.run.interrupt import INTERRUPTED, TERMINATED, Terminated, how_to_resume, sigterm_raises
 
 if TYPE_CHECKING:
     from utils.config import Config
@@ -41,7 +41,7 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
 def run_experiments(arguments: argparse.Namespace) -> None:
     """Train, test or describe each config."""
     from utils.config import load_config, parse_overrides
-    from utils.distributed import several_processes
+    from utils.machine.distributed import several_processes
 
     overrides = parse_overrides(arguments.set)
     if arguments.device is not None:
@@ -65,8 +65,8 @@ def run_experiments(arguments: argparse.Namespace) -> None:
 
 def run_experiment(config: Config, name: str, arguments: argparse.Namespace) -> None:
     if arguments.dry_run:
-        from models.describe import describe_run
-        from models.measure import estimate_time
+        from models.tools.dry_run import describe_run
+        from models.tools.timing import estimate_time
         print(describe_run(config, name=name))
         print(estimate_time(config))
     elif arguments.test_only:
@@ -82,7 +82,7 @@ def list_what(arguments: argparse.Namespace) -> None:
     if arguments.what == "methods":
         from models import list_methods as lister
     elif arguments.what == "datasets":
-        from utils.tables import datasets_table as lister
+        from utils.report.tables import datasets_table as lister
     else:
         from convs.backbones import list_backbones as lister
     print(lister())
@@ -96,13 +96,13 @@ def list_arguments(argv: list[str]) -> argparse.Namespace:
 
 def compare_runs(arguments: argparse.Namespace) -> None:
     """Print and write one table, one picture and one page for several runs."""
-    from utils.compare import compare
+    from utils.report.compare import compare
 
     compare(arguments.runs, arguments.out, sort=arguments.sort)
 
 
 def compare_arguments(argv: list[str]) -> argparse.Namespace:
-    from utils.compare_tables import SORTABLE
+    from utils.report.compare_tables import SORTABLE
     parser = argparse.ArgumentParser(prog="main.py compare")
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders, or experiments (logs/slca_demo: its newest run)")
     parser.add_argument("--out", type=Path, default=Path("logs/compare"), metavar="DIR", help="where the comparison is written")
@@ -112,7 +112,7 @@ def compare_arguments(argv: list[str]) -> argparse.Namespace:
 
 def prepare_data(arguments: argparse.Namespace) -> None:
     """Arrange a downloaded benchmark as a run reads it."""
-    from utils.prepare import prepare
+    from utils.data.prepare import prepare
 
     print(f"{arguments.name}: {prepare(arguments.name, arguments.source, arguments.root)}")
 
@@ -126,24 +126,24 @@ def prepare_arguments(argv: list[str]) -> argparse.Namespace:
 
 
 def predict_arguments(argv: list[str]) -> argparse.Namespace:
-    from models.inference import predict_arguments as parse
+    from models.tools.predict import predict_arguments as parse
     return parse(argv)
 
 
 def predict(arguments: argparse.Namespace) -> None:
     """Classify a folder of images with a trained run."""
-    from models.inference import predict_folder
+    from models.tools.predict import predict_folder
     predict_folder(arguments)
 
 
 def export_arguments(argv: list[str]) -> argparse.Namespace:
-    from models.export import export_arguments as parse
+    from models.tools.export import export_arguments as parse
     return parse(argv)
 
 
 def export(arguments: argparse.Namespace) -> None:
     """Write a trained run as one program."""
-    from models.export import export_run
+    from models.tools.export import export_run
     export_run(arguments)
 
 

@@ -20,25 +20,25 @@ from lightning_fabric import Fabric
 
 from convs.weights import tensors_sha256
 from models import learner_class, resolve_config, resolve_name
-from models.build import make_learner
-from models.describe import count_parameters
-from utils import metrics
-from utils.checkpoint import Checkpoint, CheckpointStore, check_base_weights
+from models.tools.build import make_learner
+from models.tools.dry_run import count_parameters
 from utils.config import Config
-from utils.deterministic import deterministic_kernels
-from utils.device import make_fabric
-from utils.distributed import launch, on_first, processes_ended_on_error
-from utils.environment import environment
+from utils.data.stream import stream_of
 from utils.errors import RunFailed, StorageError, UserError
 from utils.files import disk_errors_told
-from utils.memory import memory_errors_told
-from utils.monitor import RunMonitor
-from utils.profiling import ProfilingMonitor
-from utils.report import write_report
-from utils.results import RunResult, SeedResult, read_results, write_results
-from utils.run_folder import RunFolder, experiment_folder
-from utils.stream import stream_of
-from utils.tables import results_table
+from utils.formulas import metrics
+from utils.machine.deterministic import deterministic_kernels
+from utils.machine.device import make_fabric
+from utils.machine.distributed import launch, on_first, processes_ended_on_error
+from utils.machine.environment import environment
+from utils.machine.out_of_memory import memory_errors_told
+from utils.report.page import write_report
+from utils.report.results import RunResult, SeedResult, read_results, write_results
+from utils.report.tables import results_table
+from utils.run.checkpoint import Checkpoint, CheckpointStore, check_base_weights
+from utils.run.monitor import RunMonitor
+from utils.run.profiling import ProfilingMonitor
+from utils.run.run_folder import RunFolder, experiment_folder
 
 log = logging.getLogger("slca")
 
@@ -52,7 +52,7 @@ def train(config: Config, out_dir: str | Path = "logs", *, name: str | None = No
         out_dir: results go to <out_dir>/<name>/<run>/.
         name: the experiment's name; default `model_name`.
         resume: continue the newest unfinished run of this name, if there is one.
-        profile: trace every stage once (utils/profiling.py).
+        profile: trace every stage once (utils/run/profiling.py).
 
     Returns:
         The figures that results.json holds.

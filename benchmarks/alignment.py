@@ -13,9 +13,9 @@ from common import Comparison, PeakMemory, in_turns, save, short
 from textbook import align as plain_align
 from torch import Tensor, nn
 
-from models.alignment import Alignment
-from utils.gaussians import ClassGaussians, Gaussian
-from utils.schedules import cosine
+from models.slca.alignment import Alignment
+from models.slca.gaussians import ClassGaussians, Gaussian
+from utils.formulas.schedules import cosine
 
 DIM, TASKS, SAMPLES, EPOCHS = 768, 10, 256, 5
 TAU, LR = 0.1, 0.01

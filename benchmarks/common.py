@@ -18,7 +18,7 @@ import torch
 PROJECT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(PROJECT))
 
-from utils.environment import environment  # noqa: E402
+from utils.machine.environment import environment  # noqa: E402
 
 WORK = PROJECT / "benchmarks" / "work"  # ignored by git
 PAGE = os.sysconf("SC_PAGE_SIZE")

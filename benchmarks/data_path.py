@@ -27,7 +27,7 @@ from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
 from utils.config import Config
-from utils.data_manager import DataManager
+from utils.data.data_manager import DataManager
 
 BATCH = 128
 BRIGHTNESS = 63 / 255
@@ -50,7 +50,7 @@ class PerImage(Dataset):
 
 
 def chain(name: str, size: int, channels: int) -> Callable:
-    """The release's chain of PIL transforms for a recipe of utils/transforms.py."""
+    """The release's chain of PIL transforms for a recipe of utils/images/transforms.py."""
     bicubic, flip, jitter = InterpolationMode.BICUBIC, transforms.RandomHorizontalFlip(), transforms.ColorJitter(brightness=BRIGHTNESS)
     steps = {
         "crop32_jitter": [transforms.RandomCrop(size, padding=4), flip, jitter],

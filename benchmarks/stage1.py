@@ -20,9 +20,9 @@ from torch.nn import functional as F
 
 from convs.lora import add_lora
 from models import resolve_config
-from models.build import make_learner
+from models.tools.build import make_learner
 from utils.config import Config, load_config, parse_config
-from utils.device import make_fabric
+from utils.machine.device import make_fabric
 
 VIT_B = "vit_base_patch16_224"
 BF16_FLAGS = ("avx512_bf16", "amx_bf16")

@@ -19,15 +19,15 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from convs.network import IncrementalNet
 from models import learner_class, resolve_config
-from models.build import make_backbone
-from models.drift import DriftSums, with_anchors
+from models.slca.discriminants import discriminant, nearest_mean
+from models.slca.drift import DriftSums, with_anchors
+from models.slca.gaussians import ClassGaussians
+from models.tools.build import make_backbone
 from utils.config import load_config, parse_overrides
-from utils.data_manager import DataManager
-from utils.device import make_fabric
-from utils.discriminants import discriminant, nearest_mean
-from utils.gaussians import ClassGaussians
-from utils.monitor import Monitor
+from utils.data.data_manager import DataManager
+from utils.machine.device import make_fabric
 from utils.rng import torch_generator
+from utils.run.monitor import Monitor
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 0.9, 1.0)  # a
 IDENTITIES = (1e-4, 1e-3, 1e-2, 3e-2, 0.1)  # g

@@ -17,12 +17,12 @@ from common import WORK, in_turns, save, short
 from textbook import Plain
 
 from models import resolve_config
-from models.build import make_learner
+from models.slca.gaussians import ClassGaussians
+from models.tools.build import make_learner
 from trainer import train
 from utils.config import load_config
-from utils.device import make_fabric
-from utils.gaussians import ClassGaussians
-from utils.monitor import Monitor
+from utils.machine.device import make_fabric
+from utils.run.monitor import Monitor
 
 CONFIGS = {"SLCA": "exps/slca_demo.json", "SLCA++": "exps/slcapp_demo.json"}
 KINDS: dict[str, dict] = {"full": {}, "full, float16": {"dtype": torch.float16}, "lowrank, rank 64": {"cov": "lowrank", "rank": 64},

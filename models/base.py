@@ -24,15 +24,15 @@ from torch.nn import functional as F
 
 from convs.network import IncrementalNet, OwnTask
 from utils.config import Config
-from utils.data_manager import DataManager
-from utils.device import fuses_sgd
-from utils.distributed import gather_rows, share_of_batch
-from utils.metrics import Evaluation, evaluate_predictions
+from utils.data.data_manager import DataManager
+from utils.formulas.metrics import Evaluation, evaluate_predictions
+from utils.formulas.schedules import multistep
+from utils.machine.device import fuses_sgd
+from utils.machine.distributed import gather_rows, share_of_batch
 from utils.rng import seed_globals, seed_of, torch_generator
-from utils.schedules import multistep
 
 if TYPE_CHECKING:
-    from utils.monitor import Monitor
+    from utils.run.monitor import Monitor
 
 TOP_K = 5
 FLOAT_BYTES = 4  # of a float32, which statistics and parameters are kept in

@@ -15,7 +15,7 @@ from pathlib import Path
 from utils.config import Config
 
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["main", "trainer", "models.slca", "tests.run_files"])
+SERVER.set_forkserver_preload(["main", "trainer", "models.slca.slca", "tests.run_files"])
 
 
 def start_main(arguments: list[str], output: Path, file_limit: int | None = None) -> BaseProcess:

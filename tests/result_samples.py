@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from utils import metrics
-from utils.results import RunResult, SeedResult
+from utils.formulas import metrics
+from utils.report.results import RunResult, SeedResult
 
 
 def make_seed(seed: int, task_sizes: list[int], drop: float = 4.0, first: float = 97.0) -> SeedResult:

@@ -16,8 +16,8 @@ from convs.network import IncrementalNet
 from models import learner_class, resolve_config
 from models.base import BaseLearner
 from utils.config import Config, parse_config
-from utils.data_manager import DataManager
-from utils.monitor import Monitor
+from utils.data.data_manager import DataManager
+from utils.run.monitor import Monitor
 
 PARITY = Path(__file__).parent / "data" / "parity"
 MICRO_VIT = {"img_size": 16, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2, "mlp_ratio": 4}

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from main import main
-from models.describe import describe_run
+from models.tools.dry_run import describe_run
 from tests.run_files import tiny_config
 from utils.config import Config, DatasetSpec, parse_config
 from utils.errors import UserError

@@ -15,15 +15,15 @@ import trainer
 from convs.backbones import build_backbone, describe
 from convs.weights import load_weights
 from main import main
-from models.inference import load_learner
+from models.tools.predict import load_learner
 from tests.processes import write_config
 from tests.run_files import only_run, tiny_config
 from tests.support import MICRO_VIT
 from utils.config import parse_config
-from utils.datasets import load_dataset
+from utils.data.registry import load_dataset
 from utils.errors import UserError
-from utils.results import read_results
-from utils.run_folder import RunFolder, experiment_folder
+from utils.report.results import read_results
+from utils.run.run_folder import RunFolder, experiment_folder
 
 
 class Bomb:

@@ -1,0 +1,112 @@
+"""EWC: elastic weight consolidation (Kirkpatrick et al., PNAS 2017, arXiv 1612.00796).
+
+After each task t the Fisher information's diagonal F_t at the weights theta_t; afterwards every task pays
+lambda / 2 sum_t sum_i F_ti (theta_i - theta_ti)^2 (its Eq. 3, one penalty per old task).
+
+A sum of parabolas is a parabola, so two tensors hold all tasks: F = sum_t F_t and the minimum
+theta* = sum_t F_t theta_t / F; the rest of the sum is a constant without gradient.
+
+Differs from the paper: only the backbone is held (old heads are frozen), and Fisher values are cut at
+`ewc_fisher_max`, as PyCIL does: a step diverges where lambda F lr exceeds 2. PyCIL's lambda is taken over, but its Fisher is
+another: the squared gradient of a batch's mean loss on true labels, averaged over tasks around the newest weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from convs.network import OwnTask
+from models.base import BaseLearner
+from utils.rng import numpy_generator, torch_generator
+from utils.run.monitor import Monitor
+
+
+class EWC(BaseLearner):
+    title = "EWC"
+    defaults: ClassVar = {"bcb_lrscale": 1.0}
+
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.fisher: dict[str, Tensor] = {}  # parameter -> sum over tasks of F_t, as the parameter's shape
+        self.anchor: dict[str, Tensor] = {}  # parameter -> theta*, as the parameter's shape
+
+    def held_parameters(self) -> dict[str, nn.Parameter]:
+        return {name: p for name, p in self.net.backbone.named_parameters() if p.requires_grad}
+
+    def training_loss(self, module: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        loss, logits, targets = super().training_loss(module, images, labels)
+        if self.fisher:
+            loss = loss + self.config.ewc_lambda / 2 * quadratic_penalty(self.held_parameters(), self.fisher, self.anchor)
+        return loss, logits, targets
+
+    def end_task(self, task: int, monitor: Monitor) -> None:
+        with monitor.stage("statistics"):
+            fisher = {name: f.clamp(max=self.config.ewc_fisher_max) for name, f in self.estimate_fisher(task).items()}
+            self.fisher, self.anchor = add_parabola(self.fisher, self.anchor, fisher, self.held_parameters())
+
+    def estimate_fisher(self, task: int) -> dict[str, Tensor]:
+        """Mean over up to `ewc_images` images of the squared gradient of log p(y | x), y drawn from the model."""
+        c = self.config
+        chosen = self.data.task_indices("train", task)
+        chosen = np.sort(numpy_generator(c.torch_seed, "fisher", task).permutation(chosen)[: c.ewc_images])
+        levels = torch.rand(len(chosen), generator=torch_generator(c.torch_seed, "fisher labels", task), dtype=torch.float64)
+        own = np.array_split(levels.numpy(), self.fabric.world_size)[self.fabric.global_rank]  # as `batches` splits the images
+        module, parameters = OwnTask(self.net, task), self.held_parameters()
+        if not parameters:  # bcb_lrscale 0: nothing moves, nothing is held
+            return {}
+        total = {name: torch.zeros_like(p) for name, p in parameters.items()}
+        for (images, _), level in zip(self.data.batches("train", indices=chosen, batch_size=1, augment=False), own, strict=True):
+            with self.fabric.autocast():
+                logits = module(self.fabric.to_device(images)).float()
+            drawn = label_at(logits.detach().softmax(dim=1).cpu(), level)
+            add_squared_gradient(total, F.cross_entropy(logits, drawn.to(logits.device)), parameters)
+        return {name: self.fabric.all_reduce(t, reduce_op="sum") / max(len(chosen), 1) for name, t in total.items()}
+
+    def extra_state(self) -> dict[str, Tensor]:
+        return {**{f"fisher.{k}": v for k, v in self.fisher.items()}, **{f"anchor.{k}": v for k, v in self.anchor.items()}}
+
+    def load_extra_state(self, state: Mapping[str, Tensor]) -> None:
+        self.fisher, self.anchor = ({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+                                    for prefix in ("fisher.", "anchor."))
+
+    def memory_bytes(self) -> dict[str, int]:
+        kept = [*self.fisher.values(), *self.anchor.values()]
+        return {**super().memory_bytes(), "statistics": sum(t.nbytes for t in kept)}
+
+
+def label_at(probabilities: Tensor, level: float) -> Tensor:
+    """The label (1,) that a number `level`, uniform in [0, 1), draws from `probabilities` (1, C)."""
+    below = probabilities.double().cumsum(dim=1) <= level
+    return below.sum(dim=1).clamp_max(probabilities.shape[1] - 1)
+
+
+def quadratic_penalty(parameters: Mapping[str, Tensor], fisher: Mapping[str, Tensor], anchor: Mapping[str, Tensor]) -> Tensor:
+    """sum_i F_i (theta_i - theta*_i)^2."""
+    return torch.stack([(fisher[name] * (p - anchor[name]).square()).sum() for name, p in parameters.items()]).sum()
+
+
+@torch.no_grad()
+def add_parabola(fisher: Mapping[str, Tensor], anchor: Mapping[str, Tensor], new_fisher: Mapping[str, Tensor],
+                 new_anchor: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """F and theta* of the sum of two penalties; where both have F = 0 theta* plays no part and is the new one."""
+    total, minimum = {}, {}
+    for name, f in new_fisher.items():
+        old_f, old = fisher.get(name, torch.zeros_like(f)), anchor.get(name, torch.zeros_like(f))
+        total[name] = old_f + f
+        share = torch.where(total[name] > 0, f / total[name], torch.ones_like(f))
+        minimum[name] = torch.lerp(old, new_anchor[name].detach(), share)
+    return total, minimum
+
+
+def add_squared_gradient(total: Mapping[str, Tensor], loss: Tensor, parameters: Mapping[str, nn.Parameter]) -> None:
+    """Add the squared gradient of one image's loss to `total`; a parameter without gradient adds nothing."""
+    gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+    for name, gradient in zip(parameters, gradients, strict=True):
+        if gradient is not None:
+            total[name] += gradient.square()

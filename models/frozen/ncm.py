@@ -1,0 +1,66 @@
+"""NCM, "SimpleCIL": nearest class mean by cosine on a frozen backbone (Zhou et al., IJCV 2024, arXiv 2303.07338).
+
+One mean per class from one pass over its images; nothing is trained. Classic NCM: Mensink et al., TPAMI 2013.
+
+Differs from the paper: nothing is adapted on the first task (that is its APER); scores are plain cosines, without
+the temperature that changes no decision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from models.base import FLOAT_BYTES, BaseLearner
+from utils.run.monitor import Monitor
+
+
+class NCM(BaseLearner):
+    title = "SimpleCIL (NCM)"
+    frozen_backbone = True
+    has_heads = False
+
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.class_means = torch.empty(0, self.net.backbone.dim, device=self.fabric.device)  # (K, D), grows by C_t per task
+
+    def end_task(self, task: int, monitor: Monitor) -> None:
+        with monitor.stage("statistics"):
+            features, labels = self.extract("train", task)
+            self.add_statistics(features, labels, range(self.data.classes_before(task), self.data.classes_upto(task)))
+
+    def add_statistics(self, features: Tensor, labels: Tensor, classes: range) -> None:
+        """Take in the features (N, D) and labels (N,) of the task's `classes`."""
+        self.class_means = torch.cat([self.class_means, class_means(features, labels, classes)])
+
+    def scores(self, features: Tensor) -> Tensor:
+        """Cosine of each feature with each class mean (N, K)."""
+        return never_without_images(F.normalize(features) @ F.normalize(self.class_means).T)
+
+    # State ---------------------------------------------------------------------------------------------------
+
+    def extra_state(self) -> dict[str, Tensor]:
+        return {"class_means": self.class_means}
+
+    def load_extra_state(self, state: Mapping[str, Tensor]) -> None:
+        self.class_means = state["class_means"]
+
+    def planned_statistics(self, classes: int, images_per_class: int | None) -> int:
+        return classes * self.net.backbone.dim * FLOAT_BYTES
+
+    def memory_bytes(self) -> dict[str, int]:
+        """All that the classifier is made of counts as statistics."""
+        return {**super().memory_bytes(), "statistics": sum(tensor.nbytes for tensor in self.extra_state().values())}
+
+
+def class_means(features: Tensor, labels: Tensor, classes: range) -> Tensor:
+    """(C, D): mean feature of each of `classes`; NaN for a class without images."""
+    return torch.stack([features[labels == c].mean(dim=0) for c in classes])
+
+
+def never_without_images(scores: Tensor) -> Tensor:
+    """A class without images has the mean, and so the scores, NaN: it shall never win."""
+    return scores.masked_fill(scores.isnan(), -torch.inf)

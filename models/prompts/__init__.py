@@ -1,0 +1,2 @@
+"""Methods that leave the backbone as it is and learn prompts for it.
+`prompting.py` is their parent."""

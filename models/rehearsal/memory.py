@@ -1,0 +1,116 @@
+"""Exemplar memory: which training images a learner keeps between tasks, as PyCIL means the settings.
+
+`memory_size` images shared equally by all classes seen so far (rounded down), or with `fixed_memory` always
+`memory_per_class` of every class. The images of a class are chosen by herding (iCaRL, Rebuffi et al., CVPR 2017,
+algorithm 4) on normalised features and kept in that order, so a smaller share is a prefix of a larger one.
+
+The memory is a list of positions in the training split, not of pixels; `memory_bytes` counts what copies of the
+images would take.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from models.all_heads import AllHeads
+from utils.config import Config
+from utils.errors import UserError
+from utils.rng import seed_of
+from utils.run.monitor import Monitor
+
+
+class Rehearsal(AllHeads):
+    """Each epoch trains on the new task's images and the memory, shuffled together."""
+
+    rehearsal_free = False
+    least_per_class: ClassVar[int] = 1  # stored images per class without which the method cannot work
+
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.memory = np.empty(0, dtype=np.int64)  # (M,) positions of images: by class, each class in herding order
+        check_budget(self.config, self.data.num_classes, self.least_per_class)
+
+    def images_per_class(self, task: int) -> int:
+        """How many images of each class are kept after `task`."""
+        c = self.config
+        return c.memory_per_class if c.fixed_memory else c.memory_size // self.data.classes_upto(task)
+
+    def training_batches(self, task: int, epoch: int) -> Iterable[tuple[Tensor, Tensor]]:
+        return self.data.batches("train", indices=self.training_indices(task), batch_size=self.config.batch_size, augment=True,
+                                 shuffle_seed=seed_of(self.config.torch_seed, "train", task, epoch))
+
+    def training_indices(self, task: int) -> np.ndarray:
+        """Positions (n,) of the images of one epoch."""
+        return np.concatenate([self.data.task_indices("train", task), self.memory])
+
+    def end_task(self, task: int, monitor: Monitor) -> None:
+        with monitor.stage("statistics"):
+            self.update_memory(task)
+
+    def update_memory(self, task: int) -> None:
+        """Cut each old class to its new share and choose the new classes' images by herding."""
+        count = self.images_per_class(task)
+        old = self.data.labels_of("train", self.memory)
+        kept = [self.memory[old == c][:count] for c in range(self.data.classes_before(task))]
+        features, labels = self.extract("train", task)
+        indices = self.data.task_indices("train", task)
+        for c in range(self.data.classes_before(task), self.data.classes_upto(task)):
+            members = torch.nonzero(labels == c).flatten()
+            kept.append(indices[members[herd(features[members], count)].cpu().numpy()])
+        self.memory = np.concatenate(kept)
+
+    def planned_images(self, task: int, new: float) -> float:
+        return new + (self.images_per_class(task - 1) * self.data.classes_before(task) if task > 0 else 0)
+
+    def extra_state(self) -> dict[str, Tensor]:
+        return {"memory": torch.from_numpy(self.memory)}
+
+    def load_extra_state(self, state: Mapping[str, Tensor]) -> None:
+        self.memory = state["memory"].cpu().numpy()
+
+    def memory_bytes(self) -> dict[str, int]:
+        return {**super().memory_bytes(), "images": self.data.images_bytes(self.memory)}
+
+
+def herd(features: Tensor, count: int) -> Tensor:
+    """Positions (min(n, count),) of images whose running mean stays closest to the class mean, in order of choice.
+
+    p_k = argmin_x || mu - (x + sum_{j<k} p_j) / k ||, without repetition (iCaRL algorithm 4, on features of length 1).
+
+    Args:
+        features: (n, D) of one class.
+    """
+    features = F.normalize(features.double(), dim=1)
+    mean, total = features.mean(dim=0), torch.zeros_like(features[0]) if len(features) else None
+    free = torch.ones(len(features), dtype=torch.bool, device=features.device)
+    chosen: list[Tensor] = []
+    for k in range(1, min(count, len(features)) + 1):
+        distances = ((features + total) / k - mean).square().sum(dim=1)
+        best = distances.masked_fill(~free, float("inf")).argmin()
+        free[best] = False
+        total = total + features[best]
+        chosen.append(best)
+    return torch.stack(chosen) if chosen else torch.empty(0, dtype=torch.long, device=features.device)
+
+
+def exemplar_means(features: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    """(K, D): mean of each class's normalised features, normalised again; a class without images gets zeros."""
+    sums = features.new_zeros(num_classes, features.shape[1]).index_add_(0, labels, F.normalize(features, dim=1))
+    return F.normalize(sums, dim=1)
+
+
+def check_budget(config: Config, num_classes: int, least: int) -> None:
+    """Raise UserError where there is no room for `least` images of every class at the end of the stream."""
+    per_class = config.memory_per_class if config.fixed_memory else config.memory_size // num_classes
+    if per_class >= least:
+        return
+    key, allowed = ("memory_per_class", least) if config.fixed_memory else ("memory_size", least * num_classes)
+    other = "set fixed_memory to false and share memory_size" if config.fixed_memory else "set fixed_memory and memory_per_class"
+    raise UserError(f"{key}: {config.model_name} keeps images of old classes; got {getattr(config, key)}, allowed: {allowed} or more "
+                    f"({least} for each of {num_classes} classes). Raise it (2000 in all is usual for 100 classes), or {other}.")

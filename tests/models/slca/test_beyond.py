@@ -1,0 +1,179 @@
+"""The switches beyond the papers, end to end: through the trainer on synthetic images."""
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import trainer
+from convs.backbones import build_backbone, describe
+from models.slca.slca import SLCA
+from models.tools.export import export
+from models.tools.predict import load_learner
+from tests.support import StubData, make_config, make_learner, micro_backbone
+from utils.config import parse_config
+from utils.data.registry import load_dataset
+from utils.errors import UserError
+from utils.run.monitor import Monitor, RunMonitor
+
+SYNTHETIC = {"name": "tiny", "layout": "synthetic", "num_classes": 5, "image_size": 16, "train_per_class": 12, "test_per_class": 6,
+             "train_transform": "none"}
+EVERYTHING = {"readout": "rgda", "features": "cls+mean", "drift": "linear", "kd": 1.0}
+
+
+@pytest.fixture(autouse=True)
+def no_report(monkeypatch):
+    """Plots take longer than these runs."""
+    monkeypatch.setattr(trainer, "write_report", lambda result, folder: None)
+
+
+def settings(**changes):
+    return make_config(**{"dataset": SYNTHETIC, "batch_size": 8, "epochs": 2, "ca_epochs": 1, "ca_samples": 16, "bcb_lrscale": 0.5,
+                          **changes})
+
+
+@pytest.mark.parametrize("changes", [
+    {"readout": "lda"}, {"readout": "qda", "rgda_g": 0.1}, {"readout": "ncm", "ca_cov": "diag"}, EVERYTHING,
+    {**EVERYTHING, "model_name": "slca_pp"}, {**EVERYTHING, "bcb_lrscale": 0.0}, {"drift": "linear", "drift_anchors": False},
+    {"drift": "linear", "kd": 1.0, "ca_start": "aligned", "model_name": "slca_pp", "ca_cov": "lowrank", "ca_rank": 3},
+    {**EVERYTHING, "task_sizes": [3, 1, 1], "val_fraction": 0.2},
+    {**EVERYTHING, "scenario": "domain", "init_cls": None, "increment": None, "val_fraction": 0.2,
+     "dataset": {**SYNTHETIC, "num_classes": 3, "num_domains": 3}},
+], ids=str)
+def test_a_run_with_the_switches_ends_with_figures_that_test_only_repeats(changes, tmp_path):
+    config = settings(**changes)
+    result = trainer.train(config, tmp_path)
+    again = trainer.test(config, tmp_path)
+    assert result.seeds[0].accuracy_matrix == again.seeds[0].accuracy_matrix
+    assert len(result.seeds[0].top1_curve) == 3
+
+
+@pytest.mark.parametrize("changes", [EVERYTHING, {"readout": "ncm"}], ids=str)
+def test_a_run_read_from_its_gaussians_can_be_exported_and_predicts(changes, tmp_path):
+    result = trainer.train(settings(**changes), tmp_path, name="run")
+    trained = load_learner(next((tmp_path / "run").iterdir()))
+    assert export(trained, tmp_path / "model.pt2") <= 1e-4
+    _, test, _ = load_dataset(settings().dataset, "data")
+    found = trained.predict(test.images, top_k=1)
+    assert 100 * np.mean([row[0] for row in found.labels] == test.labels) == pytest.approx(result.seeds[0].last)
+
+
+@pytest.mark.parametrize("changes", [EVERYTHING, {"drift": "linear", "ca_start": "aligned"}], ids=str)
+def test_a_run_cut_off_inside_a_task_continues_to_the_same_bits(changes, tmp_path, monkeypatch):
+    config = settings(**changes, val_fraction=0.2, drift_rho=1e-4)
+    whole = trainer.train(config, tmp_path / "whole")
+    end_epoch = RunMonitor.end_epoch
+
+    def cut(monitor, learner, optimizer, epoch, stats):
+        end_epoch(monitor, learner, optimizer, epoch, stats)
+        if (learner.task, epoch) == (1, 0):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(RunMonitor, "end_epoch", cut)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train(config, tmp_path / "cut")
+    monkeypatch.setattr(RunMonitor, "end_epoch", end_epoch)
+    resumed = trainer.train(config, tmp_path / "cut", resume=True)
+    assert resumed.seeds[0].accuracy_matrix == whole.seeds[0].accuracy_matrix
+    for file in ("weights.safetensors", "state.safetensors"):
+        one, other = (load_file(next((tmp_path / name).rglob(f"task_03/{file}"))) for name in ("whole", "cut"))
+        assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+def learner_with_one_task_behind(**changes) -> tuple[SLCA, StubData]:
+    generator = torch.Generator().manual_seed(0)
+    batches = {task: [(torch.randn(12, 3, 16, 16, generator=generator), torch.arange(12) % 2 + 2 * task)] for task in range(2)}
+    data = StubData([2, 2], batches)
+    learner = make_learner(settings(**changes), data, micro_backbone())
+    learner.learn_task(0, Monitor())
+    return learner, data
+
+
+def test_drift_moves_old_statistics_by_the_measured_map():
+    learner, _ = learner_with_one_task_behind(drift="linear", drift_rho=0.5, drift_anchors=False, readout="rgda")
+    before = learner.gaussians.means().double()
+    learner.begin_task(1)
+    x, _ = learner.extract("train", 1)
+    learner.train(1, Monitor())
+    y, _ = learner.extract("train", 1)
+    learner.end_task(1, Monitor())
+    x, y = x.double(), y.double()
+    a = torch.linalg.solve(x.T @ x + 0.5 * (x.T @ x).trace() / x.shape[1] * torch.eye(x.shape[1]), x.T @ (y - x))
+    assert not torch.equal(x, y)
+    torch.testing.assert_close(learner.gaussians.means()[:2].double(), before + before @ a, atol=1e-5, rtol=1e-5)
+
+
+def test_a_frozen_backbone_has_no_drift():
+    learner, _ = learner_with_one_task_behind(drift="linear", kd=1.0, bcb_lrscale=0.0, readout="rgda")
+    before = learner.gaussians.means()
+    learner.learn_task(1, Monitor())
+    assert torch.equal(learner.gaussians.means()[:2], before)
+
+
+def test_distillation_adds_the_distance_to_the_features_before_the_task():
+    learner, data = learner_with_one_task_behind(kd=3.0)
+    learner.begin_task(1)
+    images, labels = data.batches("train", 1)[0]
+    learner.net.eval()
+    before = learner.net.features(images).detach()
+    with torch.no_grad():
+        for parameter in learner.net.backbone.parameters():
+            parameter.mul_(1.1)
+    loss, logits, targets = learner.training_loss(learner.training_module(1), images, labels)
+    expected = torch.nn.functional.cross_entropy(logits, targets) + 3 * (learner.net.features(images) - before).square().mean()
+    torch.testing.assert_close(loss, expected)
+
+
+def test_distillation_keeps_the_backbone_closer():
+    moved = {}
+    for kd in (0.0, 1.0):
+        learner, _ = learner_with_one_task_behind(kd=kd, bcb_lrscale=0.01, epochs=20)
+        before = learner.extract("test", 0)[0]
+        learner.learn_task(1, Monitor())
+        moved[kd] = (learner.extract("test", 0)[0] - before).square().mean()
+    assert moved[1.0] < 0.5 * moved[0.0], moved
+
+
+def test_alignment_may_start_from_the_aligned_heads():
+    heads = {}
+    for start in ("local", "aligned"):
+        learner, _ = learner_with_one_task_behind(ca_start=start)
+        learner.learn_task(1, Monitor())
+        aligned = learner.net.heads[0].weight.clone()
+        learner.recall_heads()
+        heads[start] = torch.equal(learner.net.heads[0].weight, aligned)
+    assert heads == {"local": False, "aligned": True}
+
+
+def test_class_and_mean_is_the_feature_beside_the_mean_patch_token():
+    backbone, images = micro_backbone(), torch.randn(3, 3, 16, 16)
+    both = backbone.class_and_mean(images)
+    tokens = backbone.model.forward_features(images)
+    torch.testing.assert_close(both, torch.cat([backbone(images), tokens[:, 1:].mean(dim=1)], dim=1))
+
+
+def test_heads_cannot_be_aligned_on_more_than_the_class_token():
+    with pytest.raises(UserError, match="'features': got 'cls\\+mean', allowed: 'cls' while readout is 'ca'"):
+        settings(features="cls+mean")
+
+
+def test_a_backbone_without_class_token_says_so():
+    backbone = build_backbone(describe("timm/resnet10t"), pretrained=False)
+    with pytest.raises(UserError, match="class token"):
+        make_learner(settings(readout="rgda", features="cls+mean"), StubData([2, 2]), backbone)
+
+
+@pytest.mark.parametrize("value", ["pca", "RGDA", 1])
+def test_an_unknown_read_out_names_those_that_there_are(value):
+    with pytest.raises(UserError, match="'rgda'"):
+        parse_config({**settings().model_dump(), "readout": value})
+
+
+def test_probabilities_sum_to_one_and_take_the_temperature():
+    learner, _ = learner_with_one_task_behind(readout="rgda")
+    features, _ = learner.extract("test", 0)
+    sharp = learner.probabilities(features)
+    learner.temperature = 50.0
+    soft = learner.probabilities(features)
+    torch.testing.assert_close(soft.sum(dim=1), torch.ones(len(features)))
+    assert soft.amax(dim=1).mean() < sharp.amax(dim=1).mean()

@@ -1,0 +1,109 @@
+"""Two real processes on the CPU (gloo) against one."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.support import MICRO_VIT, SMALL, StubData, make_config, make_learner
+from trainer import train
+from utils.machine.distributed import gather_rows
+
+PROJECT = Path(__file__).parents[3]
+# 13 images per class, batches of 10: the last batch of the 3-class task is a single image, 39 and 26 images split unevenly.
+EXPERIMENT = {
+    "dataset": {"name": "tiny", "layout": "synthetic", "num_classes": 7, "image_size": 16, "train_per_class": 13, "test_per_class": 5,
+                "train_transform": "none"},
+    "init_cls": 3, "increment": 2, "epochs": 3, "batch_size": 19, "lr": 0.02, "ca_epochs": 2, "ca_samples": 64, "pretrained": False,
+    "convnet_type": {"timm": "vit_tiny_patch16_224", "args": MICRO_VIT}, "device": "cpu", "seed": 0}
+
+
+def run(folder: Path, name: str, launcher: list[str], **settings) -> tuple[dict, dict]:
+    """Results and the last checkpoint's tensors of a run in processes of its own."""
+    config = folder / f"{name}.json"
+    config.write_text(json.dumps({**EXPERIMENT, **settings}))
+    done = subprocess.run([sys.executable, *launcher, "main.py", "--config", str(config), "--out", str(folder)], cwd=PROJECT,
+                          capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("Last accuracy") == 1  # one process prints
+    return outcome(folder / name)
+
+
+def outcome(experiment: Path) -> tuple[dict, dict]:
+    """Results and the last checkpoint's tensors; there is one run."""
+    results, = experiment.glob("*/results.json")
+    checkpoint = sorted((results.parent / "seed0" / "checkpoints").iterdir())[-1]
+    return json.loads(results.read_text()), load_file(checkpoint / "weights.safetensors") | load_file(checkpoint / "state.safetensors")
+
+
+def compare(one: tuple[dict, dict], two: tuple[dict, dict]) -> None:
+    (results, tensors), (results_2, tensors_2) = one, two
+    curve, curve_2 = results["seeds"][0]["top1_curve"], results_2["seeds"][0]["top1_curve"]
+    np.testing.assert_allclose(curve, curve_2, atol=3)  # one of 35 test images is 2.9 %
+    np.testing.assert_allclose(tensors["gaussians.means"], tensors_2["gaussians.means"], atol=1e-5)
+    for start, stop in _rows(tensors["gaussians.ranks"]):
+        covariance, covariance_2 = (t["gaussians.factors"][start:stop].T @ t["gaussians.factors"][start:stop] for t in (tensors, tensors_2))
+        np.testing.assert_allclose(covariance, covariance_2, atol=1e-5)
+    for name in tensors:
+        if name.startswith(("backbone.", "heads")):
+            np.testing.assert_allclose(tensors[name], tensors_2[name], atol=1e-4, err_msg=name)
+
+
+def _rows(ranks: torch.Tensor) -> list[tuple[int, int]]:
+    ends = ranks.cumsum(0).tolist()
+    return list(zip([0, *ends[:-1]], ends, strict=True))
+
+
+@pytest.mark.timeout(300)
+def test_two_processes_give_what_one_gives(tmp_path):
+    train(make_config(**EXPERIMENT), tmp_path, name="one")
+    one = outcome(tmp_path / "one")
+    compare(one, run(tmp_path, "own_launch", [], model_name="slca", device=["cpu", "cpu"]))
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    compare(one, run(tmp_path, "torchrun", torchrun, model_name="slca", accumulate=3))
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("method", ["ewc", "derpp", "gem", "bic", "coil", "l2p"])
+def test_two_processes_give_the_network_and_the_memory_that_one_gives(method, tmp_path):
+    settings = {**EXPERIMENT, **SMALL.get(method, {}), "model_name": method, "memory_size": 20, "epochs": 2}
+    train(make_config(**settings), tmp_path, name="one")
+    results, tensors = outcome(tmp_path / "one")
+    results_2, tensors_2 = run(tmp_path, "two", [], **{**settings, "device": ["cpu", "cpu"]})
+    np.testing.assert_allclose(results["seeds"][0]["top1_curve"], results_2["seeds"][0]["top1_curve"], atol=3)
+    assert tensors.keys() == tensors_2.keys()
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point():
+            np.testing.assert_allclose(tensor, tensors_2[name], atol=1e-3, rtol=1e-3, err_msg=name)
+        else:
+            assert torch.equal(tensor, tensors_2[name]), name
+
+
+def test_gathering_in_one_process_changes_nothing():
+    learner = make_learner(make_config(), StubData([2]))
+    rows = torch.randn(3, 2)
+    assert gather_rows(learner.fabric, rows) is rows
+
+
+@pytest.mark.parametrize("parts", [2, 3, 7])
+def test_accumulated_parts_make_the_step_of_the_whole_batch(parts):
+    images, labels = torch.randn(7, 3, 16, 16, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2, 0, 1, 2, 0])
+    weights, stats = [], []
+    for accumulate in (1, parts):
+        learner = make_learner(make_config(accumulate=accumulate, momentum=0.9), StubData([3]))
+        torch.manual_seed(0)
+        for parameter in learner.net.parameters():
+            torch.nn.init.normal_(parameter, std=0.1)
+        learner.begin_task(0)
+        module, optimizer = learner.training_module(0), learner.make_optimizer(0)
+        stats.append(learner.train_epoch(module, optimizer, [(images, labels), (images + 0.1, labels)]))
+        weights.append(learner.net.state_dict())
+    for name in weights[0]:
+        torch.testing.assert_close(weights[1][name], weights[0][name], atol=1e-6, rtol=1e-5)
+    np.testing.assert_allclose(stats[1].losses, stats[0].losses, atol=1e-6)
+    assert stats[1].accuracy == stats[0].accuracy

@@ -1,0 +1,181 @@
+"""Comparing runs: which are found, which may be compared, what is best, and how the table is written."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from tests.result_samples import make_result
+from utils.errors import UserError
+from utils.report.compare import check_comparable, compare, find_results, load_entries
+from utils.report.compare_tables import Entry, latex, markdown, sort_entries, table_rows
+from utils.report.results import RunResult, write_results
+from utils.report.tables import bytes_text, count_text, seconds_text
+
+HOSTILE = "<script>alert(1)</script>|$x_1$&%\n"
+
+
+def entries(*results: RunResult) -> list[Entry]:
+    return [Entry(f"{result.name} {n}", f"run {n}", result) for n, result in enumerate(results)]
+
+
+def best_cells(*results: RunResult) -> list[tuple[int, int]]:
+    """Rows and columns of the cells that are marked as best."""
+    rows = table_rows(entries(*results))
+    return [(i, k) for i, row in enumerate(rows) for k, cell in enumerate(row) if cell.best]
+
+
+@pytest.fixture(scope="module")
+def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three experiments as the trainer leaves them; slca_demo has an older run besides."""
+    logs = tmp_path_factory.mktemp("logs")
+    write_results(make_result("finetune", "Seq FT", drop=14), logs / "finetune_demo" / "2026-01-01_10-00-00")
+    write_results(make_result(drop=20), logs / "slca_demo" / "2025-12-31_23-00-00")
+    write_results(make_result(drop=4), logs / "slca_demo" / "2026-01-01_11-00-00")
+    joint = make_result("joint", "Joint", task_sizes=(10,), first=99.5)
+    write_results(joint, logs / "joint_demo" / "2026-01-01_12-00-00")
+    return logs
+
+
+@pytest.fixture(scope="module")
+def written(logs: Path) -> Path:
+    out = logs.parent / "comparison"
+    compare([logs / "finetune_demo", logs / "slca_demo", logs / "joint_demo"], out)
+    return out
+
+
+def test_the_newest_run_of_an_experiment_is_taken_and_a_run_can_be_named(logs: Path) -> None:
+    assert find_results(logs / "slca_demo").parent.name == "2026-01-01_11-00-00"
+    older = logs / "slca_demo" / "2025-12-31_23-00-00"
+    assert find_results(older).parent == older
+
+
+def test_a_folder_without_results_is_a_user_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"has no results\.json"):
+        compare([tmp_path], tmp_path / "out")
+    with pytest.raises(UserError, match="is not a folder"):
+        compare([tmp_path / "nothing"], tmp_path / "out")
+    with pytest.raises(UserError, match="got no run"):
+        compare([], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_without_a_finished_seed_is_a_user_error(tmp_path: Path) -> None:
+    write_results(make_result(seeds=()), tmp_path)
+    with pytest.raises(UserError, match="holds no finished seed"):
+        load_entries([tmp_path])
+
+
+def test_every_form_of_the_comparison_is_written(written: Path) -> None:
+    names = {"comparison.md", "comparison.csv", "comparison.tex", "comparison.png", "comparison.html"}
+    assert {path.name for path in written.iterdir()} == names
+    for name in ("comparison.md", "comparison.tex", "comparison.html"):
+        text = (written / name).read_text()
+        assert all(expected in text for expected in ("Seq FT", "SLCA", "Joint", "601,290", "1.24 MiB", "15.3"))
+
+
+def test_the_table_is_printed_and_returned(logs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = compare([logs / "finetune_demo", logs / "slca_demo"], tmp_path)
+    printed = capsys.readouterr().out
+    assert table in printed and str(tmp_path / "comparison.html") in printed
+    assert next(line for line in table.splitlines() if line.startswith("SLCA")).count("*") == 3
+
+
+def test_csv_holds_unrounded_means_and_spreads(written: Path) -> None:
+    rows = list(csv.DictReader((written / "comparison.csv").open()))
+    expected = make_result(drop=4)
+    assert [row["learner"] for row in rows] == ["finetune", "slca", "joint"]
+    assert float(rows[1]["last_mean"]) == expected.summary["last"]["mean"]
+    assert float(rows[1]["forgetting_std"]) == expected.summary["forgetting"]["std"]
+    assert float(rows[1]["training_seconds_mean"]) == pytest.approx((15 + 15 + 16) / 3)   # without evaluation
+    assert rows[2]["forgetting_mean"] == "" and rows[2]["tasks"] == "1"
+
+
+def test_sorting_puts_the_best_first_and_runs_without_the_figure_last() -> None:
+    entries = [Entry(name, name, result) for name, result in
+               {"joint": make_result(task_sizes=(10,)), "worse": make_result(drop=9), "better": make_result(drop=2)}.items()]
+    assert [entry.label for entry in sort_entries(entries, "average_incremental")] == ["better", "worse", "joint"]
+    assert [entry.label for entry in sort_entries(entries, "forgetting")] == ["better", "worse", "joint"]
+    assert next(entry.label for entry in sort_entries(entries, "last")) == "joint"
+
+
+def test_memory_is_told_after_every_task(written: Path) -> None:
+    rows = list(csv.DictReader((written / "comparison.csv").open()))
+    kept = [rows[1][f"memory_statistics_after_task_{t}"] for t in range(1, 6)]
+    assert [float(number) for number in kept] == [260_000, 520_000, 780_000, 1_040_000, 1_300_000]
+    assert rows[2]["memory_statistics_after_task_2"] == ""  # joint training has one task
+    assert "761.72 KiB" in (written / "comparison.html").read_text()
+
+
+def test_best_is_the_highest_accuracy_and_the_lowest_forgetting() -> None:
+    assert best_cells(make_result(drop=9), make_result(drop=2), make_result(drop=5)) == [(1, 2), (1, 3), (1, 4)]
+
+
+def test_joint_training_is_never_best_and_shows_dashes() -> None:
+    joint = make_result("joint", "Joint", task_sizes=(10,), first=99.9)
+    assert best_cells(joint, make_result(drop=9), make_result(drop=2)) == [(2, 2), (2, 3), (2, 4)]
+    assert [cell.text for cell in table_rows(entries(joint))[0]][3:5] == ["-", "-"]
+
+
+def test_figures_that_read_alike_are_equally_good() -> None:
+    assert best_cells(make_result(), make_result()) == [(0, 2), (0, 3), (0, 4), (1, 2), (1, 3), (1, 4)]
+
+
+def test_nothing_is_best_of_one() -> None:
+    assert best_cells(make_result()) == []
+
+
+def test_other_splits_are_noted_and_only_the_last_accuracy_is_ranked() -> None:
+    runs = make_result(drop=2), make_result(drop=2, task_sizes=(5, 5))
+    assert {column for _, column in best_cells(*runs)} == {2}
+    assert check_comparable(entries(*runs)) == [
+        "Different splits into tasks, so average and forgetting do not compare: 5 x 2 (SLCA 0); 2 x 5 (SLCA 1)."
+    ]
+
+
+def test_other_seeds_backbones_and_machines_are_noted() -> None:
+    other = make_result(seeds=(1993,), convnet_type={"timm": "VisionTransformer"})
+    other.environment["gpu"] = "NVIDIA H100"
+    notes = " ".join(check_comparable(entries(make_result(), other)))
+    assert "1993, 1996, 1997 (SLCA 0); 1993 (SLCA 1)" in notes and "VisionTransformer" in notes and "H100" in notes
+    assert check_comparable(entries(make_result(), make_result())) == []
+
+
+@pytest.mark.parametrize("other", [
+    make_result(dataset="cifar100"), make_result(task_sizes=(2, 2)), make_result(scenario="domain"),
+], ids=["data set", "classes", "scenario"])
+def test_runs_on_different_data_are_a_user_error(other: RunResult) -> None:
+    with pytest.raises(UserError, match="different data"):
+        check_comparable(entries(make_result(), other))
+
+
+def test_runs_with_the_same_title_are_told_apart_by_experiment_then_by_run(logs: Path) -> None:
+    older, newer = sorted((logs / "slca_demo").iterdir())
+    labels = [entry.label for entry in load_entries([logs / "finetune_demo", older, newer])]
+    assert labels[0] == "Seq FT" and len(set(labels)) == 3
+    assert "slca_demo/2025-12-31_23-00-00" in labels[1]
+    assert [entry.label for entry in load_entries([older, newer], ["first", "second"])] == ["first", "second"]
+    assert len({entry.label for entry in load_entries([older, older])}) == 2
+
+
+def test_hostile_names_are_escaped_in_every_form(tmp_path: Path) -> None:
+    for name, title in (("a", HOSTILE), ("b", "SLCA")):
+        write_results(make_result(title=title, seeds=(1,), dataset={"name": HOSTILE}), tmp_path / name)
+    compare([tmp_path / "a", tmp_path / "b"], tmp_path / "out")
+    assert "<script" not in (tmp_path / "out" / "comparison.html").read_text()
+    rows = table_rows(load_entries([tmp_path / "a", tmp_path / "b"]))
+    assert r"\<script\>alert(1)\</script\>\|$x\_1$&%" in markdown(rows, [])
+    assert r"\textless{}script\textgreater{}alert(1)" in latex(rows, [])
+    assert r"script\textgreater{}\textbar{}\$x\_1\$\&\%" in latex(rows, [])
+
+
+def test_quantities_are_written_for_people() -> None:
+    assert [bytes_text(n) for n in (None, 0, 1023, 1536, 3 * 2**20, 5 * 2**30)] == [
+        "-", "0 B", "1023 B", "1.50 KiB", "3.00 MiB", "5.00 GiB"]
+    assert [count_text(n) for n in (None, 1290, 85_800_000)] == ["-", "1,290", "85.80 M"]
+    assert seconds_text({"mean": 13.24, "std": 0.4}) == "13.2 ± 0.4 s"
+    assert seconds_text({"mean": 600.0, "std": None}) == "10.0 min"
+    assert seconds_text({"mean": 36000.0, "std": 3600.0}) == "10.0 ± 1.0 h"
+    assert seconds_text({"mean": None, "std": None}) == "-"

@@ -1,0 +1,91 @@
+"""The report page: complete, self-contained, and safe whatever the names are."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from tests.result_samples import make_result
+from utils.report.page import write_report
+from utils.report.published import SOURCE
+from utils.report.results import RunResult
+
+HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>{{ 7 * 7 }}"
+
+
+class Tags(HTMLParser):
+    """Collects every tag with its attributes, and the text between."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> str:
+    result = make_result(task_sizes=(10,) * 10, drop=1, dataset="cifar100_224", notes="my notes")
+    return write_report(result, tmp_path_factory.mktemp("run")).read_text()
+
+
+def test_the_report_holds_figures_pictures_config_environment_and_the_papers_reference(page: str) -> None:
+    text, result = Tags(page).text, make_result(task_sizes=(10,) * 10, drop=1)
+    for expected in (f"{result.summary['last']['mean']:.2f}", "seed 1996", "paper 91.53 ± 0.28", SOURCE, "my notes",
+                     "931f75f-dirty", "Accuracy matrix", "class 99", "rehearsal-free", "Backward transfer"):
+        assert expected in text
+
+
+def test_the_report_needs_no_other_file_and_no_network(page: str) -> None:
+    attributes = [pair for _, attributes in Tags(page).tags for pair in attributes.items()]
+    sources = [value for name, value in attributes if name in ("src", "srcset", "href")]
+    assert len(sources) == 4 and all(source.startswith("data:image/png;base64,") for source in sources)
+    assert not re.search(r"@import|url\(|<script|<link", page)
+
+
+def test_the_pictures_lie_beside_the_page(tmp_path: Path) -> None:
+    write_report(make_result(seeds=(1,)), tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"curve.png", "matrix.png", "report.html"}
+
+
+def test_hostile_names_are_shown_as_text_and_never_become_markup(tmp_path: Path) -> None:
+    harmless = make_result(seeds=(1,), notes="x", extra={"a": "b"})
+    hostile = make_result(seeds=(1,), title=HOSTILE, notes=HOSTILE, extra={HOSTILE: HOSTILE}, dataset={"name": HOSTILE},
+                          convnet_type={"timm": HOSTILE, "weights": HOSTILE})
+    hostile.class_names = [HOSTILE] * 10
+    hostile.environment[HOSTILE] = HOSTILE
+    harmless.environment["x"] = "y"
+    hostile.config[HOSTILE] = HOSTILE
+    harmless.config["x"] = "y"
+    hostile.seeds[0].stage_seconds[HOSTILE] = harmless.seeds[0].stage_seconds["x"] = 1.0
+    expected, found = (Tags(write_report(result, tmp_path).read_text()) for result in (harmless, hostile))
+    assert [tag for tag, _ in found.tags] == [tag for tag, _ in expected.tags]
+    assert [set(attributes) for _, attributes in found.tags] == [set(attributes) for _, attributes in expected.tags]
+    assert found.text.count(HOSTILE) > 10
+
+
+def test_the_report_of_one_task_and_one_seed_has_dashes_where_nothing_is_defined(tmp_path: Path) -> None:
+    page = write_report(make_result("joint", "Joint", seeds=(3,), task_sizes=(10,)), tmp_path).read_text()
+    assert "± " not in page.split("<body>")[1].replace("mean ± std", "")
+    assert re.search(r"<small>Forgetting</small><b>-</b>", page)
+
+
+def test_the_report_gives_no_papers_figure_for_an_experiment_that_is_not_the_papers(tmp_path: Path) -> None:
+    assert "paper" not in Tags(write_report(make_result(seeds=(1,)), tmp_path).read_text()).text
+
+
+def test_sparse_results_still_make_a_page(tmp_path: Path) -> None:
+    result = make_result(seeds=(1,))
+    seed = result.seeds[0]
+    seed.stage_seconds, seed.parameters, seed.memory_curve, seed.peak_memory_mb = {}, {}, [], None
+    bare = RunResult(config={}, environment={}, seeds=[seed])
+    assert "Peak memory" in write_report(bare, tmp_path).read_text()

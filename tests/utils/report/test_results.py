@@ -1,0 +1,199 @@
+"""Results on disk and on the terminal."""
+
+from __future__ import annotations
+
+import csv
+import json
+import statistics
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.result_samples import make_result
+from utils.errors import UserError
+from utils.files import write_atomic
+from utils.machine.environment import environment, git_commit
+from utils.report.published import CLASSES_PER_TASK, published
+from utils.report.results import RunResult, read_results, statistic, write_results
+from utils.report.tables import mean_std_text, results_table
+
+PAPER_CONFIG = {"dataset": "cifar100_224", "convnet_type": "vit-b-p16", "init_cls": 10, "increment": 10}
+
+
+def test_summary_is_the_mean_and_the_sample_standard_deviation_over_seeds() -> None:
+    result = make_result()
+    values = [seed.last for seed in result.seeds]
+    assert result.summary["last"]["mean"] == pytest.approx(statistics.mean(values), abs=1e-12)
+    assert result.summary["last"]["std"] == pytest.approx(statistics.stdev(values), abs=1e-12)
+
+
+def test_one_seed_has_no_standard_deviation() -> None:
+    assert make_result(seeds=(7,)).summary["last"]["std"] is None
+    assert statistic([None, 3.0]) == {"mean": 3.0, "std": None}
+    assert statistic([None, None]) == {"mean": None, "std": None}
+
+
+def test_results_are_read_back_as_they_were_written(tmp_path: Path) -> None:
+    for result in (make_result(), make_result(task_sizes=(10,), seeds=(0,)), RunResult({}, {}, [])):
+        write_results(result, tmp_path)
+        assert read_results(tmp_path / "results.json") == result
+
+
+def test_results_json_has_the_promised_keys_and_unrounded_numbers(tmp_path: Path) -> None:
+    result = make_result()
+    write_results(result, tmp_path)
+    stored = json.loads((tmp_path / "results.json").read_text())
+    assert {"config", "environment", "method", "title", "rehearsal_free", "seeds", "summary"} <= set(stored)
+    promised = {"seed", "class_order", "task_sizes", "top1_curve", "top5_curve", "accuracy_matrix", "last",
+                "average_incremental", "forgetting", "backward_transfer", "grouped", "stage_seconds", "peak_memory_mb"}
+    assert promised <= set(stored["seeds"][0])
+    assert stored["seeds"][0]["top1_curve"] == result.seeds[0].top1_curve
+    assert stored["seeds"][0]["accuracy_matrix"][0][1] is None
+    assert set(stored["summary"]["last"]) == {"mean", "std"}
+
+
+def test_a_figure_that_is_not_a_number_becomes_null_and_the_file_stays_valid_json(tmp_path: Path) -> None:
+    result = make_result(seeds=(1,))
+    result.seeds[0].forgetting = float("nan")
+    write_results(result, tmp_path)
+    assert json.loads((tmp_path / "results.json").read_text())["seeds"][0]["forgetting"] is None
+
+
+def test_csv_has_one_row_per_seed_and_task(tmp_path: Path) -> None:
+    result = make_result()
+    write_results(result, tmp_path)
+    rows = list(csv.DictReader((tmp_path / "results.csv").open()))
+    seeds_and_tasks = [(str(seed), str(task)) for seed in (1993, 1996, 1997) for task in range(1, 6)]
+    assert [(row["seed"], row["task"]) for row in rows] == seeds_and_tasks
+    assert [row["classes_seen"] for row in rows[:5]] == ["2", "4", "6", "8", "10"]
+    assert float(rows[4]["top1"]) == result.seeds[0].last
+    assert float(rows[4]["forgetting"]) == pytest.approx(result.seeds[0].forgetting)
+    assert rows[0]["forgetting"] == "" and rows[0]["old"] == ""
+
+
+def test_tidy_csv_holds_every_cell_of_the_accuracy_matrix_once(tmp_path: Path) -> None:
+    result = make_result(seeds=(5,))
+    write_results(result, tmp_path)
+    rows = list(csv.DictReader((tmp_path / "results_tidy.csv").open()))
+    cells = {(row["task"], row["images"]): row["percent"] for row in rows if row["images"].startswith("task ")}
+    assert len(cells) == 15                                                        # the lower triangle of 5 x 5
+    assert float(cells["5", "task 1"]) == result.seeds[0].accuracy_matrix[4][0]
+
+
+@pytest.mark.parametrize("content", [
+    b"", b"[1, 2]", b"{}", b'{"config": {}, "environment": {}, "seeds": [{"seed": "x"}]}', b"\xff\x00",
+])
+def test_a_file_that_is_no_results_file_is_a_user_error(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "results.json").write_bytes(content)
+    with pytest.raises(UserError, match="is not a run's results"):
+        read_results(tmp_path / "results.json")
+
+
+def test_a_missing_results_file_is_a_user_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot read"):
+        read_results(tmp_path / "results.json")
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = write_atomic(tmp_path / "deep" / "file.txt", "old")
+
+    def disk_full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", disk_full)
+    with pytest.raises(OSError, match="No space"):
+        write_atomic(target, "new")
+    assert target.read_text() == "old" and list(target.parent.iterdir()) == [target]
+
+
+def test_the_table_shows_seeds_mean_and_spread() -> None:
+    result = make_result()
+    table = results_table(result)
+    assert "SLCA on fashion-mnist with vit-b-p16: 10 classes in 5 tasks, 3 seeds" in table
+    last = next(line for line in table.splitlines() if line.startswith("Last accuracy"))
+    assert last.split()[-3:] == mean_std_text(result.summary["last"]).split() and f"{result.seeds[1].last:.2f}" in last
+    assert "paper" not in table
+
+
+def test_the_table_shows_the_papers_figure_labelled_where_the_config_is_the_papers() -> None:
+    table = results_table(make_result(task_sizes=(10,) * 10, **PAPER_CONFIG))
+    assert table.splitlines()[2].endswith("paper")
+    assert next(line for line in table.splitlines() if line.startswith("Last accuracy")).endswith("91.53 ± 0.28")
+    assert "arXiv 2303.05118" in table
+
+
+def test_the_table_of_one_task_shows_a_dash_where_tasks_are_averaged() -> None:
+    lines = results_table(make_result("joint", "Joint", task_sizes=(10,))).splitlines()
+    assert next(line for line in lines if line.startswith("Average incremental")).split()[-4:] == ["-"] * 4
+    assert next(line for line in lines if line.startswith("Forgetting")).endswith("-")
+
+
+def test_a_name_from_a_config_cannot_steer_the_terminal() -> None:
+    assert "\x1b" not in results_table(make_result(title="\x1b[2Jgone", dataset={"name": "a\rb"}))
+
+
+def test_the_table_of_an_unfinished_run_shows_the_tasks_that_every_seed_has_learned() -> None:
+    result = make_result(seeds=(1, 2))
+    behind = make_result(seeds=(2,), task_sizes=(2, 2)).seeds[0]
+    table = results_table(RunResult(result.config, {}, [result.seeds[0], behind]))
+    assert next(line for line in table.splitlines() if line.startswith("Classes seen")).split()[2:] == ["2", "4"]
+    assert "Unfinished: the seeds have learned 5, 2 tasks" in table
+
+
+def test_a_long_stream_is_wrapped_after_ten_tasks() -> None:
+    assert max(map(len, results_table(make_result(task_sizes=(5,) * 20)).splitlines())) <= 100
+
+
+@pytest.mark.parametrize(("method", "changed", "row"), [
+    ("slca", {}, "SLCA"),
+    ("slca_pp", {"convnet_type": "vit-b-p16-lora"}, "SLCA++"),
+    ("slcapp", {"convnet_type": "vit-b-p16-lora"}, "SLCA++"),
+    ("finetune", {"bcb_lrscale": 1.0}, "Seq FT"),
+    ("finetune", {"bcb_lrscale": 0.01}, "Seq FT with SL"),
+    ("slca", {"ca_epochs": 0, "bcb_lrscale": 0.01}, "Seq FT with SL"),
+    ("joint", {"init_cls": 100, "increment": 0}, "Joint training"),
+])
+def test_the_papers_experiments_are_recognised(method: str, changed: dict, row: str) -> None:
+    reference = published({**PAPER_CONFIG, **changed}, method)
+    assert reference is not None and reference.row == row
+
+
+@pytest.mark.parametrize("changed", [
+    {"init_cls": 50}, {"increment": 5}, {"init_cls": 20, "increment": 20}, {"dataset": "cifar100"},
+    {"dataset": {"name": "cifar100_224"}}, {"convnet_type": "vit-b-p16-mocov3"}, {"pretrained": False},
+    {"convnet_type": {"timm": "VisionTransformer"}},
+])
+def test_no_figure_of_the_paper_is_shown_beside_another_experiment(changed: dict) -> None:
+    assert published({**PAPER_CONFIG, **changed}, "slca") is None
+
+
+def test_a_method_that_the_paper_did_not_run_has_no_figure() -> None:
+    assert published(PAPER_CONFIG, "ewc") is None
+    assert published({**PAPER_CONFIG, "dataset": "cub200_224", "init_cls": 20, "increment": 20}, "joint") is None
+
+
+def test_every_published_slca_row_has_all_four_data_sets() -> None:
+    for dataset, size in CLASSES_PER_TASK.items():
+        for method in ("slca", "slcapp"):
+            config = {**PAPER_CONFIG, "dataset": dataset, "init_cls": size, "increment": size}
+            assert set(published(config, method).figures) == {"last", "average_incremental"}
+
+
+def test_environment_names_versions_but_no_place() -> None:
+    found = environment()
+    assert {"python", "torch", "torchvision", "timm", "numpy", "platform", "cpu", "gpu", "git_commit"} <= set(found)
+    assert str(Path.home()) not in json.dumps(found) and str(Path.cwd()) not in json.dumps(found)
+
+
+def test_git_commit_tells_clean_from_changed_from_no_checkout(tmp_path: Path) -> None:
+    assert git_commit(tmp_path) is None
+    identity = ["-c", "user.name=n", "-c", "user.email=e", "-c", "commit.gpgsign=false"]
+    for command in (["init", "-q"], [*identity, "commit", "-q", "--allow-empty", "-m", "start"]):
+        subprocess.run(["git", "-C", str(tmp_path), *command], check=True)
+    assert len(git_commit(tmp_path)) == 40
+    (tmp_path / "file").write_text("x")
+    subprocess.run(["git", "-C", str(tmp_path), "add", "file"], check=True)
+    assert git_commit(tmp_path).endswith("-dirty")
+    (tmp_path / "inner").mkdir()
+    assert git_commit(tmp_path / "inner") is None

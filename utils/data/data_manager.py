@@ -1,0 +1,274 @@
+"""The stream of tasks as batches: owns the class order, the task of each class, and who sees which image when.
+
+Labels are new ones throughout: the position of a class in the class order (METHOD.md), or in the domain scenario the slot
+class + task * C (utils/data/tasks.py).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from utils.config import Config
+from utils.data.folders import check_classes
+from utils.data.registry import DatasetInfo, ImageSet, dataset_info, load_dataset
+from utils.data.tasks import TaskPlan, plan_tasks
+from utils.errors import UserError
+from utils.images.cache import open_files
+from utils.images.loader import BatchMaker, BatchPool, WorkItem
+from utils.images.store import ArrayStore, ImageStore
+from utils.images.transforms import SMALL, make_transform
+from utils.rng import numpy_generator
+
+Tasks = int | Sequence[int]
+MAX_WORKERS = 8  # "auto" takes no more processes than this
+
+
+@dataclass(frozen=True)
+class _Split:
+    """The images of one split that take part, as positions in a store."""
+
+    store: str  # "train" or "test"
+    labels: np.ndarray  # (N,) int64 new labels of all images of the store
+    members: np.ndarray  # (n,) int64 ascending: which of them belong to the split
+
+
+@dataclass(frozen=True)
+class _Images:
+    """The data set as it is on disk or in memory; the same for every seed."""
+
+    train: ImageSet
+    test: ImageSet
+    names: list[str]  # of classes, by old label
+    stores: dict[str, ImageStore]
+
+    @classmethod
+    def open(cls, config: Config, world_size: int) -> _Images:
+        """Load the data set, decode and keep its images as `cache` says, leave out unreadable ones if they may be."""
+        *splits, names = load_dataset(config.dataset, config.data_root)
+        sets: list[ImageSet] = []
+        stores: dict[str, ImageStore] = {}
+        for split, images in zip(("train", "test"), splits, strict=True):
+            if isinstance(images.images, np.ndarray):
+                stores[split] = ArrayStore(images.images)
+            else:
+                stores[split], kept = open_files(images.images, config.cache, name=f"{config.dataset_name} {split}", processes=world_size,
+                                                 folder=Path(config.data_root) / "cache", skip_bad=config.bad_images == "skip")
+                images = images if len(kept) == len(images) else images.subset(kept)
+            sets.append(images)
+        train, test = sets
+        if config.bad_images == "skip":
+            check_classes(train, test, names, f"data set {config.dataset_name}")
+        return cls(train, test, names, stores)
+
+
+class DataManager:
+    """Tasks, labels and batches of one data set under one config and seed.
+
+    Args:
+        mean, std: the backbone's, when they replace the data set's
+        channels: what the network takes, when that differs from the images' (grey is repeated, colour made grey)
+        rank, world_size: this process among those that share the work
+        device: where the network is; with `augment_on: "device"` batches are finished and end up there
+        like: a manager of the same config (another seed), whose images and worker processes are used again
+
+    Raises:
+        UserError: the data set is missing or wrong, or the config asks for tasks that it cannot give.
+    """
+
+    def __init__(self, config: Config, seed: int, *, mean: Sequence[float] | None = None, std: Sequence[float] | None = None,
+                 channels: int | None = None, rank: int = 0, world_size: int = 1, device: torch.device | None = None,
+                 like: DataManager | None = None) -> None:
+        self.info = dataset_info(config.dataset, config.data_root)
+        self._images: _Images = like._images if like is not None else _Images.open(config, world_size)
+        train, test, names = self._images.train, self._images.test, self._images.names
+        self._plan = _plan(config, seed, self.info, len(names), names)
+        self.rank, self.world_size = rank, world_size
+        self.class_order = self._plan.class_order
+        self.task_sizes = self._plan.task_sizes
+        self.num_tasks = self._plan.num_tasks
+        self.num_classes = self._plan.num_classes  # slots in the domain scenario
+        self.label_period = self._plan.label_period  # C in the domain scenario, else None
+        self.task_of_class = self._plan.task_of_class  # (num_classes,) int64
+        self.class_names = self._names(names)
+        self._ends = np.cumsum(self.task_sizes)
+
+        labels = {"train": self._new_labels(train, len(names)), "test": self._new_labels(test, len(names))}
+        held_out = _validation_members(labels["train"], config.val_fraction)
+        self._splits = {
+            "train": _Split("train", labels["train"], np.setdiff1d(np.arange(len(train)), held_out)),
+            "val": _Split("train", labels["train"], held_out),
+            "test": _Split("test", labels["test"], np.arange(len(test))),
+        }
+        self._pool: BatchPool = like._pool if like is not None else self._make_pool(config, mean, std, channels, device)
+
+    @classmethod
+    def plan(cls, config: Config, seed: int) -> TaskPlan:
+        """The stream of tasks from what is known without the data (a dry run). Raises UserError."""
+        info = dataset_info(config.dataset, config.data_root)
+        if info.num_classes is None:
+            raise UserError(f"data set {info.name}: its number of classes is not known while the data is not there; place the data, "
+                            'or add "num_classes" to the dataset object')
+        return _plan(config, seed, info, info.num_classes, None)
+
+    # Tasks and classes ---------------------------------------------------------------------------------------
+
+    def classes_before(self, task: int) -> int:
+        """Classes learned before `task`."""
+        return int(self._ends[task]) - self.task_sizes[task]
+
+    def classes_upto(self, task: int) -> int:
+        """Classes seen once `task` is learned."""
+        return int(self._ends[task])
+
+    def count(self, split: str, tasks: Tasks) -> int:
+        """Number of images of `tasks` in `split` ("train", "val" or "test"), over all processes."""
+        return len(self.task_indices(split, tasks))
+
+    def task_indices(self, split: str, tasks: Tasks) -> np.ndarray:
+        """(n,) int64 positions of the images of `tasks` in the data set's own order; for `batches(indices=...)`."""
+        chosen = self._splits[split]
+        wanted = np.zeros(self.num_tasks, dtype=bool)
+        wanted[[tasks] if isinstance(tasks, (int, np.integer)) else list(tasks)] = True
+        return chosen.members[wanted[self.task_of_class[chosen.labels[chosen.members]]]]
+
+    def labels(self, split: str, tasks: Tasks) -> np.ndarray:
+        """(n,) int64 new labels, in the order in which `batches` without shuffling gives the images of all processes."""
+        return self._splits[split].labels[self.task_indices(split, tasks)]
+
+    def labels_of(self, split: str, indices: np.ndarray) -> np.ndarray:
+        """(n,) int64 new labels of the images at `indices`, as `task_indices` numbers them."""
+        return self._splits[split].labels[indices]
+
+    def images_bytes(self, indices: np.ndarray) -> int:
+        """Bytes that copies of these training images take: pixels of arrays, files as they are on disk."""
+        return self._images.stores["train"].image_bytes(np.asarray(indices, dtype=np.int64))
+
+    # Batches -------------------------------------------------------------------------------------------------
+
+    def batches(self, split: str, tasks: Tasks | None = None, *, batch_size: int, augment: bool, shuffle_seed: int | None = None,
+                indices: np.ndarray | None = None) -> Batches:
+        """One pass over the images of `tasks`, or over those at `indices` (as `task_indices` numbers them).
+
+        Args:
+            batch_size: images per step over all processes; the last batch may be smaller
+            augment: apply the training transform; else the test transform
+            shuffle_seed: None keeps the data set's order; a number gives one permutation and one stream of augmentations
+
+        Returns: an iterable with a length, of images (B, C, S, S) float32, normalised, and new labels (B,) int64.
+            With several processes a pass that augments or shuffles cuts every batch into slices (a process's slice of a
+            small last batch may be empty); a plain pass gives each process one contiguous part of the images. No image
+            is repeated or left out.
+        """
+        if indices is None:
+            assert tasks is not None, "name tasks or indices"
+            indices = self.task_indices(split, tasks)
+        indices = np.asarray(indices, dtype=np.int64)
+        training = augment or shuffle_seed is not None
+        if not training:
+            indices = np.array_split(indices, self.world_size)[self.rank]
+        chosen, items = self._splits[split], []
+        for number, (whole, first, stop) in enumerate(self._cuts(indices, batch_size, shuffle_seed, sliced=training)):
+            mine = whole[first:stop]
+            stream = (shuffle_seed if shuffle_seed is not None else "fixed", "augment", number)
+            items.append(WorkItem(chosen.store, mine, chosen.labels[mine], augment, stream, first, len(whole)))
+        return Batches(self._pool, items)
+
+    def batch_members(self, values: np.ndarray, *, batch_size: int, shuffle_seed: int) -> list[np.ndarray]:
+        """What belongs to the images of each batch of this process when `batches(indices=...)` shuffles with that seed.
+
+        Args:
+            values: (n,) one value per image, in the order of the indices given to `batches`.
+        """
+        return [whole[first:stop] for whole, first, stop in self._cuts(values, batch_size, shuffle_seed, sliced=True)]
+
+    def _cuts(self, values: np.ndarray, batch_size: int, shuffle_seed: int | None, *,
+              sliced: bool) -> Iterator[tuple[np.ndarray, int, int]]:
+        """Every whole batch with the part of it that is this process's own."""
+        if shuffle_seed is not None:
+            values = values[numpy_generator(shuffle_seed, "order").permutation(len(values))]
+        for start in range(0, len(values), batch_size):
+            whole = values[start:start + batch_size]
+            first, stop = (len(whole) * r // self.world_size for r in (self.rank, self.rank + 1)) if sliced else (0, len(whole))
+            yield whole, first, stop
+
+    # Set-up --------------------------------------------------------------------------------------------------
+
+    def _names(self, names: list[str]) -> list[str]:
+        """Class names in learning order; in the domain scenario "domain/class"."""
+        if self._plan.domain_order is None:
+            return [names[c] for c in self.class_order]
+        return [f"{self.info.domains[d]}/{name}" for d in self._plan.domain_order for name in names]
+
+    def _new_labels(self, images: ImageSet, num_old: int) -> np.ndarray:
+        if self._plan.domain_order is None:
+            position = np.empty(num_old, dtype=np.int64)
+            position[self.class_order] = np.arange(num_old)
+            return position[images.labels]
+        assert images.domains is not None, f"data set {self.info.name} has domains but its images have none"
+        task_of_domain = np.argsort(self._plan.domain_order)
+        return images.labels + num_old * task_of_domain[images.domains]
+
+    def _make_pool(self, config: Config, mean: Sequence[float] | None, std: Sequence[float] | None, channels: int | None,
+                   device: torch.device | None) -> BatchPool:
+        wanted = channels or (len(mean) if mean is not None else self.info.channels)
+        mean, std = (_per_channel(given or own, wanted) for given, own in ((mean, self.info.mean), (std, self.info.std)))
+        train = make_transform(self.info.train_transform, self.info.image_size, mean, std)
+        test = make_transform(self.info.test_transform, self.info.image_size, mean, std)
+        on_device = config.augment_on == "device" and device is not None and device.type != "cpu"
+        maker = BatchMaker(self._images.stores, train, test, finish_here=not on_device)
+        if config.num_workers != "auto":
+            workers = config.num_workers
+        elif all(store.in_memory for store in self._images.stores.values()) and (self.info.image_size <= SMALL or on_device):
+            workers = 0
+        else:
+            workers = max(1, min(MAX_WORKERS, (os.cpu_count() or 1) // self.world_size))
+        return BatchPool(maker, workers, device if on_device else None, pin_memory=device is not None and device.type == "cuda")
+
+
+class Batches:
+    """One pass; iterating again gives the same batches again."""
+
+    def __init__(self, pool: BatchPool, items: list[WorkItem]) -> None:
+        self._pool = pool
+        self._items = items
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return self._pool.run(self._items)
+
+
+def _plan(config: Config, seed: int, info: DatasetInfo, num_classes: int, names: Sequence[str] | None) -> TaskPlan:
+    return plan_tasks(config, num_classes, seed, class_order=info.class_order, class_names=names,
+                      num_domains=len(info.domains), fixed_domain_order=info.fixed_domain_order)
+
+
+def _validation_members(labels: np.ndarray, fraction: float) -> np.ndarray:
+    """Positions (n,) of `fraction` of each class's images, the same for every seed of the class order; ascending.
+
+    A class of two or more images gives at least one and keeps at least one.
+    """
+    if not fraction:
+        return np.empty(0, dtype=np.int64)
+    parts = []
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        count = min(max(1, round(fraction * len(members))), len(members) - 1)
+        # named by the first image, not by the label, which the class order changes
+        parts.append(numpy_generator("validation", int(members[0])).permutation(members)[:count])
+    return np.sort(np.concatenate(parts))
+
+
+def _per_channel(values: Sequence[float], channels: int) -> tuple[float, ...]:
+    """Mean or standard deviation for another number of channels: repeated for grey images, averaged for colour ones."""
+    if len(values) == channels:
+        return tuple(values)
+    return tuple(values) * channels if len(values) == 1 else (sum(values) / len(values),) * channels

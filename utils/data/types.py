@@ -1,0 +1,55 @@
+"""What the data layer hands around: one split of a data set, and what is known about a set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """One split of one data set."""
+
+    images: np.ndarray | list[Path]  # (N, H, W, C) uint8, or N image files
+    labels: np.ndarray  # (N,) int64, the data set's own labels 0..num_classes-1
+    domains: np.ndarray | None = None  # (N,) int64 domain of each image, sets with domains only
+
+    def __post_init__(self) -> None:
+        assert len(self.images) == len(self.labels), f"{len(self.images)} images, {len(self.labels)} labels"
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def subset(self, keep: np.ndarray) -> ImageSet:
+        """The images at the positions `keep` (n,) int64, in that order."""
+        images = self.images[keep] if isinstance(self.images, np.ndarray) else [self.images[i] for i in keep]
+        return ImageSet(images, self.labels[keep], None if self.domains is None else self.domains[keep])
+
+
+Splits = tuple[ImageSet, ImageSet, "list[str]"]  # train, test, class names
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """All that is known about a data set without reading any image."""
+
+    name: str
+    num_classes: int | None  # None: a folder that is not there yet
+    image_size: int  # pixels a side, after the transforms
+    channels: int
+    mean: tuple[float, ...]  # per channel, of pixels in [0, 1]
+    std: tuple[float, ...]
+    train_transform: str | list[Any]  # names understood by utils/images/transforms.py
+    test_transform: str
+    train_count: int | None = None
+    test_count: int | None = None
+    domains: tuple[str, ...] = ()  # names, in the set's own order
+    fixed_domain_order: bool = False  # the user listed them: never shuffled
+    class_order: tuple[int, ...] | None = None  # overrides shuffle and seed
+    folder: str = ""  # under data_root
+    source: str = ""  # where to get it, and its licence

@@ -1,0 +1,81 @@
+"""Where the pixels of one split are: an array, image files, or files decoded once and kept.
+
+Every store gives uint8 images by index: `get(indices)` -> a tensor (B, C, H, W) when all images of the store have one
+size, else a list of B tensors (C, H, W).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from utils.errors import UserError
+from utils.images.transforms import Images
+
+
+class ImageStore(Protocol):
+    in_memory: bool  # no decoder and no disk between an index and its pixels
+
+    def get(self, indices: np.ndarray) -> Images: ...
+
+    def image_bytes(self, indices: np.ndarray) -> int: ...
+
+
+class ArrayStore:
+    """Images of one size in one array (N, H, W, C) uint8."""
+
+    in_memory = True
+
+    def __init__(self, images: np.ndarray) -> None:
+        self.images = torch.from_numpy(images)
+
+    def get(self, indices: np.ndarray) -> Tensor:
+        return self.images[torch.from_numpy(indices)].permute(0, 3, 1, 2)  # (B, C, H, W)
+
+    def image_bytes(self, indices: np.ndarray) -> int:
+        return len(indices) * self.images[0].numel() if len(self.images) else 0
+
+
+class FileStore:
+    """Image files, decoded each time they are asked for."""
+
+    in_memory = False
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.paths = list(paths)
+
+    def get(self, indices: np.ndarray) -> list[Tensor]:
+        return [torch.from_numpy(read_image(self.paths[i])).permute(2, 0, 1) for i in indices]
+
+    def image_bytes(self, indices: np.ndarray) -> int:
+        return sum(self.paths[i].stat().st_size for i in indices)
+
+
+def read_image(path: Path) -> np.ndarray:
+    """The image at `path` as (H, W, 3) uint8, whatever its mode.
+
+    As torchvision's loader: an alpha channel is dropped, a palette looked up, CMYK converted, an animation gives its
+    first frame, and the EXIF orientation is not applied. 16-bit grey is scaled to 8 bits (torchvision clips it).
+
+    Raises:
+        UserError: the file is no image, is cut short, or holds floating-point pixels.
+    """
+    try:
+        with Image.open(path) as image:
+            if image.mode == "F":
+                raise UserError(f"image {path} holds floating-point pixels, whose range is unknown; save it with 8 or 16 bits")
+            if image.mode.startswith("I"):  # 16-bit grey
+                grey = np.asarray(image).astype(np.int64)
+                eight_bits = (grey.clip(0, 65535) * 255 + 32767) // 65535
+                return np.repeat(eight_bits.astype(np.uint8)[:, :, None], 3, axis=2)
+            return np.array(image.convert("RGB"))  # a copy: the tensor made of it must be writable
+    except FileNotFoundError:
+        raise UserError(f"image {path} does not exist; was it moved or deleted?") from None
+    except (OSError, UnidentifiedImageError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UserError(f"image {path} cannot be read ({error}); repair or remove it, or set \"bad_images\": \"skip\"") from None

@@ -1,0 +1,143 @@
+"""Several runs side by side: one table (Markdown, CSV, LaTeX, terminal), one picture with all curves, one page.
+
+    python main.py compare logs/finetune_demo logs/slca_demo --out logs/compare
+
+Runs are compared only where that means something: on another data set or another number of classes it is an
+error; other splits into tasks, seeds, backbones or machines are allowed and told in a note above the table. A
+run of one task (joint training) is an upper bound: it has no average or forgetting and takes no part in "best".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from utils.errors import UserError
+from utils.files import write_atomic
+from utils.report.compare_tables import Cell, Entry, csv_row, latex, markdown, most_tasks, page_context, sort_entries, table_rows, terminal
+from utils.report.page import PAGES, write_picture
+from utils.report.plots import curve_figure
+from utils.report.results import RunResult, csv_text, read_results
+from utils.report.tables import printable
+
+
+def compare(
+    run_folders: Sequence[Path | str], out_dir: Path | str = "logs/compare", labels: Sequence[str] | None = None,
+    sort: str | None = None,
+) -> str:
+    """Print the table of several runs and write `comparison.{md,csv,tex,png,html}` into `out_dir`.
+
+    Args:
+        run_folders: each a run's folder, or an experiment's folder, of which the newest run is taken.
+        labels: names for the rows; default the methods' titles, with the experiment's name where two are alike.
+        sort: a column's key (`SORTABLE`) by which the best run comes first; default the order of `run_folders`.
+
+    Returns:
+        The table as plain text, as printed.
+
+    Raises:
+        UserError: a folder without results, or runs on different data.
+    """
+    entries = load_entries(run_folders, labels)
+    if sort is not None:
+        entries = sort_entries(entries, sort)
+    notes = check_comparable(entries)
+    rows = table_rows(entries)
+    text = terminal(rows, notes)
+    print(text)
+    write_comparison(Path(out_dir), entries, rows, notes)
+    return text
+
+
+def write_comparison(out: Path, entries: Sequence[Entry], rows: Sequence[Sequence[Cell]], notes: Sequence[str]) -> None:
+    """Write the table in every form, the picture and the page into `out`."""
+    labels, results = [entry.label for entry in entries], [entry.result for entry in entries]
+    picture = write_picture(
+        out / "comparison.png", lambda theme: curve_figure(results, labels, theme), f"Curves: {', '.join(labels)}"
+    )
+    write_atomic(out / "comparison.md", markdown(rows, notes))
+    write_atomic(out / "comparison.csv", csv_text([csv_row(entry, most_tasks(entries)) for entry in entries]))
+    write_atomic(out / "comparison.tex", latex(rows, notes))
+    context = page_context(entries, rows, notes)
+    page = write_atomic(out / "comparison.html", PAGES.get_template("compare.html.j2").render(curve=picture, **context))
+    print(f"\ncomparison: {page}")
+
+
+# Which runs, and whether they can be compared ------------------------------------------------------------------
+
+
+def find_results(folder: Path | str) -> Path:
+    """The `results.json` of a run's folder, or of the newest run in an experiment's folder (runs are named by time).
+
+    Raises:
+        UserError: there is none.
+    """
+    folder = Path(folder)
+    found = [folder / "results.json"] if (folder / "results.json").is_file() else sorted(folder.glob("*/results.json"))
+    if not found:
+        problem = "has no results.json, nor has any folder in it" if folder.is_dir() else "is not a folder"
+        raise UserError(f"compare: {folder} {problem}. Give runs that finished a seed, e.g. logs/slca_demo.")
+    return found[-1]
+
+
+def load_entries(run_folders: Sequence[Path | str], labels: Sequence[str] | None = None) -> list[Entry]:
+    """Read the runs and give each a label of its own. Raises UserError."""
+    if not run_folders:
+        raise UserError("compare: got no run. Give one or more folders, e.g. logs/finetune_demo logs/slca_demo.")
+    paths = [find_results(folder).resolve().parent for folder in run_folders]
+    results = [read_results(path / "results.json") for path in paths]
+    for path, result in zip(paths, results, strict=True):
+        if not result.seeds:
+            raise UserError(f"compare: {path / 'results.json'} holds no finished seed. Continue the run with --resume.")
+    runs = [f"{path.parent.name}/{path.name}" for path in paths]
+    names = [printable(label) for label in labels or [result.name for result in results]]
+    for longer in ([path.parent.name for path in paths], runs, [f"run {n + 1}" for n in range(len(runs))]):
+        names = [
+            f"{name} ({more})" if names.count(name) > 1 else name for name, more in zip(names, longer, strict=True)
+        ]
+    return [Entry(name, run, result) for name, run, result in zip(names, runs, results, strict=True)]
+
+
+def check_comparable(entries: Sequence[Entry]) -> list[str]:
+    """Notes on what differs between the runs besides the method.
+
+    Raises:
+        UserError: the runs are on different data sets or numbers of classes, so that no figure compares.
+    """
+    streams = _by(entries, _data)
+    if len(streams) > 1:
+        raise UserError(f"compare: these runs learned different data, so no figure compares: {_listed(streams)}. "
+                        "Compare runs of one data set with the same classes.")
+    several = [entry for entry in entries if entry.result.num_tasks > 1]
+    checks = {
+        "splits into tasks, so average and forgetting do not compare": _by(several, _split),
+        "seeds": _by(entries, lambda r: ", ".join(str(seed.seed) for seed in r.seeds)),
+        "backbones": _by(entries, lambda r: r.backbone),
+        "machines, so times do not compare": _by(entries, _machine),
+    }
+    return [printable(f"Different {what}: {_listed(groups)}.") for what, groups in checks.items() if len(groups) > 1]
+
+
+def _data(result: RunResult) -> str:
+    return f"{result.dataset}, {result.num_classes} classes, {result.config.get('scenario', 'class')}-incremental"
+
+
+def _machine(result: RunResult) -> str:
+    return str(result.environment.get("gpu") or result.environment.get("cpu"))
+
+
+def _split(result: RunResult) -> str:
+    sizes = result.seeds[0].task_sizes
+    return f"{len(sizes)} x {sizes[0]}" if len(set(sizes)) == 1 else " + ".join(map(str, sizes))
+
+
+def _by(entries: Sequence[Entry], fact: Callable[[RunResult], str]) -> dict[str, list[str]]:
+    """The labels of the entries grouped by `fact`."""
+    groups: dict[str, list[str]] = {}
+    for entry in entries:
+        groups.setdefault(fact(entry.result), []).append(entry.label)
+    return groups
+
+
+def _listed(groups: dict[str, list[str]]) -> str:
+    return "; ".join(f"{fact} ({', '.join(labels)})" for fact, labels in groups.items())

@@ -1,0 +1,199 @@
+"""The table of a comparison: which columns it has, what is best in each, and how it is written in each form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from utils.report.results import MEMORY_KINDS, RunResult, Statistic, statistic
+from utils.report.tables import bytes_text, count_text, mean_std_text, printable, seconds_text, stream_text, text_table
+
+LATEX_SPECIAL = {
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
+    ">": r"\textgreater{}", "|": r"\textbar{}", "±": r"$\pm$",
+    **{character: "\\" + character for character in "&%$#_{}"},
+}
+MARKDOWN_SPECIAL = {character: "\\" + character for character in "\\|*_`[]<>~#!"}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One run in the comparison."""
+
+    label: str              # unique within the comparison
+    run: str                # its folder's last two names, "slca_demo/2025-01-31_12-00-00"
+    result: RunResult
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: its header, the figure behind it, how that is written, and which end of it is best."""
+
+    key: str
+    header: str
+    figure: Callable[[RunResult], Statistic]
+    text: Callable[[Statistic], str]
+    best: Callable[..., float] | None = None
+    per_task: bool = False  # compares only between runs with the same split into tasks
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What the table shows in one place."""
+
+    text: str
+    best: bool = False
+
+
+def trained_parameters(result: RunResult) -> Statistic:
+    """Parameters that trained, in the backbone and in the heads."""
+    trained = ("trained_backbone", "trained_heads")
+    return statistic(sum(s.parameters.get(name, 0) for name in trained) if s.parameters else None for s in result.seeds)
+
+
+def kept_bytes(result: RunResult) -> Statistic:
+    """What the method keeps after the last task: images, features, statistics, and parameters that are not the pre-trained ones."""
+    return statistic(sum(s.memory_bytes.values()) if s.memory_bytes else None for s in result.seeds)
+
+
+def kept_bytes_after(result: RunResult, task: int, kinds: Sequence[str] = MEMORY_KINDS) -> Statistic:
+    """The same of some kinds after task `task`, from 0; None where the run has no such task."""
+    curves = [s.memory_curve for s in result.seeds]
+    return statistic(sum(curve[task].get(kind, 0) for kind in kinds) if task < len(curve) else None for curve in curves)
+
+
+def training_seconds(result: RunResult) -> Statistic:
+    """Time of all stages but evaluation."""
+    return statistic(
+        sum(seconds for stage, seconds in s.stage_seconds.items() if stage != "evaluation") if s.stage_seconds else None
+        for s in result.seeds
+    )
+
+
+COLUMNS = (
+    Column("last", "Last (%)", lambda r: r.shown("last"), mean_std_text, best=max),
+    Column("average_incremental", "Average incremental (%)", lambda r: r.shown("average_incremental"), mean_std_text,
+           best=max, per_task=True),
+    Column("forgetting", "Forgetting (%)", lambda r: r.shown("forgetting"), mean_std_text, best=min, per_task=True),
+    Column("trained_parameters", "Trained parameters", trained_parameters, lambda figure: count_text(figure["mean"])),
+    Column("memory_bytes", "Memory kept", kept_bytes, lambda figure: bytes_text(figure["mean"])),
+    Column("training_seconds", "Training time", training_seconds, seconds_text),
+)
+SORTABLE = tuple(column.key for column in COLUMNS)
+HEADER = ("Method", "Rehearsal-free", *(column.header for column in COLUMNS))
+CAPTION = (
+    "Mean ± standard deviation over seeds. {mark}: best continual method, for accuracy and forgetting; joint training "
+    "is not one. Memory kept: images, features, statistics and all parameters that are not the pre-trained ones, after the last task. "
+    "Training time: without evaluation."
+)
+
+
+def sort_entries(entries: Sequence[Entry], key: str) -> list[Entry]:
+    """Best first by the column `key`: the highest accuracy, the least forgetting or cost; runs without the figure last."""
+    column = next(column for column in COLUMNS if column.key == key)
+    sign = -1 if column.best is max else 1
+
+    def rank(entry: Entry) -> tuple[bool, float]:
+        mean = column.figure(entry.result)["mean"]
+        return mean is None, 0.0 if mean is None else sign * mean
+    return sorted(entries, key=rank)
+
+
+def table_rows(entries: Sequence[Entry]) -> list[list[Cell]]:
+    """One row per run, cells as in HEADER."""
+    columns = [_column_cells(column, [entry.result for entry in entries]) for column in COLUMNS]
+    return [
+        [Cell(entry.label), Cell("yes" if entry.result.rehearsal_free else "no"), *cells]
+        for entry, *cells in zip(entries, *columns, strict=True)
+    ]
+
+
+def _column_cells(column: Column, results: Sequence[RunResult]) -> list[Cell]:
+    """The column's cells. Best among the continual methods; figures that read alike in the table are equally good."""
+    figures = [column.figure(result) for result in results]
+    continual = [result.num_tasks > 1 for result in results]
+    splits = {tuple(result.seeds[0].task_sizes) for result in results if result.num_tasks > 1}
+    rounded = [None if figure["mean"] is None else round(figure["mean"], 2) for figure in figures]
+    contest = [value for value, competes in zip(rounded, continual, strict=True) if competes and value is not None]
+    ranked = column.best is not None and len(contest) > 1 and not (column.per_task and len(splits) > 1)
+    best = column.best(contest) if ranked and column.best else None
+    return [
+        Cell(column.text(figure), best=competes and best is not None and value == best)
+        for figure, value, competes in zip(figures, rounded, continual, strict=True)
+    ]
+
+
+def terminal(rows: Sequence[Sequence[Cell]], notes: Sequence[str]) -> str:
+    """Aligned plain text; the best figure has a star."""
+    texts = [[cell.text + " *" if cell.best else cell.text + "  " for cell in row] for row in rows]
+    lines = text_table([[header + "  " for header in HEADER], *texts])
+    return "\n".join([*notes, *([""] if notes else []), *lines, "", CAPTION.format(mark="*")])
+
+
+def markdown(rows: Sequence[Sequence[Cell]], notes: Sequence[str]) -> str:
+    """A Markdown table; the best figure is bold."""
+    def escaped(text: str) -> str:
+        return "".join(MARKDOWN_SPECIAL.get(character, character) for character in text)
+
+    lines = [f"> {escaped(note)}\n" for note in notes]
+    lines += ["| " + " | ".join(HEADER) + " |", "|---|---|" + "---:|" * len(COLUMNS)]
+    for row in rows:
+        cells = [f"**{escaped(cell.text)}**" if cell.best else escaped(cell.text) for cell in row]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join([*lines, "", CAPTION.format(mark="Bold")]) + "\n"
+
+
+def latex(rows: Sequence[Sequence[Cell]], notes: Sequence[str]) -> str:
+    """A booktabs table; the best figure is bold. Notes and the caption are comments."""
+    def escaped(text: str) -> str:
+        return "".join(LATEX_SPECIAL.get(character, character) for character in text)
+
+    lines = [f"% {line}" for line in (*notes, CAPTION.format(mark="Bold"), r"Needs \usepackage{booktabs}.")]
+    lines += [rf"\begin{{tabular}}{{ll{'r' * len(COLUMNS)}}}", r"\toprule"]
+    lines += [" & ".join(map(escaped, HEADER)) + r" \\", r"\midrule"]
+    for row in rows:
+        cells = [rf"\textbf{{{escaped(cell.text)}}}" if cell.best else escaped(cell.text) for cell in row]
+        lines.append(" & ".join(cells) + r" \\")
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+
+
+def csv_row(entry: Entry, tasks: int) -> dict[str, Any]:
+    """A run's figures unrounded, mean and standard deviation apart; percent, bytes, seconds; memory after each of `tasks` tasks."""
+    result = entry.result
+    row: dict[str, Any] = {
+        "method": entry.label, "learner": result.method, "rehearsal_free": result.rehearsal_free,
+        "tasks": result.num_tasks, "seeds": len(result.seeds), "run": entry.run,
+    }
+    for column in COLUMNS:
+        figure = column.figure(result)
+        row |= {f"{column.key}_mean": figure["mean"], f"{column.key}_std": figure["std"]}
+    for t in range(tasks):
+        row |= {f"memory_{kind}_after_task_{t + 1}": kept_bytes_after(result, t, [kind])["mean"] for kind in MEMORY_KINDS}
+    return row
+
+
+def page_context(entries: Sequence[Entry], rows: Sequence[Sequence[Cell]], notes: Sequence[str]) -> dict[str, Any]:
+    """What `compare.html.j2` shows."""
+    first = entries[0].result
+    tasks = most_tasks(entries)
+    memory = [["Method", *(kind.capitalize() for kind in MEMORY_KINDS)]]
+    growth = [["Method", *(f"Task {t + 1}" for t in range(tasks))]]
+    for entry in entries:
+        kept = entry.result.seeds[0].memory_bytes
+        memory.append([entry.label, *(bytes_text(kept.get(kind)) for kind in MEMORY_KINDS)])
+        growth.append([entry.label, *(bytes_text(kept_bytes_after(entry.result, t)["mean"]) for t in range(tasks))])
+    runs = [
+        (entry.label, f"{entry.run}, {entry.result.backbone}, {stream_text(entry.result)}") for entry in entries
+    ]
+    return {
+        "title": f"Comparison on {first.dataset}",
+        "subtitle": printable(f"{len(entries)} runs, {first.num_classes} classes"),
+        "notes": notes, "header": HEADER, "rows": rows, "caption": CAPTION.format(mark="Bold"),
+        "memory": memory, "growth": growth, "runs": runs,
+    }
+
+
+def most_tasks(entries: Sequence[Entry]) -> int:
+    """Tasks of the run that has most."""
+    return max(entry.result.num_tasks for entry in entries)

@@ -1,0 +1,139 @@
+"""The report of a run: `report.html`, one page that needs no other file, and the pictures `curve.png`, `matrix.png`.
+
+The page is filled by jinja2 with autoescape on, so a class name, a file name or a config's text is shown as it
+is and never becomes markup.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from matplotlib.figure import Figure
+
+from utils.files import write_atomic
+from utils.report.plots import DARK, LIGHT, Theme, curve_figure, matrix_figure, png_bytes
+from utils.report.published import Published, published
+from utils.report.results import HEADLINES, RunResult, SeedResult, statistic
+from utils.report.tables import bytes_text, count_text, headline_rows, mean_std_text, seconds_text, stream_text, title_line
+
+TILES = ("last", "average_incremental", "forgetting", "backward_transfer")
+PAGES = Environment(
+    loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True, undefined=StrictUndefined,
+    trim_blocks=True, lstrip_blocks=True,
+)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture in a page: base64 of a PNG for light and for dark pages."""
+
+    light: str
+    dark: str
+    words: str              # for readers who cannot see it
+    width: int              # of the page, in pixels
+
+
+def write_report(result: RunResult, folder: Path | str) -> Path:
+    """Write `curve.png`, `matrix.png` and `report.html` into `folder`; returns the page's path."""
+    folder = Path(folder)
+    name = title_line(result)
+    curve = write_picture(folder / "curve.png", lambda theme: curve_figure([result], theme=theme), f"Curve: {name}")
+    matrix = write_picture(folder / "matrix.png", lambda theme: matrix_figure(result, theme), f"Matrix: {name}")
+    return write_atomic(folder / "report.html", report_page(result, curve, matrix))
+
+
+def write_picture(path: Path, draw: Callable[[Theme], Figure], words: str) -> Picture:
+    """Write the light form of a picture to `path`; returns it in both forms for a page."""
+    figure = draw(LIGHT)
+    light, dark = png_bytes(figure), png_bytes(draw(DARK))
+    write_atomic(path, light)
+    css_width = int(figure.get_size_inches()[0] * 96)
+    return Picture(base64.b64encode(light).decode(), base64.b64encode(dark).decode(), words, css_width)
+
+
+def report_page(result: RunResult, curve: Picture, matrix: Picture) -> str:
+    """The run's page as HTML text."""
+    reference = published(result.config, result.method)
+    return PAGES.get_template("report.html.j2").render(
+        title=f"{result.name} on {result.dataset}",
+        subtitle=_subtitle(result),
+        tiles=_tiles(result, reference),
+        curve=curve,
+        matrix=matrix,
+        headlines=headline_rows(result, reference, most_seeds=len(result.seeds)),
+        paper=reference.words if reference else "",
+        after_tasks=_after_tasks(result),
+        cost=_cost(result),
+        environment=_pairs(result.environment),
+        config=_pairs(result.config),
+        streams=[(seed.seed, _stream(seed, result.class_names)) for seed in result.seeds],
+    )
+
+
+def _subtitle(result: RunResult) -> str:
+    memory = "rehearsal-free" if result.rehearsal_free else "rehearses stored images"
+    return f"{stream_text(result)} · {result.backbone} · {memory}"
+
+
+def _tiles(result: RunResult, reference: Published | None) -> list[dict[str, str]]:
+    """The large figures at the top: what, how much (%), and the paper's figure under it."""
+    tiles = []
+    for key in TILES:
+        paper = reference.figures.get(key) if reference else None
+        below = f"% · paper {mean_std_text(paper)}" if paper else "%"
+        tiles.append({"label": HEADLINES[key], "value": mean_std_text(result.shown(key)), "below": below})
+    return tiles
+
+
+def _after_tasks(result: RunResult) -> list[list[str]]:
+    """A row per task: classes seen and accuracies (%), mean ± std over the seeds."""
+    accuracies = ("Top-1", "Top-5", "Task-incremental", "Old classes", "New classes")
+    rows = [["After task", "Classes seen", *(f"{name} (%)" for name in accuracies)]]
+    for t, seen in enumerate(result.seeds[0].classes_seen):
+        columns: list[list[float | None]] = [
+            [seed.top1_curve[t] for seed in result.seeds],
+            [seed.top5_curve[t] for seed in result.seeds],
+            [seed.task_il_curve[t] for seed in result.seeds],
+            [seed.grouped[t].get("old") for seed in result.seeds],
+            [seed.grouped[t].get("new") for seed in result.seeds],
+        ]
+        rows.append([str(t + 1), str(seen), *(mean_std_text(statistic(column)) for column in columns)])
+    return rows
+
+
+def _cost(result: RunResult) -> list[tuple[str, str]]:
+    """Time, memory and parameters: mean ± std over the seeds, or the first seed's where all are alike."""
+    first = result.seeds[0]
+    stages = [
+        (f"Time: {stage}", seconds_text(statistic(seed.stage_seconds.get(stage) for seed in result.seeds)))
+        for stage in first.stage_seconds
+    ]
+    peak = statistic(seed.peak_memory_mb for seed in result.seeds)["mean"]
+    parameters = [(f"Parameters: {name.replace('_', ', ')}", count_text(n)) for name, n in first.parameters.items()]
+    kept = [(f"Kept after the last task: {name}", bytes_text(n)) for name, n in first.memory_bytes.items()]
+    return [*stages, ("Peak memory", "-" if peak is None else f"{peak:,.0f} MB"), *parameters, *kept]
+
+
+def _stream(seed: SeedResult, class_names: list[str]) -> list[tuple[str, str]]:
+    """Each task's classes by name (by number where the names are not known), in the order of learning."""
+    names = [class_names[label] if label < len(class_names) else str(label) for label in seed.class_order]
+    ends = list(accumulate(seed.task_sizes))
+    return [
+        (f"Task {t + 1}", ", ".join(names[end - size : end]))
+        for t, (size, end) in enumerate(zip(seed.task_sizes, ends, strict=True))
+    ]
+
+
+def _pairs(values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Names and values as text: JSON, without the quotes around a plain string."""
+    return [
+        (name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str))
+        for name, value in values.items()
+    ]

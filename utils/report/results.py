@@ -1,0 +1,223 @@
+"""What a run leaves behind as numbers: `results.json`, `results.csv` and `results_tidy.csv`.
+
+Percentages are in [0, 100] and unrounded; only tables and pictures round. Tasks are counted from 1 wherever a
+person reads them (tables, pictures, csv); lists in `results.json` are simply in the order of the tasks.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import TypeAdapter, ValidationError
+
+from utils.errors import UserError
+from utils.files import write_atomic
+from utils.formulas import metrics
+
+Statistic = dict[str, "float | None"]       # {"mean": ..., "std": ...}, std with ddof 1 and None for one seed
+
+HEADLINES = {                               # key of the summary and attribute of SeedResult -> words for people
+    "last": "Last accuracy",
+    "average_incremental": "Average incremental accuracy",
+    "forgetting": "Forgetting",
+    "backward_transfer": "Backward transfer",
+    "last_top5": "Last top-5 accuracy",
+    "last_task_il": "Last task-incremental accuracy",
+    "last_all_domains": "Last accuracy on all domains",
+    "last_validation": "Last validation accuracy",
+}
+MEMORY_KINDS = ("images", "features", "statistics", "parameters")   # of what a learner keeps, in bytes
+WHERE_DEFINED = ("last_all_domains", "last_validation")     # shown only for runs that have them
+NEEDS_TWO_TASKS = ("average_incremental", "forgetting", "backward_transfer")
+
+
+@dataclass
+class SeedResult:
+    """One seed's figures; percentages, None where not defined. T tasks, K classes."""
+
+    seed: int
+    class_order: list[int]                          # (K,) the data set's own labels in the order of learning
+    task_sizes: list[int]                           # (T,) classes per task
+    top1_curve: list[float]                         # (T,) over all classes seen, after each task
+    top5_curve: list[float]                         # (T,)
+    accuracy_matrix: list[list[float | None]]       # (T, T) R[t][i], None above the diagonal
+    task_il_curve: list[float]                      # (T,) the image's own task is known (logits masked to it)
+    last: float | None
+    average_incremental: float | None
+    forgetting: float | None
+    backward_transfer: float | None
+    grouped: list[dict[str, float | None]]          # (T,) {"00-09": ..., ..., "old": ..., "new": ...}
+    validation_curve: list[float | None] = field(default_factory=list)  # (T,) with val_fraction: on held-out training images
+    all_domains_curve: list[float | None] = field(default_factory=list)  # (T,) domain-incremental: unseen domains too
+    stage_seconds: dict[str, float] = field(default_factory=dict)   # "train", "statistics", "alignment", "evaluation"
+    peak_memory_mb: float | None = None
+    parameters: dict[str, int] = field(default_factory=dict)        # "all", "trained_backbone", "trained_heads"
+    memory_curve: list[dict[str, int]] = field(default_factory=list)  # (T,) bytes kept after each task: "images", "features", ..
+
+    @property
+    def last_top5(self) -> float | None:
+        return self.top5_curve[-1] if self.top5_curve else None
+
+    @property
+    def last_task_il(self) -> float | None:
+        return self.task_il_curve[-1] if self.task_il_curve else None
+
+    @property
+    def last_all_domains(self) -> float | None:
+        return self.all_domains_curve[-1] if self.all_domains_curve else None
+
+    @property
+    def last_validation(self) -> float | None:
+        return self.validation_curve[-1] if self.validation_curve else None
+
+    @property
+    def memory_bytes(self) -> dict[str, int]:
+        """Bytes kept after the last task, by kind."""
+        return self.memory_curve[-1] if self.memory_curve else {}
+
+    @property
+    def classes_seen(self) -> list[int]:
+        """(T,) classes seen after each task."""
+        return list(accumulate(self.task_sizes))
+
+
+@dataclass
+class RunResult:
+    """One config's figures over its seeds."""
+
+    config: dict[str, Any]
+    environment: dict[str, Any]
+    seeds: list[SeedResult]
+    summary: dict[str, Statistic] = field(default_factory=dict)         # default: computed from the seeds
+    method: str = ""                                # the resolved learner's name, "slca"
+    title: str = ""                                 # its name for people, "SLCA"
+    rehearsal_free: bool = True                     # keeps no old image
+    class_names: list[str] = field(default_factory=list)                # (K,) by the data set's own label
+
+    def __post_init__(self) -> None:
+        self.summary = self.summary or summarise(self.seeds)
+
+    @property
+    def name(self) -> str:
+        return self.title or self.method or str(self.config.get("model_name", "run"))
+
+    @property
+    def dataset(self) -> str:
+        dataset = self.config.get("dataset", "")
+        return str(dataset["name"] if isinstance(dataset, dict) else dataset)
+
+    @property
+    def backbone(self) -> str:
+        backbone = self.config.get("convnet_type", "")
+        return str(backbone["timm"] if isinstance(backbone, dict) else backbone)
+
+    @property
+    def num_tasks(self) -> int:
+        return len(self.seeds[0].task_sizes) if self.seeds else 0
+
+    @property
+    def num_classes(self) -> int:
+        """Classes to tell apart at the end; in a domain-incremental run every task has the same ones."""
+        sizes = self.seeds[0].task_sizes if self.seeds else []
+        return sizes[0] if sizes and self.config.get("scenario") == "domain" else sum(sizes)
+
+    def shown(self, key: str) -> Statistic:
+        """The summary's `key` as tables show it: with one task an "average over tasks" says nothing."""
+        if self.num_tasks < 2 and key in NEEDS_TWO_TASKS:
+            return {"mean": None, "std": None}
+        return self.summary.get(key, {"mean": None, "std": None})
+
+
+def statistic(values: Iterable[float | None]) -> Statistic:
+    """Mean and standard deviation (ddof 1) of the values that are defined; std is None for fewer than two."""
+    defined = [value for value in values if value is not None]
+    return {
+        "mean": float(np.mean(defined)) if defined else None,
+        "std": float(np.std(defined, ddof=1)) if len(defined) > 1 else None,
+    }
+
+
+def summarise(seeds: Sequence[SeedResult]) -> dict[str, Statistic]:
+    """Mean and standard deviation over the seeds of every headline figure."""
+    return {key: statistic(getattr(seed, key) for seed in seeds) for key in HEADLINES}
+
+
+# Files ---------------------------------------------------------------------------------------------------------
+
+
+def write_results(result: RunResult, folder: Path | str) -> None:
+    """Write `results.json`, `results.csv` and `results_tidy.csv` into `folder`, each in one atomic step."""
+    folder = Path(folder)
+    write_atomic(folder / "results.json", TypeAdapter(RunResult).dump_json(result, indent=2) + b"\n")
+    write_atomic(folder / "results.csv", csv_text(_wide_rows(result)))
+    write_atomic(folder / "results_tidy.csv", csv_text(_tidy_rows(result)))
+
+
+def read_results(path: Path | str) -> RunResult:
+    """Read a `results.json`.
+
+    Raises:
+        UserError: the file is missing, or is not one that `write_results` wrote.
+    """
+    try:
+        return TypeAdapter(RunResult).validate_json(Path(path).read_bytes())
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"cannot read {path}: {reason}. Give a run that has finished at least one seed.") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        problem = f"{where}: {first['msg']}"
+        raise UserError(f"{path} is not a run's results.json: {problem}. Run the experiment again.") from None
+
+
+def csv_text(rows: Sequence[dict[str, Any]]) -> str:
+    """Rows with equal keys as comma-separated text with a header; None is an empty cell."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _wide_rows(result: RunResult) -> list[dict[str, Any]]:
+    """One row per seed and task: everything that was measured after that task."""
+    rows = []
+    for seed in result.seeds:
+        for t, seen in enumerate(seed.classes_seen):
+            so_far = [row[: t + 1] for row in seed.accuracy_matrix[: t + 1]]
+            rows.append({
+                "seed": seed.seed, "task": t + 1, "classes_seen": seen,
+                "top1": seed.top1_curve[t], "top5": seed.top5_curve[t], "task_il": seed.task_il_curve[t],
+                "old": seed.grouped[t].get("old"), "new": seed.grouped[t].get("new"),
+                "average_incremental": metrics.average_incremental(seed.top1_curve[: t + 1]),
+                "forgetting": metrics.forgetting(so_far), "backward_transfer": metrics.backward_transfer(so_far),
+                **{f"memory_{kind}": seed.memory_curve[t].get(kind) if seed.memory_curve else None for kind in MEMORY_KINDS},
+            })
+    return rows
+
+
+def _tidy_rows(result: RunResult) -> list[dict[str, Any]]:
+    """One row per number: (seed, after which task, metric, on which images, percent)."""
+    rows = []
+    for seed in result.seeds:
+        for t in range(len(seed.task_sizes)):
+            figures: list[tuple[str, str, float | None]] = [
+                ("top1", "all", seed.top1_curve[t]),
+                ("top5", "all", seed.top5_curve[t]),
+                ("task_il", "all", seed.task_il_curve[t]),
+            ]
+            figures += [("top1", f"task {i + 1}", seed.accuracy_matrix[t][i]) for i in range(t + 1)]
+            figures += [("top1", f"classes {name}", value) for name, value in seed.grouped[t].items()]
+            rows += [
+                {"seed": seed.seed, "task": t + 1, "metric": metric, "images": images, "percent": value}
+                for metric, images, value in figures
+            ]
+    return rows

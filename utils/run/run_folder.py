@@ -1,0 +1,142 @@
+"""The folder of one run: <out>/<experiment>/<date-time>/, its status, and which one to continue."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from utils.config import Config
+from utils.errors import UserError
+from utils.files import write_atomic
+from utils.machine.environment import environment
+from utils.run.locks import folder_lock
+
+log = logging.getLogger("slca")
+
+# Settings that change where or how fast a run computes, not what; a resumed run may change them.
+NEUTRAL_KEYS = frozenset({"num_workers", "device", "notes", "prefix", "model_postfix", "data_root", "cache", "save_before_ca", "ca_eval",
+                          "test_batch_size", "keep_checkpoints", "checkpoint_every", "resume", "accumulate", "grad_checkpointing"})
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A run's folder; run.json in it holds the resolved config, versions and whether the run has finished."""
+
+    path: Path
+    new: bool = False  # made by this process
+
+    @classmethod
+    def open(cls, out_dir: Path, name: str, config: Config, *, resume: bool) -> RunFolder:
+        """The run to continue when resuming, else a new one, <out_dir>/<name>/<date-time>/.
+
+        Resuming takes the newest run with this config: continued when unfinished, given back as it is when finished. Without
+        one, an unfinished newest run is refused rather than mixed with another config; else a new run starts.
+
+        Raises:
+            UserError: the newest run is unfinished and has another config, or the folder cannot be made.
+        """
+        experiment = experiment_folder(out_dir, name)
+        runs = cls.all(experiment) if resume else []
+        for run in reversed(runs):
+            if not run.changed_keys(config):
+                return run
+        if runs and not runs[-1].finished:
+            runs[-1].check_same(config, "--resume")
+        stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+        for suffix in ("", *(f"-{i}" for i in range(2, 1000))):
+            path = experiment / (stamp + suffix)
+            try:
+                path.mkdir(parents=True)
+            except FileExistsError:
+                continue
+            except OSError as error:
+                raise UserError(f"--out: the folder {path} cannot be made ({error.strerror}); name another with --out DIR") from None
+            run = cls(path, new=True)
+            run._write({"finished": False, "config": config.model_dump(mode="json"), "environment": environment(),
+                        "threads": torch.get_num_threads()})
+            return run
+        raise UserError(f"--out: too many runs named {stamp} in {experiment}")
+
+    @classmethod
+    def all(cls, experiment: Path) -> list[RunFolder]:
+        """Runs of an experiment, oldest first."""
+        return [cls(file.parent) for file in sorted(experiment.glob("*/run.json"))]
+
+    @classmethod
+    def newest(cls, experiment: Path, config: Config | None = None) -> RunFolder:
+        """The newest run, finished or not; with a config the newest of that. Raises UserError when there is none."""
+        runs = cls.all(experiment)
+        if not runs:
+            raise UserError(f"there is no run in {experiment}; train first, or name the folder with --out DIR")
+        same = [run for run in runs if config is not None and not run.changed_keys(config)]
+        if config is not None and not same:
+            runs[-1].check_same(config, "--test_only")
+        return (same or runs)[-1]
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep other processes out while this one writes; also tidies what a killed one left. Raises UserError when taken."""
+        with folder_lock(self.path):
+            for leftover in self.path.rglob(".*.tmp"):
+                leftover.unlink(missing_ok=True)
+            threads = self.status().get("threads")
+            if threads not in (None, torch.get_num_threads()):
+                log.warning(f"this run was started with {threads} threads and continues with {torch.get_num_threads()}: sums are rounded "
+                            f"differently, so it will not repeat bit for bit (set OMP_NUM_THREADS={threads})")
+            yield
+
+    def status(self) -> dict[str, Any]:
+        """What run.json holds; nothing when it cannot be read."""
+        try:
+            content = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return content if isinstance(content, dict) else {}
+
+    @property
+    def finished(self) -> bool:
+        return bool(self.status().get("finished"))
+
+    def finish(self) -> None:
+        """Mark the run as complete: --resume has nothing more to do."""
+        self._write({**self.status(), "finished": True})
+
+    def discard(self) -> None:
+        """Remove a folder in which nothing was computed yet, and its experiment's when that is empty."""
+        if self.new:
+            shutil.rmtree(self.path, ignore_errors=True)
+            if not any(self.path.parent.iterdir()):
+                self.path.parent.rmdir()
+
+    def changed_keys(self, config: Config) -> list[str]:
+        """Settings that would make `config` compute something else than this run."""
+        before, now = self.status().get("config") or {}, config.model_dump(mode="json")
+        return sorted(key for key in {*before, *now} - NEUTRAL_KEYS if before.get(key) != now.get(key))
+
+    def check_same(self, config: Config, doing: str) -> None:
+        """Raises UserError, naming the keys, when `config` computes something else than the run's own."""
+        changed = self.changed_keys(config)
+        if changed:
+            before, now = self.status().get("config") or {}, config.model_dump(mode="json")
+            details = ", ".join(f"{key} (was {before.get(key)!r}, is {now.get(key)!r})" for key in changed[:5])
+            raise UserError(f"{doing}: {self.path} was started with another config: {details}. Put the setting back, or start "
+                            f"a new run without {doing}.")
+
+    def _write(self, content: dict[str, Any]) -> None:
+        write_atomic(self.path / "run.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def experiment_folder(out_dir: Path, name: str) -> Path:
+    """<out_dir>/<name>; what a name could do beside naming (separators, a leading dot) is replaced, so it stays inside."""
+    plain = re.sub(r"[^\w.+ -]", "_", name).lstrip(".")[:150].strip()
+    return out_dir / (plain or "run")
