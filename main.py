@@ -40,13 +40,14 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
 
 def run_experiments(arguments: argparse.Namespace) -> None:
     """Train, test or describe each config."""
-    from utils.config import load_config, parse_overrides
+    from models import load_experiment
+    from utils.config import parse_overrides
     from utils.machine.distributed import several_processes
 
     overrides = parse_overrides(arguments.set)
     if arguments.device is not None:
         overrides["device"] = arguments.device
-    configs = [(path, load_config(path, overrides)) for path in arguments.config]  # every mistake is told before the first run
+    configs = [(path, load_experiment(path, overrides)) for path in arguments.config]  # every mistake is told before the first run
     failed = []
     for path, config in configs:
         try:
@@ -147,7 +148,18 @@ def export(arguments: argparse.Namespace) -> None:
     export_run(arguments)
 
 
-COMMANDS = {"list": (list_arguments, list_what), "compare": (compare_arguments, compare_runs),
+def schema_arguments(argv: list[str]) -> argparse.Namespace:
+    about = "Write exps/schema.json, which editors check configs with."
+    return argparse.ArgumentParser(prog="main.py schema", description=about).parse_args(argv)
+
+
+def schema(arguments: argparse.Namespace) -> None:
+    """Write exps/schema.json from the settings of all methods."""
+    from models.tools.schema import write_schema
+    print(write_schema())
+
+
+COMMANDS = {"schema": (schema_arguments, schema), "list": (list_arguments, list_what), "compare": (compare_arguments, compare_runs),
             "predict": (predict_arguments, predict), "export": (export_arguments, export),
             "prepare": (prepare_arguments, prepare_data)}
 

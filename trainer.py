@@ -9,33 +9,36 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
+from torch import Tensor
 
-from convs.weights import tensors_sha256
 from models import learner_class, resolve_config, resolve_name
+from models.evaluation import accuracy_on_all_domains
+from models.stage1 import TrainingState
 from models.tools.build import make_learner
 from models.tools.dry_run import count_parameters
-from utils.config import Config
-from utils.data.stream import stream_of
+from utils.config import Config, MethodSettings
+from utils.data.data_manager import DataManager
 from utils.errors import RunFailed, StorageError, UserError
-from utils.files import disk_errors_told
+from utils.files import disk_errors_as_user_error, write_atomic
 from utils.formulas import metrics
 from utils.machine.deterministic import deterministic_kernels
 from utils.machine.device import make_fabric
 from utils.machine.distributed import launch, on_first, processes_ended_on_error
 from utils.machine.environment import environment
-from utils.machine.out_of_memory import memory_errors_told
+from utils.machine.out_of_memory import out_of_memory_as_user_error
+from utils.machine.peak_memory import peak_memory_mb, reset_peak_memory
 from utils.report.page import write_report
 from utils.report.results import RunResult, SeedResult, read_results, write_results
 from utils.report.tables import results_table
-from utils.run.checkpoint import Checkpoint, CheckpointStore, check_base_weights
+from utils.run.checkpoint import Checkpoint, CheckpointStore, check_base_weights, optimizer_tensors, tensors_to_bytes
 from utils.run.monitor import RunMonitor
 from utils.run.profiling import ProfilingMonitor
 from utils.run.run_folder import RunFolder, experiment_folder
@@ -62,7 +65,7 @@ def train(config: Config, out_dir: str | Path = "logs", *, name: str | None = No
     """
     config = resolve_config(config)
     out_dir, resume = Path(out_dir), resume or config.resume == "auto"
-    with _terminal_log(), deterministic_kernels(config.deterministic), disk_errors_told(out_dir), ExitStack() as held:
+    with _terminal_log(), deterministic_kernels(config.deterministic), disk_errors_as_user_error(out_dir), ExitStack() as held:
         fabric = make_fabric(config.device, config.precision, config.tf32)
         launch(fabric)
         held.enter_context(processes_ended_on_error(fabric))
@@ -87,39 +90,43 @@ def train(config: Config, out_dir: str | Path = "logs", *, name: str | None = No
 
 def _train_seeds(config: Config, fabric: Fabric, run: RunFolder, result: RunResult, profile: bool) -> RunResult:
     """All seeds of one run but those that `result` has already. Raises UserError."""
-    failures: dict[int, Exception] = {}
-    session: Session | None = None
+    failures: dict[int, str] = {}
+    images: DataManager | None = None  # the first seed's; the others take over what it decoded
     for seed in config.seeds:
         if any(done.seed == seed for done in result.seeds):
             log.info(f"seed {seed}: finished already")
             continue
-        try:  # outside of the seed's own troubles: settings, data and weights are the same for all
-            with memory_errors_told(config):
-                session = Session(config, seed, fabric, run.path / f"seed{seed}", like=session, profile=profile)
+        reset_peak_memory(fabric.device)
+        try:  # what fails here fails for every seed: settings, data and weights are the same for all
+            with out_of_memory_as_user_error(config):
+                session = Session(config, seed, fabric, run.path / f"seed{seed}", share_images_of=images, profile=profile)
         except BaseException:
             if fabric.is_global_zero and not result.seeds and not failures:
                 run.discard()
             raise
+        images = session.data
         with _file_log(session.folder / "log.txt") if fabric.is_global_zero else nullcontext():
             try:
                 session.resume()
-                with memory_errors_told(config, session.monitor):
+                with out_of_memory_as_user_error(config, session.monitor):
                     session.run()
             except StorageError:
                 raise
             except Exception as error:  # the other seeds are not lost with this one
                 if len(config.seeds) == 1 or fabric.world_size > 1:  # other processes would wait for this one
                     raise
-                failures[seed] = error
+                failures[seed] = _words(error)
                 log.error(f"seed {seed} failed: {_words(error)}", exc_info=None if isinstance(error, UserError) else error)
+                del session  # with its network, before the next seed's is made
                 continue
         result.environment["weights"] = session.net.backbone.weights
-        result.class_names = session.class_names()
+        result.class_names = session.data.stream.names_by_own_label()
         result = _with_seed(result, session.result())
+        del session
         if fabric.is_global_zero:
             _write(result, run.path)
     if failures:
-        told = "; ".join(f"seed {seed}: {_words(error)}" for seed, error in failures.items())
+        told = "; ".join(f"seed {seed}: {words}" for seed, words in failures.items())
         raise RunFailed(f"{run.path}: {len(failures)} of {len(config.seeds)} seeds failed, the results of the others are written. {told} "
                         "The same command with --resume tries the failed ones again.")
     if fabric.is_global_zero:
@@ -145,9 +152,9 @@ def test(config: Config, out_dir: str | Path = "logs", *, name: str | None = Non
         run = RunFolder.newest(experiment_folder(Path(out_dir), name or config.model_name), config)
         result = replace(_results_so_far(config, run), seeds=[])
         for seed in config.seeds:
-            with memory_errors_told(config):
+            with out_of_memory_as_user_error(config):
                 session = Session(config, seed, fabric, run.path / f"seed{seed}")
-            with memory_errors_told(config, session.monitor):
+            with out_of_memory_as_user_error(config, session.monitor):
                 tested = session.test(after_task)
             if tested:
                 result = _with_seed(result, session.result())
@@ -190,34 +197,37 @@ class Figures:
 
 
 class Session:
-    """One seed of one run: data, network, learner, monitor, figures. Takes decoded images and workers over from `like`."""
+    """One seed of one run: data, network, learner, monitor, figures, checkpoints."""
 
-    def __init__(self, config: Config, seed: int, fabric: Fabric, folder: Path, like: Session | None = None,
+    def __init__(self, config: MethodSettings, seed: int, fabric: Fabric, folder: Path, share_images_of: DataManager | None = None,
                  profile: bool = False) -> None:
         self.config, self.seed, self.fabric, self.folder = config, seed, fabric, folder
         first = fabric.is_global_zero  # of several processes one writes
         if not config.pretrained:
             log.warning("pretrained is false: the backbone starts from random weights; the Slow Learner needs pre-trained ones")
-        self.learner = make_learner(config, seed, fabric, like=like.data if like else None)
+        self.learner = make_learner(config, seed, fabric, share_images_of=share_images_of)
         self.data, self.net = self.learner.data, self.learner.net
         self.figures = Figures()
         self.store = CheckpointStore(folder / "checkpoints", config.keep_checkpoints if first else "none", warn=log.warning)
         monitor = ProfilingMonitor if profile else RunMonitor
-        self.monitor = monitor(folder, self.store, log, self.meta, config.checkpoint_every, writes=first)
+        self.monitor = monitor(folder, log, self.data.stream.num_tasks, writes=first)
         self.first_task = 0
-        self.base_sha256 = tensors_sha256(self.learner.frozen_state().items())  # of what checkpoints leave out
+        self.inside: Checkpoint | None = None  # where an interrupted run was inside `first_task`
+        self._untrained: tuple[frozenset[str], str] | None = None  # what checkpoints leave out: names that they hold, checksum
 
     def run(self) -> None:
         """Learn and evaluate every task from `first_task` on."""
-        weights = self.net.backbone.weights
-        log.info(f"seed {self.seed}: {self.data.num_classes} classes in {self.data.num_tasks} tasks on {self.fabric.device}; "
+        weights, stream = self.net.backbone.weights, self.data.stream
+        log.info(f"seed {self.seed}: {stream.num_classes} classes in {stream.num_tasks} tasks on {self.fabric.device}; "
                  f"weights {weights['source']} {weights['sha256'][:12]}")
-        for task in range(self.first_task, self.data.num_tasks):
-            self.learner.learn_task(task, self.monitor)
+        for task in range(self.first_task, stream.num_tasks):
+            inside, self.inside = self.inside, None
+            start = None if inside is None else TrainingState(inside.epoch or 0, inside.weights, inside.state)
+            self.learner.learn_task(task, self.monitor, start, self.save_inside_task)
             self.record(self.measure(task))
             self.save(task)
             accuracy = self.figures.accuracy_rows[-1]
-            log.info(f"task {task + 1}/{self.data.num_tasks} done  classes {self.data.classes_upto(task)}  "
+            log.info(f"task {task + 1}/{stream.num_tasks} done  classes {stream.classes_upto(task)}  "
                      f"top-1 {self.figures.top1_curve[-1]:.2f}  per task {' '.join('-' if a is None else f'{a:.1f}' for a in accuracy)}")
 
     def measure(self, task: int) -> metrics.Evaluation:
@@ -225,24 +235,41 @@ class Session:
         with self.monitor.stage("evaluation"):
             evaluation = self.learner.evaluate(task)
             validation = self.learner.evaluate(task, "val").top1 if self.config.val_fraction else None
-            self.figures.add(evaluation, validation, self.learner.accuracy_on_all_domains())
+            self.figures.add(evaluation, validation, accuracy_on_all_domains(self.learner))
         self.figures.seconds = dict(self.monitor.seconds)
         self.figures.peak_memory_mb = max(self.figures.peak_memory_mb, peak_memory_mb(self.fabric.device))
         self.figures.memory_curve.append(self.learner.memory_bytes())
         return evaluation
 
     def record(self, evaluation: metrics.Evaluation) -> None:
-        self.monitor.write({"kind": "task", "task": self.learner.task, "top1": evaluation.top1, "top5": evaluation.top5,
+        self.monitor.write({"kind": "task", "task": self.learner.task + 1, "top1": evaluation.top1, "top5": evaluation.top5,
                             "task_il": evaluation.task_il, "per_task": evaluation.task_accuracies,
                             "memory_bytes": self.figures.memory_curve[-1]})
 
-    def save(self, task: int) -> None:
-        self.store.save(task, None, weights=self.learner.network_state(), state=self.learner.extra_state(), meta=self.meta())
+    # Checkpoints -----------------------------------------------------------------------------------------------
 
-    def meta(self) -> dict[str, Any]:
-        """What a checkpoint holds beside tensors; with the weights it is all that a prediction needs."""
-        return {"figures": {**vars(self.figures), "seconds": self.monitor.seconds_so_far()}, "base_sha256": self.base_sha256,
-                "precision": self.fabric.strategy.precision.state_dict(), "stream": asdict(stream_of(self.data))}
+    def save(self, task: int) -> None:
+        """After a task: everything that the next one needs, and the files that the method wants beside it."""
+        if self.fabric.is_global_zero:
+            for name, tensors in self.learner.files(task).items():
+                write_atomic(self.folder / f"{name}.safetensors", tensors_to_bytes(tensors))
+        weights = self.learner.network_state()
+        self.store.save(task, None, weights=weights, state=self.learner.extra_state(), meta=self.meta(weights))
+
+    def save_inside_task(self, epochs: int, optimizer: torch.optim.Optimizer) -> None:
+        """After `epochs` epochs of the learner's task."""
+        if epochs % self.config.checkpoint_every == 0:
+            weights = self.learner.network_state()
+            self.store.save(self.learner.task, epochs, weights=weights,
+                            state={**optimizer_tensors(optimizer), **self.learner.epoch_state()}, meta=self.meta(weights))
+
+    def meta(self, weights: Mapping[str, Tensor]) -> dict[str, Any]:
+        """What a checkpoint of `weights` holds beside tensors; with them it is all that a prediction needs."""
+        names = frozenset(weights)
+        if self._untrained is None or self._untrained[0] != names:
+            self._untrained = names, self.learner.untrained_sha256(names)
+        return {"figures": {**vars(self.figures), "seconds": self.monitor.seconds_so_far()}, "base_sha256": self._untrained[1],
+                "precision": self.fabric.strategy.precision.state_dict(), "data": self.data.stored.to_json()}
 
     def test(self, after_task: int | None) -> bool:
         """Evaluate the newest checkpoint, or the one after task `after_task` (from 1); False where there is none."""
@@ -266,8 +293,7 @@ class Session:
         if done is not None:
             self.load(done)
             self.first_task = done.task + 1
-        inside = self.store.newest(inside=self.first_task)
-        self.monitor.resume_from = inside
+        inside = self.inside = self.store.newest(inside=self.first_task)
         if inside is not None:
             self.restore_meta(inside)
         self.monitor.forget_after(self.first_task, inside.epoch if inside and inside.epoch else 0)
@@ -283,7 +309,8 @@ class Session:
 
     def restore_meta(self, checkpoint: Checkpoint) -> None:
         """Figures and the loss scaler's state, after a check that the frozen base weights are the same. Raises UserError."""
-        check_base_weights(checkpoint, self.base_sha256, self.store.folder, self.net.backbone.weights["source"])
+        check_base_weights(checkpoint, self.learner.untrained_sha256(checkpoint.weights), self.store.folder,
+                           self.net.backbone.weights["source"])
         self.fabric.strategy.precision.load_state_dict(checkpoint.meta["precision"])
         try:
             self.figures = Figures(**checkpoint.meta["figures"])
@@ -297,32 +324,13 @@ class Session:
         tasks = len(f.accuracy_rows)
         matrix = [row + [None] * (tasks - len(row)) for row in f.accuracy_rows]
         return SeedResult(
-            seed=self.seed, class_order=self.data.class_order, task_sizes=self.data.task_sizes[:tasks],
+            seed=self.seed, class_order=self.data.stream.class_order, task_sizes=self.data.stream.task_sizes[:tasks],
             top1_curve=f.top1_curve, top5_curve=f.top5_curve, accuracy_matrix=matrix, task_il_curve=f.task_il_curve,
             last=f.top1_curve[-1] if f.top1_curve else None, average_incremental=metrics.average_incremental(f.top1_curve),
             forgetting=metrics.forgetting(matrix), backward_transfer=metrics.backward_transfer(matrix), grouped=f.grouped,
             validation_curve=f.validation_curve, all_domains_curve=f.all_domains_curve,
             stage_seconds=f.seconds, peak_memory_mb=f.peak_memory_mb, memory_curve=f.memory_curve,
             parameters=count_parameters(self.learner))
-
-    def class_names(self) -> list[str]:
-        """Names by the data set's own label."""
-        names = [""] * self.data.num_classes
-        for name, label in zip(self.data.class_names, self.data.class_order, strict=True):
-            names[label] = name
-        return names
-
-
-def peak_memory_mb(device: torch.device) -> float:
-    """Peak memory of this process so far: the device's where it keeps count, else the main memory's, in MiB; 0 on Windows."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    try:
-        import resource
-    except ImportError:  # Windows keeps no such count
-        return 0.0
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def _empty_result(config: Config) -> RunResult:

@@ -58,6 +58,13 @@ REGISTRY: dict[str, BackboneEntry] = {
 }
 
 
+def register_backbone(name: str, entry: BackboneEntry) -> None:
+    """Add a name for `convnet_type`, for a plugin. Raises UserError when it is taken."""
+    if name in REGISTRY:
+        raise UserError(f"backbone {name!r} exists already; choose another name (python main.py list backbones shows those taken)")
+    REGISTRY[name] = entry
+
+
 class Backbone(nn.Module):
     """A timm model without classifier: images (N, C, H, W) -> features (N, D).
 

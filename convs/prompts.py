@@ -43,6 +43,13 @@ class Prompts(nn.Module):
         """Prepare the prompts that `task` will train."""
         self.task = task
 
+    def get_extra_state(self) -> Tensor:
+        """The task belongs to the state: without it a loaded method would use the wrong prompts."""
+        return torch.tensor(self.task)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.task = int(state)
+
     def forward(self, query: Tensor) -> Prompt:
         """The prompt of each image from its query (B, D); nothing but the image decides."""
         raise NotImplementedError

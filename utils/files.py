@@ -63,7 +63,7 @@ def sha256_of(data: bytes) -> str:
 
 
 @contextmanager
-def disk_errors_told(folder: Path) -> Iterator[None]:
+def disk_errors_as_user_error(folder: Path) -> Iterator[None]:
     """Inside, a disk that is full or fails is one sentence instead of a traceback. Raises StorageError."""
     try:
         yield

@@ -15,14 +15,29 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
 from models.base import FLOAT_BYTES
 from models.frozen.ncm import NCM, never_without_images
+from models.registry import learner
+from utils.config import MethodSettings
 
 
+class FeCAMSettings(MethodSettings):
+    """The covariances."""
+
+    fecam_gamma1: float = Field(1.0, ge=0.0,
+        description="fecam: shrinkage of the diagonal, g1 of S + g1 V1 I + g2 V2 (1 - I) (its CIFAR-100 with ViT: 1; "
+                    "ImageNet-R: 10)")
+    fecam_gamma2: float = Field(0.0, ge=0.0,
+        description="fecam: shrinkage off the diagonal, g2 (its CIFAR-100 with ViT: 0; ImageNet-R: 10)")
+
+
+@learner("fecam")
 class FeCAM(NCM):
+    Settings = FeCAMSettings
     title = "FeCAM"
 
     def __init__(self, *args, **kwargs) -> None:

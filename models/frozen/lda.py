@@ -15,13 +15,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from models.base import FLOAT_BYTES
 from models.frozen.ncm import NCM, class_means, never_without_images
+from models.registry import learner
+from utils.config import MethodSettings
 
 
+class LDASettings(MethodSettings):
+    """The covariance."""
+
+    lda_shrinkage: float = Field(1e-4, gt=0.0, le=1.0, description="lda: e of (1 - e) S + e I (Deep SLDA, section 3)")
+
+
+@learner("lda")
 class LDA(NCM):
+    Settings = LDASettings
     title = "LDA"
 
     def __init__(self, *args, **kwargs) -> None:

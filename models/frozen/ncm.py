@@ -15,9 +15,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from models.base import FLOAT_BYTES, BaseLearner
+from models.registry import learner
 from utils.run.monitor import Monitor
 
 
+@learner("ncm")
 class NCM(BaseLearner):
     title = "SimpleCIL (NCM)"
     frozen_backbone = True
@@ -30,7 +32,7 @@ class NCM(BaseLearner):
     def end_task(self, task: int, monitor: Monitor) -> None:
         with monitor.stage("statistics"):
             features, labels = self.extract("train", task)
-            self.add_statistics(features, labels, range(self.data.classes_before(task), self.data.classes_upto(task)))
+            self.add_statistics(features, labels, self.stream.classes_of(task))
 
     def add_statistics(self, features: Tensor, labels: Tensor, classes: range) -> None:
         """Take in the features (N, D) and labels (N,) of the task's `classes`."""

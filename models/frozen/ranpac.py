@@ -15,10 +15,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
 from models.base import FLOAT_BYTES, BaseLearner
+from models.registry import learner
+from utils.config import MethodSettings
 from utils.rng import torch_generator
 from utils.run.monitor import Monitor
 
@@ -26,7 +29,16 @@ RIDGES = tuple(10.0**k for k in range(-8, 9))
 FIT_SHARE = 0.8  # of the task's images; the rest chooses lambda
 
 
+class RanPACSettings(MethodSettings):
+    """The projection."""
+
+    ranpac_dim: int = Field(10_000, ge=1, le=100_000,
+        description="ranpac: width M of the random projection (paper: 10000); keeps M x M numbers")
+
+
+@learner("ranpac")
 class RanPAC(BaseLearner):
+    Settings = RanPACSettings
     title = "RanPAC (no phase 1)"
     frozen_backbone = True
     has_heads = False
@@ -47,9 +59,9 @@ class RanPAC(BaseLearner):
     def end_task(self, task: int, monitor: Monitor) -> None:
         with monitor.stage("statistics"):
             features, labels = self.extract("train", task)
-            projected, one_hot = self.project(features), F.one_hot(labels, self.data.classes_upto(task)).float()
+            projected, one_hot = self.project(features), F.one_hot(labels, self.stream.classes_upto(task)).float()
             self.gram += projected.T @ projected
-            self.targets = F.pad(self.targets, (0, self.data.task_sizes[task])) + projected.T @ one_hot
+            self.targets = F.pad(self.targets, (0, self.stream.task_sizes[task])) + projected.T @ one_hot
             order = torch.randperm(len(labels), generator=torch_generator(self.config.torch_seed, "ridge", task)).to(labels.device)
             ridge = choose_ridge(projected[order], one_hot[order], rounding(self.gram))
             self.weights = ridge_solution(self.gram, self.targets, ridge)

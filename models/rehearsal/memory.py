@@ -15,31 +15,41 @@ from typing import ClassVar
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
 from models.all_heads import AllHeads
-from utils.config import Config
+from utils.config import Config, MethodSettings
 from utils.errors import UserError
 from utils.rng import seed_of
 from utils.run.monitor import Monitor
 
 
+class RehearsalSettings(MethodSettings):
+    """How many images are kept."""
+
+    memory_size: int = Field(0, ge=0, description="stored images over all classes (rehearsal methods only)")
+    memory_per_class: int = Field(0, ge=0, description="stored images per class, with fixed_memory")
+    fixed_memory: bool = Field(False, description="memory_per_class for every class instead of sharing memory_size")
+
+
 class Rehearsal(AllHeads):
     """Each epoch trains on the new task's images and the memory, shuffled together."""
 
+    Settings = RehearsalSettings
     rehearsal_free = False
     least_per_class: ClassVar[int] = 1  # stored images per class without which the method cannot work
 
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
         self.memory = np.empty(0, dtype=np.int64)  # (M,) positions of images: by class, each class in herding order
-        check_budget(self.config, self.data.num_classes, self.least_per_class)
+        check_budget(self.config, self.stream.num_classes, self.least_per_class)
 
     def images_per_class(self, task: int) -> int:
         """How many images of each class are kept after `task`."""
         c = self.config
-        return c.memory_per_class if c.fixed_memory else c.memory_size // self.data.classes_upto(task)
+        return c.memory_per_class if c.fixed_memory else c.memory_size // self.stream.classes_upto(task)
 
     def training_batches(self, task: int, epoch: int) -> Iterable[tuple[Tensor, Tensor]]:
         return self.data.batches("train", indices=self.training_indices(task), batch_size=self.config.batch_size, augment=True,
@@ -57,16 +67,16 @@ class Rehearsal(AllHeads):
         """Cut each old class to its new share and choose the new classes' images by herding."""
         count = self.images_per_class(task)
         old = self.data.labels_of("train", self.memory)
-        kept = [self.memory[old == c][:count] for c in range(self.data.classes_before(task))]
+        kept = [self.memory[old == c][:count] for c in range(self.stream.classes_before(task))]
         features, labels = self.extract("train", task)
         indices = self.data.task_indices("train", task)
-        for c in range(self.data.classes_before(task), self.data.classes_upto(task)):
+        for c in self.stream.classes_of(task):
             members = torch.nonzero(labels == c).flatten()
             kept.append(indices[members[herd(features[members], count)].cpu().numpy()])
         self.memory = np.concatenate(kept)
 
     def planned_images(self, task: int, new: float) -> float:
-        return new + (self.images_per_class(task - 1) * self.data.classes_before(task) if task > 0 else 0)
+        return new + (self.images_per_class(task - 1) * self.stream.classes_before(task) if task > 0 else 0)
 
     def extra_state(self) -> dict[str, Tensor]:
         return {"memory": torch.from_numpy(self.memory)}

@@ -22,12 +22,12 @@ from torch import Tensor
 
 from convs.network import IncrementalNet
 from convs.weights import tensors_sha256
-from models import learner_class
 from models.base import BaseLearner
+from models.registry import learner_class, resolve_config
 from models.tools.build import make_backbone
-from utils.config import Config, parse_config
+from utils.config import MethodSettings, parse_config
 from utils.data.folders import image_files
-from utils.data.stream import Stream
+from utils.data.stream import InputFormat, StoredData
 from utils.errors import UserError
 from utils.files import write_atomic
 from utils.images.store import read_image
@@ -54,9 +54,9 @@ class Predictions:
 class TrainedLearner:
     """A learner as one of a run's checkpoints holds it, with what it needs to know about images and classes."""
 
-    def __init__(self, learner: BaseLearner, stream: Stream, batch_size: int) -> None:
-        self.learner, self.stream, self.batch_size = learner, stream, batch_size
-        self.transform = stream.transform()
+    def __init__(self, learner: BaseLearner, inputs: InputFormat, batch_size: int) -> None:
+        self.learner, self.stream, self.format, self.batch_size = learner, learner.stream, inputs, batch_size
+        self.transform = inputs.transform()
 
     @torch.inference_mode()
     def predict(self, images: ImagesIn, top_k: int = 5) -> Predictions:
@@ -109,7 +109,7 @@ def load_learner(run: str | Path, *, seed: int | None = None, after_task: int | 
     """
     folder = Path(run)
     found = RunFolder(folder) if (folder / "run.json").is_file() else RunFolder.newest(folder)
-    config = parse_config({**found.status().get("config", {}), "device": device}, source=str(found.path / "run.json"))
+    config = resolve_config(parse_config({**found.status().get("config", {}), "device": device}, source=str(found.path / "run.json")))
     if seed is not None and seed not in config.seeds:
         raise UserError(f"seed: got {seed}, allowed: {', '.join(map(str, config.seeds))}, the seeds of {found.path}")
     for number in config.seeds if seed is None else [seed]:
@@ -121,20 +121,19 @@ def load_learner(run: str | Path, *, seed: int | None = None, after_task: int | 
                     "(keep_checkpoints must not be 'none', and 'all' keeps every task's)")
 
 
-def _restore(config: Config, checkpoint: Checkpoint, where: Path) -> TrainedLearner:
+def _restore(config: MethodSettings, checkpoint: Checkpoint, where: Path) -> TrainedLearner:
     """The learner of a checkpoint. Pre-trained weights are read only where part of them stayed frozen."""
     if checkpoint.meta["base_sha256"] == NOTHING_FROZEN:
         config = config.model_copy(update={"pretrained": False})
     on_cpu = parse_device(config.device)[0] == "cpu"
     fabric = make_fabric(config.device, "32-true" if on_cpu and config.precision == "16-mixed" else config.precision)
-    stream = Stream(**checkpoint.meta["stream"])
-    learner = learner_class(config.model_name)(config, stream, IncrementalNet(make_backbone(config)), fabric)
-    backbone = learner.net.backbone
-    check_base_weights(checkpoint, tensors_sha256(learner.frozen_state().items()), where, backbone.weights["source"])
+    data = StoredData.from_json(checkpoint.meta["data"])
+    learner = learner_class(config.model_name)(config, data, IncrementalNet(make_backbone(config)), fabric)
+    check_base_weights(checkpoint, learner.untrained_sha256(checkpoint.weights), where, learner.net.backbone.weights["source"])
     learner.load_network_state(checkpoint.weights, checkpoint.task)
     learner.load_extra_state({name: tensor.to(fabric.device) for name, tensor in checkpoint.state.items()})
     learner.net.eval()
-    return TrainedLearner(learner, stream, config.test_batch_size or config.batch_size)
+    return TrainedLearner(learner, data.inputs, config.test_batch_size or config.batch_size)
 
 
 def _stacked(images: np.ndarray | Tensor) -> Tensor:

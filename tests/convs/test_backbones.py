@@ -41,7 +41,7 @@ def test_wrong_arguments_are_told():
 @pytest.mark.parametrize(("targets", "backbone_trained"), [(["qkv"], 270_336), (["qkv", "fc1", "fc2"], 638_976)])
 def test_hybrid_slow_learner_trains_as_many_parameters_as_the_paper_says(targets, backbone_trained):
     config = make_config(model_name="slca_pp", convnet_type="vit-b-p16-lora", lora_targets=targets)
-    numbers = count_parameters(shape_learner(config, StubData([10])))
+    numbers = count_parameters(shape_learner(config, StubData([10]).stream))
     assert numbers["trained_backbone"] == backbone_trained
     assert numbers["trained_heads"] == 7_690
 
@@ -49,7 +49,7 @@ def test_hybrid_slow_learner_trains_as_many_parameters_as_the_paper_says(targets
 def test_trained_names_and_rates_are_those_of_the_release():
     from tests.support import load_parity, our_name
     facts = load_parity("3_vitb16_counts")[1]["slcapp_lora4"]
-    learner = shape_learner(make_config(model_name="slca_pp", convnet_type="vit-b-p16-lora"), StubData([10]))
+    learner = shape_learner(make_config(model_name="slca_pp", convnet_type="vit-b-p16-lora"), StubData([10]).stream)
     ours = {name: tuple(p.shape) for name, p in learner.net.named_parameters() if p.requires_grad}
     theirs = {our_name(name): tuple(shape) for name, shape, group in facts["trainable_name_shape_group"] if group is not None}
     assert ours == theirs

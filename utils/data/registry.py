@@ -33,7 +33,8 @@ from utils.data.official import (
 from utils.data.types import IMAGENET_MEAN, IMAGENET_STD, DatasetInfo, ImageSet, Splits
 from utils.errors import UserError
 
-__all__ = ["REGISTRY", "DatasetInfo", "ImageSet", "Registered", "count_images", "dataset_info", "list_datasets", "load_dataset"]
+__all__ = ["REGISTRY", "DatasetInfo", "ImageSet", "Registered", "count_images", "dataset_info", "list_datasets", "load_dataset",
+           "register_dataset"]
 
 log = logging.getLogger("slca.data")
 
@@ -120,6 +121,14 @@ REGISTRY: dict[str, Registered] = {entry.info.name: entry for entry in (
     Registered(DatasetInfo("synthetic", 20, 32, 3, (0.5,) * 3, (0.25,) * 3, "none", "none", 400, 200, source="made in memory"),
                lambda root: make_synthetic(20, 20, 10, 32, 3)),
 )}
+
+
+def register_dataset(entry: Registered) -> None:
+    """Add a data set, for a plugin. Raises UserError when its name is taken."""
+    name = entry.info.name
+    if name in REGISTRY:
+        raise UserError(f"data set {name!r} exists already; choose another name (python main.py list datasets shows those taken)")
+    REGISTRY[name] = entry
 
 
 def list_datasets() -> list[DatasetInfo]:

@@ -72,7 +72,7 @@ class CheckpointStore:
             partial.mkdir(parents=True)
             checksums = {}
             for file, tensors in (("weights.safetensors", weights), ("state.safetensors", state)):
-                data = save({key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()})
+                data = tensors_to_bytes(tensors)
                 write_atomic(partial / file, data)
                 checksums[file] = sha256_of(data)
             content = json.dumps({"meta": dict(meta), "sha256": checksums})
@@ -131,6 +131,11 @@ class CheckpointStore:
         stale = [name for name, t, e in self._names() if e is not None and (t, e) != (task, epoch)]
         for name in stale + (finished[:-2] if self.keep == "last" else []):
             shutil.rmtree(self.folder / name, ignore_errors=True)
+
+
+def tensors_to_bytes(tensors: Mapping[str, Tensor]) -> bytes:
+    """A safetensors file of tensors on any device, also of views of one storage."""
+    return save({key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()})
 
 
 def check_base_weights(checkpoint: Checkpoint, sha256: str, folder: Path, source: str) -> None:
