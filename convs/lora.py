@@ -1,4 +1,4 @@
-"""LoRA around the linear layers of a timm ViT, put on from outside (SLCA++ section 3.2; LoRA: arXiv 2106.09685).
+"""LoRA around the linear layers of a timm ViT, wrapped without touching its code (SLCA++ section 3.2; LoRA: arXiv 2106.09685).
 
     y = W x + scale * B (A x),   W (out, in) frozen, A (r, in), B (out, r), B = 0 at first
 

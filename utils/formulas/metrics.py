@@ -148,18 +148,6 @@ def _mean_where_defined(values: np.ndarray) -> float | None:
     return float(defined.mean()) if defined.size else None
 
 
-def fold_scores(scores: np.ndarray, period: int) -> np.ndarray:
-    """Domain-incremental: one score per class, the best of its domains' heads.
-
-    scores (N, T * C) with head d * C + c for class c of domain d and period C -> (N, C). The argmax of the
-    result is the argmax over all heads modulo C (the protocol of DUCT and E2-LoRA).
-    """
-    images, heads = scores.shape
-    if heads % period:
-        raise ValueError(f"{heads} heads are not a whole number of domains with {period} classes each")
-    return scores.reshape(images, heads // period, period).max(axis=1)              # (N, T, C) -> (N, C)
-
-
 def release_accuracy(
     predictions: np.ndarray, labels: np.ndarray, known_classes: int, group: int = 10
 ) -> dict[str, float]:
