@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from annotated_types import Ge, Gt, Le, Lt
+from annotated_types import Ge, Gt, Le, Lt, MinLen
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
@@ -44,7 +44,7 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
 def _one_per_place(error: ValidationError, model: type[BaseModel]) -> list[tuple[dict[str, Any], Place]]:
     """Of a union pydantic tells every branch; kept is one finding, or those inside the object that the user wrote."""
     findings = [(dict(details), _place(model, details["loc"])) for details in error.errors(include_url=False)]
-    deep = {place.path[0] for details, place in findings if place.deep and details["type"] not in ("model_type", "model_attributes_type")}
+    deep = {place.path[0] for _, place in findings if place.deep}
     best: dict[tuple[str, ...], tuple[dict[str, Any], Place]] = {}
     for details, place in findings:
         if place.path and place.path[0] in deep and not place.deep:
@@ -96,14 +96,18 @@ def _sentence(details: dict[str, Any], place: Place, model: type[BaseModel]) -> 
 def _where_it_belongs(place: Place, model: type[BaseModel]) -> str:
     """The nearest key, or the object that has a key of this name."""
     name = place.path[-1]
+    nested = {key: [member for member in _members(field.annotation) if _is_model(member)] for key, field in model.model_fields.items()}
+    outer, _, inner = name.partition(".")
+    if inner and nested.get(outer):
+        return f'write {inner!r} inside the object {outer!r}: "{outer}": {{"{inner}": ...}}'
+    for key, members in nested.items():
+        if len(place.path) == 1 and any(name in member.model_fields for member in members):
+            return f"{name!r} belongs inside the object {key!r}"
+    if len(place.path) > 1 and name in model.model_fields:
+        return f"{name!r} belongs outside of {place.path[0]!r}, at the top level"
     near = difflib.get_close_matches(name, list(place.siblings), n=1, cutoff=0.6)
     if near:
         return f"did you mean {near[0]!r}?"
-    if len(place.path) > 1 and name in model.model_fields:
-        return f"{name!r} belongs outside of {place.path[0]!r}, at the top level"
-    for key, field in model.model_fields.items():
-        if any(_is_model(member) and name in member.model_fields for member in _members(field.annotation)):
-            return f"{name!r} belongs inside the object {key!r}"
     return "see exps/schema.json for all keys"
 
 
@@ -120,7 +124,8 @@ def words(annotation: Any, metadata: Iterable[Any] = (), *, plural: bool = False
         return _joined([{None: "null", True: "true", False: "false"}.get(value, repr(value)) for value in get_args(annotation)])
     if get_origin(annotation) in (list, tuple):
         items = words(*get_args(annotation)[:1], plural=True) if get_args(annotation) else "values"
-        return f"{'lists' if plural else 'a list'} of {items}"
+        filled = "non-empty " if any(isinstance(bound, MinLen) and bound.min_length for bound in metadata) else ""
+        return f"{filled}lists of {items}" if plural else f"a {filled}list of {items}"
     if _is_model(annotation):
         return "objects" if plural else f"an object with the keys {', '.join(annotation.model_fields)}"
     noun = NOUNS.get(get_origin(annotation) or annotation, (str(annotation),) * 2)[plural]
@@ -128,21 +133,13 @@ def words(annotation: Any, metadata: Iterable[Any] = (), *, plural: bool = False
 
 
 def _bounds(metadata: Iterable[Any]) -> str:
-    """" from 0 to 256", " above 0 and below 1", "" without bounds."""
-    low = high = ""
-    inclusive = [None, None]
-    for bound in metadata:
-        if isinstance(bound, Ge):
-            low, inclusive[0] = f"{bound.ge} or more", bound.ge
-        elif isinstance(bound, Gt):
-            low = f"above {bound.gt}"
-        elif isinstance(bound, Le):
-            high, inclusive[1] = f"at most {bound.le}", bound.le
-        elif isinstance(bound, Lt):
-            high = f"below {bound.lt}"
-    if None not in inclusive:
-        return f" from {inclusive[0]} to {inclusive[1]}"
-    return "".join(f" {text}" for text in (" and ".join(filter(None, (low, high))),) if text)
+    """" from 0 to 256", " above 0 and below 1", " of at least 1", or nothing."""
+    found = {type(bound): bound for bound in metadata}
+    if Ge in found and Le in found:
+        return f" from {found[Ge].ge} to {found[Le].le}"
+    texts = [f"{word} {getattr(found[kind], kind.__name__.lower()):g}" for kind, word in
+             ((Ge, "of at least"), (Gt, "above"), (Le, "at most"), (Lt, "below")) if kind in found]
+    return f" {' and '.join(texts)}" if texts else ""
 
 
 def _bare(annotation: Any, metadata: Iterable[Any] = ()) -> tuple[Any, list[Any]]:

@@ -41,7 +41,8 @@ def read_json(path: Path) -> dict[str, Any]:
     except ValueError:  # python's own limit
         raise UserError(f"{path}: a number has more than 4,300 digits; no setting is that large") from None
     if not isinstance(values, dict):
-        raise UserError(f"{path}: expected one JSON object of settings, got {type(values).__name__}")
+        kind = {list: "a list", str: "a text", bool: "true or false", type(None): "null"}.get(type(values), "a number")
+        raise UserError(f"{path}: expected one JSON object of settings, {{ ... }}, got {kind}")
     return values
 
 
@@ -124,8 +125,10 @@ def _cause(message: str, text: str, at: int, last: str, rest: str) -> str:
     if not rest:
         return _ends_too_early(text)
     if word and "property name" in message:
-        return _bare_key(word[0], rest, at)
-    if word and last not in "0123456789":
+        return f'the key {word[0]} stands without quotes; write "{word[0]}"'
+    if not last:
+        return f"one object of settings, {{ ... }}, belongs here, got {visible_name(rest[:20])!r}"
+    if word and not last.isdigit():
         return _bare_word(word[0])
     if "Extra data" in message:
         return _after_the_end(here)
@@ -135,8 +138,10 @@ def _cause(message: str, text: str, at: int, last: str, rest: str) -> str:
 def _misplaced(message: str, last: str, here: str) -> str:
     if here == ",":
         return "a comma too many" if last in ",[{" else f"a value is missing before the comma, after {last!r}"
-    if (last.isdigit() and here in "0123456789._%xXeE") or here in "+." or (last == "-" and here == "."):
+    if (last.isdigit() and here in "0123456789._%xXeE") or here in "+-.":
         return "a number that JSON does not know; write it plainly, such as 0.5, 10 or 1e-4 (no leading zeros, +, _ or %)"
+    if here in "()":
+        return "round brackets are no JSON; a list stands between [ and ]"
     if "':' delimiter" in message:
         return f"':' belongs between a key and its value, got {here!r}"
     if "',' delimiter" in message:
@@ -145,10 +150,6 @@ def _misplaced(message: str, last: str, here: str) -> str:
     if "property name" in message:
         return f"a key between double quotes belongs here, got {visible_name(here)!r}"
     return f"a value is missing before {visible_name(here)!r}"
-
-
-def _bare_key(word: str, rest: str, at: int) -> str:
-    return f'the key {word} stands without quotes; write "{word}"'
 
 
 def _bare_word(word: str) -> str:
