@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from utils import command_line
 from utils.errors import RunFailed, UserError
-from utils.last_resort import keep_traceback, one_sentence
+from utils.last_resort import told
 from utils.machine.cores import prepare_openmp
 from utils.run.interrupt import INTERRUPTED, TERMINATED, Terminated, how_to_resume, sigterm_raises
 from utils.terminal import quiet_terminal, show, steady_terminal
@@ -52,8 +52,7 @@ def run_experiments(arguments: argparse.Namespace) -> None:
             if len(configs) == 1 or several_processes():  # of several processes some may be waiting for this one
                 raise
             failed.append(path)
-            kept = "" if isinstance(error, UserError) else f"; the traceback is in {keep_traceback(error)}"
-            show(f"error: {path}: {one_sentence(error)}{kept}", error=True)
+            show(f"error: {path}: {error if isinstance(error, UserError) else told(error)}", error=True)
     if failed:
         raise RunFailed(f"{len(failed)} of {len(configs)} experiments failed: {', '.join(map(str, failed))} (see above); the others "
                         "are done")
@@ -119,20 +118,21 @@ def main(argv: list[str] | None = None) -> int:
     prepare_openmp()
     with steady_terminal():
         parse, act = COMMANDS[argv[0]] if argv and argv[0] in COMMANDS else (parse_arguments, run_experiments)
-        trains = act is run_experiments
+        hint = ""
         try:
-            arguments = parse(argv if trains else argv[1:])
+            arguments = parse(argv if act is run_experiments else argv[1:])
+            if act is run_experiments and not (arguments.dry_run or arguments.test_only):
+                hint = f"; {how_to_resume(argv)}"
             with sigterm_raises(), quiet_terminal() if getattr(arguments, "quiet", False) else nullcontext():
                 act(arguments)
         except UserError as error:
             show(f"error: {error}", error=True)
             return 1 if isinstance(error, RunFailed) else 2
         except Exception as error:  # nobody foresaw it
-            kept = keep_traceback(error)
-            show(f"error: unforeseen, {one_sentence(error)}; the traceback is in {kept}{'; ' + how_to_resume(argv) if trains else ''}", error=True)
+            show(f"error: {told(error)}{hint}", error=True)
             return 1
         except (KeyboardInterrupt, Terminated) as stop:
-            show(f"\nstopped; {how_to_resume(argv)}" if trains else "\nstopped", error=True)
+            show(f"\nstopped{hint}", error=True)
             return INTERRUPTED if isinstance(stop, KeyboardInterrupt) else TERMINATED
     return 0
 

@@ -158,7 +158,11 @@ def test(config: Config, out_dir: str | Path = "logs", *, name: str | None = Non
             if tested:
                 result = _with_seed(result, session.result())
     if not result.seeds:
-        raise UserError(f"--test_only: {run.path} has no checkpoint to evaluate; train first (keep_checkpoints must not be 'none')")
+        asked = "" if after_task is None else f" after task {after_task}"
+        there = ", ".join(CheckpointStore(run.path / f"seed{config.seeds[0]}" / "checkpoints").names())
+        advice = (f"there are {there} of seed {config.seeds[0]} (keep_checkpoints 'all' keeps every task's)" if there
+                  else "train first (keep_checkpoints must not be 'none')")
+        raise UserError(f"--test_only: {run.path} has no checkpoint{asked} to evaluate; {advice}")
     if fabric.is_global_zero:
         show(results_table(result))
     return result

@@ -40,3 +40,10 @@ def keep_traceback(error: BaseException) -> Path:
             traceback.print_exception(type(error), error, error.__traceback__, file=file)
         log_file = Path(file.name)
     return log_file
+
+
+def told(error: BaseException) -> str:
+    """What to print for an error that nobody foresaw; its traceback is kept."""
+    kept = keep_traceback(error)
+    failed = "" if isinstance(error, OSError) and error.filename is not None else "the program failed, "
+    return f"{failed}{one_sentence(error)}; the traceback is in {kept}"

@@ -45,6 +45,11 @@ def show(text: str = "", *, error: bool = False) -> None:
     _flush(stream)
 
 
+def shows_bars() -> bool:
+    """Whether a progress bar on stderr is seen by somebody."""
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
 class TerminalHandler(logging.Handler):
     """Shows each record's message on stdout; tracebacks are for log.txt."""
 

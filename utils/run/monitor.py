@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from tqdm import tqdm
 from utils.errors import UserError
 from utils.files import write_atomic
 from utils.run.checkpoint import Checkpoint, CheckpointStore, load_optimizer_tensors, optimizer_tensors
+from utils.terminal import shows_bars
 
 if TYPE_CHECKING:
     from models.base import BaseLearner, EpochStats
@@ -109,7 +109,7 @@ class RunMonitor(Monitor):
 
     def bar(self, batches: Iterable[T], description: str) -> Iterable[T]:
         self._epoch_start = time.perf_counter()
-        return tqdm(batches, desc=description, leave=False, dynamic_ncols=True, disable=not (self.writes and sys.stderr.isatty()))
+        return tqdm(batches, desc=description, leave=False, dynamic_ncols=True, disable=not (self.writes and shows_bars()))
 
     def step_shower(self, bar: Iterable, optimizer: torch.optim.Optimizer) -> Callable[[Tensor], None] | None:
         if not isinstance(bar, tqdm) or bar.disable:
