@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -27,21 +26,23 @@ from models.tools.dry_run import count_parameters
 from utils.config import Config, MethodSettings
 from utils.data.data_manager import DataManager
 from utils.errors import RunFailed, StorageError, UserError
-from utils.files import disk_errors_as_user_error, write_atomic
+from utils.files import DISK_ERRORS, disk_errors_as_user_error, write_atomic
 from utils.formulas import metrics
+from utils.last_resort import keep_traceback, one_sentence
 from utils.machine.deterministic import deterministic_kernels
 from utils.machine.device import make_fabric
 from utils.machine.distributed import launch, on_first, processes_ended_on_error
 from utils.machine.environment import environment
 from utils.machine.out_of_memory import out_of_memory_as_user_error
 from utils.machine.peak_memory import peak_memory_mb, reset_peak_memory
-from utils.report.page import write_report
-from utils.report.results import RunResult, SeedResult, read_results, write_results
+from utils.report.page import report_is_there, write_report
+from utils.report.results import RunResult, SeedResult, read_results, tables_are_current, write_results
 from utils.report.tables import results_table
 from utils.run.checkpoint import Checkpoint, CheckpointStore, check_base_weights, optimizer_tensors, tensors_to_bytes
 from utils.run.monitor import RunMonitor
 from utils.run.profiling import ProfilingMonitor
 from utils.run.run_folder import RunFolder, experiment_folder
+from utils.terminal import TerminalHandler, show, visible
 
 log = logging.getLogger("slca")
 
@@ -80,11 +81,13 @@ def train(config: Config, out_dir: str | Path = "logs", *, name: str | None = No
         log.info(f"run folder: {run.path}")
         if run.finished:
             log.info("finished already, nothing to resume; without --resume a new run starts")
+            if fabric.is_global_zero and not (tables_are_current(result, run.path) and report_is_there(run.path)):
+                _write(result, run.path)
         else:
             result = _train_seeds(config, fabric, run, result, profile)
         if fabric.is_global_zero:
-            print(results_table(result))
-            print(f"\nreport: {run.path / 'report.html'}\ncurves: {run.path / 'curve.png'}")
+            show(results_table(result))
+            show(f"\nreport: {run.path / 'report.html'}\ncurves: {run.path / 'curve.png'}")
     return result
 
 
@@ -92,6 +95,8 @@ def _train_seeds(config: Config, fabric: Fabric, run: RunFolder, result: RunResu
     """All seeds of one run but those that `result` has already. Raises UserError."""
     failures: dict[int, str] = {}
     images: DataManager | None = None  # the first seed's; the others take over what it decoded
+    if result.seeds and fabric.is_global_zero:
+        _write(result, run.path)  # a run that was killed after results.json has older pages and pictures
     for seed in config.seeds:
         if any(done.seed == seed for done in result.seeds):
             log.info(f"seed {seed}: finished already")
@@ -115,8 +120,8 @@ def _train_seeds(config: Config, fabric: Fabric, run: RunFolder, result: RunResu
             except Exception as error:  # the other seeds are not lost with this one
                 if len(config.seeds) == 1 or fabric.world_size > 1:  # other processes would wait for this one
                     raise
-                failures[seed] = _words(error)
-                log.error(f"seed {seed} failed: {_words(error)}", exc_info=None if isinstance(error, UserError) else error)
+                failures[seed] = one_sentence(error)
+                log.error(f"seed {seed} failed: {one_sentence(error)}", exc_info=None if isinstance(error, UserError) else error)
                 del session  # with its network, before the next seed's is made
                 continue
         result.environment["weights"] = session.net.backbone.weights
@@ -159,9 +164,13 @@ def test(config: Config, out_dir: str | Path = "logs", *, name: str | None = Non
             if tested:
                 result = _with_seed(result, session.result())
     if not result.seeds:
-        raise UserError(f"--test_only: {run.path} has no checkpoint to evaluate; train first (keep_checkpoints must not be 'none')")
+        asked = "" if after_task is None else f" after task {after_task}"
+        there = ", ".join(CheckpointStore(run.path / f"seed{config.seeds[0]}" / "checkpoints").names())
+        advice = (f"there are {there} of seed {config.seeds[0]} (keep_checkpoints 'all' keeps every task's)" if there
+                  else "train first (keep_checkpoints must not be 'none')")
+        raise UserError(f"--test_only: {run.path} has no checkpoint{asked} to evaluate; {advice}")
     if fabric.is_global_zero:
-        print(results_table(result))
+        show(results_table(result))
     return result
 
 
@@ -352,18 +361,21 @@ def _with_seed(result: RunResult, seed: SeedResult) -> RunResult:
     return replace(result, seeds=seeds, summary={})
 
 
-def _words(error: Exception) -> str:
-    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-
-
 def _write(result: RunResult, folder: Path) -> None:
-    write_report(result, folder)
-    write_results(result, folder)  # last: a seed that is in results.json is not computed again
+    """Results first, so that no failure of a page or picture loses a finished seed. Raises OSError: the disk is full."""
+    write_results(result, folder)
+    try:
+        write_report(result, folder)
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+            raise
+        log.warning(f"{folder / 'report.html'} could not be made: {one_sentence(error)}. All figures are in results.json and results.csv; "
+                    f"the traceback is in {keep_traceback(error)}")
 
 
 @contextmanager
 def _terminal_log() -> Iterator[None]:
-    handler = logging.StreamHandler(sys.stdout)
+    handler = TerminalHandler()
     log.setLevel(logging.INFO)
     log.addHandler(handler)
     try:
@@ -372,15 +384,26 @@ def _terminal_log() -> Iterator[None]:
         log.removeHandler(handler)
 
 
+class _LogFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return visible(super().format(record))
+
+
 @contextmanager
 def _file_log(path: Path) -> Iterator[None]:
+    """Inside, what is logged goes into a file too; so does the traceback of an error that nobody foresaw."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.handleError = lambda record: None  # a full disk loses log lines; the checkpoint tells it in one sentence
-    handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s"))
+    handler.setFormatter(_LogFormatter("%(asctime)s  %(message)s"))
     log.addHandler(handler)
     try:
         yield
+    except Exception as error:
+        if not isinstance(error, UserError):
+            handler.handle(logging.makeLogRecord({"msg": one_sentence(error), "exc_info": (type(error), error, error.__traceback__)}))
+            error.log_file = path  # named to the user
+        raise
     finally:
         log.removeHandler(handler)
         handler.close()

@@ -10,10 +10,12 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from utils.config import Config, MethodSettings, load_config, parse_config, read_settings
+from utils.config import Config, MethodSettings, load_config, parse_config
 from utils.errors import UserError
 from utils.files import PROJECT
+from utils.json_files import read_json
 from utils.methods import add_source, catalogue, resolve_name
+from utils.overrides import with_overrides
 
 if TYPE_CHECKING:
     from models.base import BaseLearner
@@ -71,14 +73,14 @@ def load_experiment(path: str | Path, overrides: Mapping[str, Any] | None = None
     dropped: dict[str, Any] = {}
     if "model_name" in overrides and isinstance(overrides["model_name"], str):
         own = catalogue().methods[resolve_name(overrides["model_name"])].keys
-        dropped = {key: value for key, value in read_settings(Path(path)).items()
+        dropped = {key: value for key, value in read_json(Path(path)).items()
                    if key not in own and key not in overrides and catalogue().owners(key)}
     if not dropped:
         return resolve_config(load_config(path, overrides))
-    kept = {key: value for key, value in read_settings(Path(path)).items() if key not in dropped}
+    kept = {key: value for key, value in read_json(Path(path)).items() if key not in dropped}
     log.warning(f"{path}: {', '.join(dropped)} left out, {overrides['model_name']} does not have "
                 f"{'this setting' if len(dropped) == 1 else 'these settings'}")
-    return resolve_config(parse_config({**kept, **overrides}, str(path)))
+    return resolve_config(parse_config(with_overrides(kept, overrides), str(path)))
 
 
 def load_plugin(path: str | Path) -> None:

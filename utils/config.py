@@ -11,16 +11,19 @@ Nobody writes into a `Config`: it is frozen, and the resolved one is saved besid
 
 from __future__ import annotations
 
-import difflib
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
 
 from utils.errors import UserError
+from utils.explain import explain, hint_for
+from utils.json_files import read_json
 from utils.methods import check_keys, says_nothing
+from utils.overrides import parse_overrides, with_overrides
+
+__all__ = ["Config", "DatasetSpec", "MethodSettings", "Strict", "load_config", "parse_config", "parse_overrides"]
 
 Device = str | int
 ConfigT = TypeVar("ConfigT", bound="Config")
@@ -234,13 +237,13 @@ def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
 
     Args:
         path: JSON file with one object of settings.
-        overrides: settings that win over the file's (`--set key=value`).
+        overrides: settings that win over the file's (`--set key=value`); "dataset.image_size" is a key inside "dataset".
 
     Raises:
         UserError: the file is missing or malformed, a key is unknown or another method's, or a common setting is missing, of a
             wrong type or out of range.
     """
-    return parse_config({**read_settings(Path(path)), **(overrides or {})}, source=str(path))
+    return parse_config(with_overrides(read_json(Path(path)), overrides or {}), source=str(path))
 
 
 def parse_config(values: Mapping[str, Any], source: str = "config", kind: type[ConfigT] = Config) -> ConfigT:
@@ -257,117 +260,12 @@ def parse_config(values: Mapping[str, Any], source: str = "config", kind: type[C
     try:
         config = kind.model_validate(values)
     except ValidationError as error:
-        problems = [_explain(details, kind) for details in _most_telling(error)]
-        raise UserError(f"{source}: " + "; ".join(problems[:5])) from None
+        raise UserError(f"{source}: {explain(error, kind)}") from None
     except RecursionError:
         raise UserError(f"{source}: nested too deeply; settings are flat, at most an object inside a key") from None
     config._source = source
     if kind is Config:
-        check_keys(config.model_name, values, Config.model_fields, source)
+        check_keys(config.model_name, values, Config.model_fields, source, lambda key: hint_for(key, Config))
     return config
 
 
-def parse_overrides(assignments: Sequence[str]) -> dict[str, Any]:
-    """`["epochs=1", "seed=[1,2]"]` -> `{"epochs": 1, "seed": [1, 2]}`; what is not JSON is taken as text.
-
-    Raises:
-        UserError: an assignment has no "=".
-    """
-    overrides: dict[str, Any] = {}
-    for assignment in assignments:
-        key, equals, text = assignment.partition("=")
-        if not equals or not key.strip():
-            raise UserError(f"--set {assignment}: expected key=value, e.g. --set epochs=1")
-        try:
-            overrides[key.strip()] = json.loads(text, parse_constant=_refuse_constant)
-        except (ValueError, RecursionError):
-            overrides[key.strip()] = text
-    return overrides
-
-
-def read_settings(path: Path) -> dict[str, Any]:
-    """The JSON object in a config file, nothing checked. Raises UserError."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.json")], n=1)
-        hint = f"; did you mean {path.parent / near[0]}?" if near else ""
-        raise UserError(f"config file {path} does not exist{hint}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"config file {path} cannot be read: {error}") from None
-    try:
-        values = json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}: not valid JSON at line {error.lineno}, column {error.colno}: {error.msg}") from None
-    except RecursionError:
-        raise UserError(f"{path}: nested too deeply; settings are flat, at most an object inside a key") from None
-    except ValueError as error:
-        raise UserError(f"{path}: {error}") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: expected one JSON object of settings, got {type(values).__name__}")
-    return values
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    keys = [key for key, _ in pairs]
-    twice = sorted({key for key in keys if keys.count(key) > 1})
-    if twice:
-        raise ValueError(f"key {twice[0]!r} appears twice; keep one")
-    return dict(pairs)
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not a number that a setting can have; write a finite one")
-
-
-def _most_telling(error: ValidationError) -> list[dict[str, Any]]:
-    """One finding per key: of a union's branches, those that fit what the user wrote best."""
-    best: dict[Any, tuple[tuple[bool, bool], dict[str, Any]]] = {}
-    for details in error.errors(include_url=False):
-        key = details["loc"][0] if details["loc"] else ""
-        # The object branch of a union speaks of the user's own sub-keys; it is the one to explain.
-        inside_object = any(str(part).endswith("Spec") for part in details["loc"])
-        wrong_shape = details["type"] in ("model_type", "model_attributes_type")
-        score = (inside_object and not wrong_shape, not details["type"].endswith("_type"))
-        if key not in best or score > best[key][0]:
-            best[key] = (score, dict(details))
-        elif score == best[key][0] and details["loc"][:1] == best[key][1]["loc"][:1] and _is_union_branch(details["loc"][-1]):
-            best[key][1]["msg"] += " or " + _allowed(details["msg"])
-    return [details for _, details in best.values()]
-
-
-def _explain(details: dict[str, Any], kind: type[Config]) -> str:
-    """One sentence for one of pydantic's findings: key, got, allowed, nearest valid key."""
-    path = [str(part) for part in details["loc"]]
-    spec = next((part for part in path if part.endswith("Spec")), None)
-    fields = {"DatasetSpec": DatasetSpec, "BackboneSpec": BackboneSpec, "SplitSpec": SplitSpec}.get(spec or "", kind).model_fields
-    key = ".".join(part for part in path if not _is_union_branch(part)) or "config"
-    if details["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(path[-1], list(fields), n=1, cutoff=0.6)
-        hint = f"did you mean {near[0]!r}?" if near else "see exps/schema.json for all keys"
-        return f"unknown key {_short(key)}; {hint}"
-    if details["type"] == "missing":
-        field = fields.get(path[-1])
-        return f"key {key!r} is missing ({field.description})" if field else f"key {key!r} is missing"
-    field = fields.get(path[-1]) or (kind.model_fields.get(path[0]) if path else None)
-    allowed = _allowed(details["msg"])
-    meaning = f" ({field.description})" if field and field.description else ""
-    return f"key {_short(key)}: got {_short(details['input'])}, allowed: {allowed}{meaning}"
-
-
-def _allowed(message: str) -> str:
-    return message.removeprefix("Value error, ").removeprefix("Input should be ")
-
-
-def _is_union_branch(part: Any) -> bool:
-    """Pydantic names the branch of a union inside the path of a finding; users know only their keys."""
-    part = str(part)
-    return part.endswith("Spec") or part in ("str", "int", "float", "bool") or "[" in part
-
-
-def _short(value: Any, limit: int = 80) -> str:
-    try:
-        text = repr(value)
-    except RecursionError:
-        return "a deeply nested value"
-    return text if len(text) <= limit else text[: limit - 3] + "..."

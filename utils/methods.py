@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 import difflib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -138,11 +138,17 @@ def resolve_name(model_name: str) -> str:
                     "'slcapp' (SLCA++) or 'slca_' (SLCA)")
 
 
-def check_keys(model_name: str, keys: Iterable[str], common: Iterable[str], source: str) -> None:
-    """Raises UserError for settings that neither all methods share (`common`) nor this one has, naming the one that has them."""
+def check_keys(model_name: str, keys: Iterable[str], common: Iterable[str], source: str,
+               hint_for: Callable[[str], str | None] = lambda key: None) -> None:
+    """Raises UserError for settings that neither all methods share (`common`) nor this one has, naming the one that has them.
+
+    Args:
+        source: names the settings in the message.
+        hint_for: says of an unknown key where else it could belong.
+    """
     own = catalogue().methods[resolve_name(model_name)]
     allowed = [*common, *own.keys]
-    problems = [_why_not(key, own.name, allowed) for key in keys if key not in allowed]
+    problems = [_why_not(key, own.name, allowed, hint_for(key)) for key in keys if key not in allowed]
     if problems:
         raise UserError(f"{source}: " + "; ".join(problems[:5]))
 
@@ -156,19 +162,21 @@ def says_nothing(model_name: object, key: str, value: object) -> bool:
     return key not in own and key in NO_MEMORY and value == NO_MEMORY[key] and type(value) is type(NO_MEMORY[key])
 
 
-def _why_not(key: str, method: str, allowed: list[str]) -> str:
+def _why_not(key: str, method: str, allowed: list[str], hint: str | None) -> str:
     owners = catalogue().owners(key)
     if owners:
         return (f"key {key!r} belongs to {', '.join(owners[:6])}{', ...' if len(owners) > 6 else ''} and means nothing to {method}; "
                 "remove it, or choose another model_name")
     near = difflib.get_close_matches(key, allowed, n=1, cutoff=0.6)
     elsewhere = difflib.get_close_matches(key, [k for m in catalogue().methods.values() for k in m.keys], n=1, cutoff=0.8)
-    if near:
+    if hint is not None:
+        pass
+    elif near:
         hint = f"did you mean {near[0]!r}?"
     elif elsewhere:
         hint = f"{elsewhere[0]!r} belongs to {', '.join(catalogue().owners(elsewhere[0])[:6])}"
     else:
-        hint = f"python main.py list settings {method} names all keys"
+        hint = "exps/schema.json has all keys"
     return f"unknown key {key[:80]!r}; {hint}"
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from convs.lora import merge_lora
-from models.tools.predict import TrainedLearner, add_run_arguments, load_learner
+from models.tools.predict import TrainedLearner, load_learner
 from utils.errors import UserError
 from utils.files import write_atomic
 from utils.rng import torch_generator
@@ -39,14 +39,6 @@ class Classifier(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         learner = self._learner
         return learner.fold_domains(learner.scores(learner.features((pixels - self.mean) / self.std)))
-
-
-def export_arguments(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="main.py export",
-                                     description="Write a trained run as one program: FILE.pt2 (torch.export) or FILE.onnx.")
-    add_run_arguments(parser)
-    parser.add_argument("file", type=Path, metavar="FILE", help="ends in .pt2 or .onnx")
-    return parser.parse_args(argv)
 
 
 def export_run(arguments: argparse.Namespace) -> None:

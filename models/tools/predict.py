@@ -157,23 +157,6 @@ def _pixels(image: str | Path | Image.Image | np.ndarray) -> Tensor:
 # Command line --------------------------------------------------------------------------------------------------
 
 
-def predict_arguments(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="main.py predict", description="Classify a folder of images with a trained run.")
-    add_run_arguments(parser)
-    parser.add_argument("images", type=Path, metavar="FOLDER", help="folder of images (sub-folders too), or one image")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1")
-    parser.add_argument("--top", type=int, default=5, metavar="K", help="classes per image (default: 5)")
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="default: predictions.csv in RUN")
-    return parser.parse_args(argv)
-
-
-def add_run_arguments(parser: argparse.ArgumentParser) -> None:
-    """RUN and which of its checkpoints."""
-    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a run, or of an experiment (its newest run)")
-    parser.add_argument("--seed", type=int, help="which of the run's seeds (default: the first)")
-    parser.add_argument("--after_task", type=int, metavar="N", help="the checkpoint after task N instead of the newest")
-
-
 def predict_folder(arguments: argparse.Namespace) -> None:
     """Print one line per image, best classes first, and write the same as CSV. Raises UserError."""
     if not arguments.images.exists():

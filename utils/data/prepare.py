@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import sys
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -22,6 +21,7 @@ from utils.data.official import Entry, domainnet_entries, imagenet_r_entries, wr
 from utils.data.registry import REGISTRY, Registered, load_dataset, registered
 from utils.data.types import DatasetInfo
 from utils.errors import UserError
+from utils.terminal import shows_bars
 
 log = logging.getLogger("slca.data")
 
@@ -154,7 +154,7 @@ def _copy(files: Source, targets: dict[str, str], folder: Path, name: str) -> No
     if needed + SPARE > free:
         raise UserError(f"{folder}: {needed / 2**30:.1f} GiB are needed, {free / 2**30:.1f} GiB are free; make room or name another --root")
     with tqdm(total=len(targets), initial=len(targets) - len(todo), desc=f"preparing {name}", unit="file",
-              disable=not sys.stderr.isatty()) as bar:
+              disable=not shows_bars()) as bar:
         for member in files.members(todo):
             target = folder / targets[member.name]
             assert target.resolve().is_relative_to(inside), f"{target} leaves {folder}"

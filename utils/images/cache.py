@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import logging
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,6 +23,7 @@ from tqdm import tqdm
 
 from utils.errors import UserError
 from utils.images.store import ArrayStore, FileStore, ImageStore, read_image
+from utils.terminal import shows_bars
 
 log = logging.getLogger("slca.data")
 
@@ -141,7 +141,7 @@ def _decoded_bytes(paths: Sequence[Path]) -> int:
 def _decoded(paths: Sequence[Path], skip_bad: bool, what: str) -> Iterator[np.ndarray | None]:
     """Every image (H, W, 3) in order, decoded by threads; None for an unreadable one with `skip_bad`."""
     bad: list[str] = []
-    bar = tqdm(total=len(paths), desc=what, unit="image", disable=not sys.stderr.isatty(), leave=False)
+    bar = tqdm(total=len(paths), desc=what, unit="image", disable=not shows_bars(), leave=False)
     with bar, ThreadPoolExecutor(max_workers=os.cpu_count()) as threads:
         for start in range(0, len(paths), CHUNK):
             for result in threads.map(_try_read, paths[start:start + CHUNK]):

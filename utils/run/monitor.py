@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from utils.files import write_atomic
+from utils.terminal import shows_bars
 
 T = TypeVar("T")
 SECONDS_BETWEEN_LOSSES = 0.5
@@ -93,7 +93,7 @@ class RunMonitor(Monitor):
 
     def bar(self, batches: Iterable[T], description: str) -> Iterable[T]:
         self._epoch_start = time.perf_counter()
-        return tqdm(batches, desc=description, leave=False, dynamic_ncols=True, disable=not (self.writes and sys.stderr.isatty()))
+        return tqdm(batches, desc=description, leave=False, dynamic_ncols=True, disable=not (self.writes and shows_bars()))
 
     def step_shower(self, bar: Iterable, optimizer: torch.optim.Optimizer) -> Callable[[Tensor], None] | None:
         if not isinstance(bar, tqdm) or bar.disable:
