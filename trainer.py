@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -26,7 +27,7 @@ from models.tools.dry_run import count_parameters
 from utils.config import Config, MethodSettings
 from utils.data.data_manager import DataManager
 from utils.errors import RunFailed, StorageError, UserError
-from utils.files import DISK_ERRORS, disk_errors_as_user_error, write_atomic
+from utils.files import DISK_ERRORS, disk_errors_as_user_error
 from utils.formulas import metrics
 from utils.last_resort import keep_traceback, one_sentence
 from utils.machine.deterministic import deterministic_kernels
@@ -38,7 +39,7 @@ from utils.machine.peak_memory import peak_memory_mb, reset_peak_memory
 from utils.report.page import report_is_there, write_report
 from utils.report.results import RunResult, SeedResult, read_results, tables_are_current, write_results
 from utils.report.tables import results_table
-from utils.run.checkpoint import Checkpoint, CheckpointStore, check_base_weights, optimizer_tensors, tensors_to_bytes
+from utils.run.checkpoint import Checkpoint, CheckpointStore, check_base_weights, optimizer_tensors, write_tensors_atomic
 from utils.run.monitor import RunMonitor
 from utils.run.profiling import ProfilingMonitor
 from utils.run.run_folder import RunFolder, experiment_folder
@@ -220,6 +221,7 @@ class Session:
         self.store = CheckpointStore(folder / "checkpoints", config.keep_checkpoints if first else "none", warn=log.warning)
         monitor = ProfilingMonitor if profile else RunMonitor
         self.monitor = monitor(folder, log, self.data.stream.num_tasks, writes=first)
+        self.saved_at = time.monotonic()  # when the newest checkpoint was written
         self.first_task = 0
         self.inside: Checkpoint | None = None  # where an interrupted run was inside `first_task`
         self._untrained: tuple[frozenset[str], str] | None = None  # what checkpoints leave out: names that they hold, checksum
@@ -261,13 +263,17 @@ class Session:
         """After a task: everything that the next one needs, and the files that the method wants beside it."""
         if self.fabric.is_global_zero:
             for name, tensors in self.learner.files(task).items():
-                write_atomic(self.folder / f"{name}.safetensors", tensors_to_bytes(tensors))
+                write_tensors_atomic(self.folder / f"{name}.safetensors", tensors)
         weights = self.learner.network_state()
         self.store.save(task, None, weights=weights, state=self.learner.extra_state(), meta=self.meta(weights))
+        self.saved_at = time.monotonic()
 
     def save_inside_task(self, epochs: int, optimizer: torch.optim.Optimizer) -> None:
-        """After `epochs` epochs of the learner's task."""
-        if epochs % self.config.checkpoint_every == 0:
+        """After `epochs` epochs of the learner's task, as often as `checkpoint_every` or `checkpoint_minutes` say."""
+        c = self.config
+        due = time.monotonic() - self.saved_at >= 60 * c.checkpoint_minutes
+        if due if c.checkpoint_every is None else epochs % c.checkpoint_every == 0:
+            self.saved_at = time.monotonic()
             weights = self.learner.network_state()
             self.store.save(self.learner.task, epochs, weights=weights,
                             state={**optimizer_tensors(optimizer), **self.learner.epoch_state()}, meta=self.meta(weights))
@@ -305,7 +311,9 @@ class Session:
         inside = self.inside = self.store.newest(inside=self.first_task)
         if inside is not None:
             self.restore_meta(inside)
-        self.monitor.forget_after(self.first_task, inside.epoch if inside and inside.epoch else 0)
+        epoch = inside.epoch if inside else None
+        self.store.tidy(*((self.first_task, epoch) if epoch else (self.first_task - 1, None)))
+        self.monitor.forget_after(self.first_task, epoch or 0)
         if done or inside:
             log.info(f"seed {self.seed}: resuming at task {self.first_task + 1}")
 

@@ -20,9 +20,9 @@ from huggingface_hub import constants as hub
 from timm.models import group_parameters
 from torch import Tensor, nn
 
-from convs.weights import file_sha256, load_weights
+from convs.weights import load_weights
 from utils.errors import UserError
-from utils.files import PROJECT
+from utils.files import PROJECT, file_sha256
 
 WEIGHT_FOLDERS = (Path("."), Path("pretrained"), PROJECT, PROJECT / "pretrained")
 WEIGHT_SUFFIXES = (".safetensors", ".npz", ".pth", ".pt", ".pth.tar", ".bin")

@@ -24,12 +24,6 @@ UNUSED_PREFIXES = ("head.", "head_dist.", "fc.", "classifier.", "decoder", "mask
 MOCO_ENCODER = "module.base_encoder."
 
 
-def file_sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file's bytes."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest() if sys.version_info >= (3, 11) else _sha256(stream)
-
-
 def tensors_sha256(tensors: Iterable[tuple[str, Tensor]]) -> str:
     """SHA-256 over names and values: tells whether two models hold the same weights, whatever file they came from."""
     digest = hashlib.sha256()
@@ -137,10 +131,3 @@ def _load_npz(model: nn.Module, path: Path) -> None:
 def _listing(what: str, names: list[str], limit: int = 5) -> str:
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return f"{what}: {', '.join(names[:limit])}{more}"
-
-
-def _sha256(stream) -> str:  # Python 3.10 has no hashlib.file_digest
-    digest = hashlib.sha256()
-    for block in iter(lambda: stream.read(1 << 20), b""):
-        digest.update(block)
-    return digest.hexdigest()

@@ -19,7 +19,7 @@ NOT_REPEATED = ("stage_seconds", "peak_memory_mb")
 def tiny_config(**settings: Any) -> Config:
     """Three tasks (2 + 2 + 1 classes) of three epochs; a run takes about a second."""
     tiny = {"dataset": SYNTHETIC, "batch_size": 8, "epochs": 3, "ca_epochs": 2, "ca_samples": 8, "memory_size": 10, "ranpac_dim": 20,
-            "deterministic": True}
+            "deterministic": True, "checkpoint_every": 1}
     return make_config(**{**that_it_has(settings.get("model_name", "slca"), tiny), **settings})
 
 

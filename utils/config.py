@@ -182,7 +182,9 @@ class Config(Strict):
     # Run -----------------------------------------------------------------------------------------------------
     keep_checkpoints: Literal["last", "all", "none"] = Field("last",
         description="which tasks' checkpoints stay on disk (last: the newest two)")
-    checkpoint_every: int = Field(1, ge=1, description="epochs between checkpoints inside a task; the newest one stays on disk")
+    checkpoint_minutes: float = Field(5.0, ge=0.0, le=100_000.0,
+        description="minutes between checkpoints inside a task, written after an epoch; the newest one stays on disk")
+    checkpoint_every: int | None = Field(None, ge=1, description="epochs between checkpoints inside a task, instead of minutes")
     resume: Literal["never", "auto"] = Field("never",
         description="auto: as --resume, continue the newest unfinished run, if there is one")
     deterministic: bool = Field(False,

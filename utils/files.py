@@ -136,6 +136,15 @@ def locate(path: str) -> str:
     return str(inside) if not Path(path).exists() and inside.exists() else path
 
 
+def file_sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
+
+
 def sha256_of(data: bytes) -> str:
     """Hexadecimal SHA-256 of bytes in memory."""
     return hashlib.sha256(data).hexdigest()
