@@ -15,8 +15,8 @@ from models import learner_class, resolve_config, resolve_name
 from models.base import FLOAT_BYTES, BaseLearner
 from models.tools.build import backbone_entry
 from utils.config import Config
-from utils.data.data_manager import DataManager
-from utils.data.registry import count_images, dataset_info
+from utils.data.check import check_data
+from utils.data.registry import dataset_info
 
 META = torch.device("meta")
 SGD_COPIES = 3  # of each trained parameter: itself, its gradient, its momentum
@@ -54,12 +54,12 @@ def describe_run(config: Config, name: str = "") -> str:
     """The dry run's text: settings, tasks, parameters, memory.
 
     Raises:
-        UserError: the config asks for tasks or a backbone that cannot be.
+        UserError: the data are there but wrong, or the config asks for tasks or a backbone that cannot be.
     """
     config = resolve_config(config)
-    plan = DataManager.plan(config, config.seeds[0])
+    data = check_data(config)
+    plan, train_images = data.plan, data.train_images
     learner = shape_learner(config, plan)
-    train_images, _ = count_images(config.dataset, config.data_root)
     numbers, estimate = count_parameters(learner), estimate_memory(config, learner, train_images)
     info = dataset_info(config.dataset, config.data_root)
     at_once = math.ceil(config.batch_size / config.accumulate)
@@ -69,6 +69,7 @@ def describe_run(config: Config, name: str = "") -> str:
         "", "settings", json.dumps(config.model_dump(mode="json"), indent=2),
         "", f"tasks: {plan.num_classes} classes in {plan.num_tasks} tasks of {_sizes(plan.task_sizes)}; {images} training images; "
         f"{len(config.seeds)} seed(s)",
+        *([f"data, not on this machine: {data.missing}"] if data.missing else []),
         f"parameters: {numbers['all']:,} in all, {numbers['trained_backbone']:,} trained in the backbone, "
         f"{numbers['trained_heads']:,} trained in the heads",
         f"memory, estimated: {_gib(estimate.total)} = {_gib(estimate.parameters)} weights, gradients and momentum + "
