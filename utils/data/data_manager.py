@@ -73,8 +73,7 @@ class _Images:
         if len(train) + len(test) < sum(map(len, splits)):
             later += check_classes(train, test, names, f"data set {config.dataset_name}")
         later = [note for note in later if note not in notes]
-        tell(f"data set {config.dataset_name}", later)
-        return cls(train, test, names, stores, (*notes, *later))
+        return cls(train, test, names, stores, (*notes, *tell(f"data set {config.dataset_name}", later)))
 
 
 def validation_notes(config: Config, train: ImageSet) -> list[str]:

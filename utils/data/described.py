@@ -130,8 +130,7 @@ def load_spec(spec: DatasetSpec) -> Splits:
     except UserError as error:
         raise DataMissing(str(error)) if sources.nothing_there else error from None
     notes += duplicate_notes(train, test)
-    tell(f"data set {spec.name}", notes)
-    return replace(train, notes=tuple(notes)), test, names
+    return replace(train, notes=tell(f"data set {spec.name}", notes)), test, names
 
 
 def _read(spec: DatasetSpec, sources: Sources) -> Splits:

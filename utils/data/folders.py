@@ -112,6 +112,11 @@ def _class_folders(folder: Path, passed: PassedOver, notes: list[str]) -> dict[s
     if merged:
         notes.append(f"{len(merged)} class(es) under {folder}/ have several folders whose names differ in their Unicode spelling alone and "
                      f"are read as one, the first is {merged[0][0]!r} ({' and '.join(map(ascii, merged[0]))})")
+    by_place: dict[str, list[str]] = {}
+    for names in spelled.values():
+        by_place.setdefault(os.path.realpath(folder / names[0]), []).append(names[0])
+    notes += [f"the class folders {' and '.join(names)} under {folder}/ are one folder, by a link: its images have {len(names)} classes"
+              for names in by_place.values() if len(names) > 1]
     return {names[0]: [folder / name for name in names] for names in spelled.values()}
 
 
@@ -132,9 +137,11 @@ def _scan(folder: Path, names: Sequence[str] | None, selected: bool, passed: Pas
         notes.append(f"{len(respelled)} class folder(s) under {folder}/ are spelled otherwise in Unicode than the training classes that "
                      f"they are taken for, the first is {respelled[0]!r} ({respelled[0]!a})")
     images, empty = _read_images(classes, known, passed)
-    problems = _wrong_level(folder, classes) if names is None and not selected else []
-    notes += [] if problems else _all_deeper(folder, classes, images)
-    (notes if selected else problems).extend(_empty(empty) + _unknown(folder, [name for name in classes if name not in known], own_names))
+    problems = [] if selected or (names is not None and known) else _wrong_level(folder, classes)
+    if not problems:
+        notes += _all_deeper(folder, classes, images)
+        odd = _empty(empty) + _unknown(folder, [name for name in classes if name not in known], own_names)
+        (notes if selected else problems).extend(odd)
     return _Found(own_names, images, problems, notes)
 
 

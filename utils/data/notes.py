@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 log = logging.getLogger("slca.data")
 
@@ -15,11 +17,13 @@ SHOWN = 5  # problems that one message lists
 _silent = False  # the same set is read again by the same command: its notes have been told
 
 
-def tell(where: str, notes: Sequence[str]) -> None:
-    """Log the notes of the data set `where` as warnings."""
+def tell(where: str, notes: Sequence[str]) -> tuple[str, ...]:
+    """Log the notes of the data set `where` as warnings. Returns them as text that can be written anywhere (names that are not UTF-8)."""
+    notes = tuple(note.encode("utf-8", "backslashreplace").decode() for note in notes)
     if not _silent:
         for note in notes:
             log.warning("%s: %s", where, note)
+    return notes
 
 
 @contextmanager
@@ -58,15 +62,18 @@ class PassedOver:
         root: names in the notes are relative to it.
     """
 
-    OTHER = "file(s) without an image's ending"
-    HIDDEN = "hidden or system file(s) or folder(s)"
-    DANGLING = "link(s) that lead nowhere"
-    LOOP = "link(s) back to a folder that is read already"
-    SPECIAL = "entry(s) that are neither file nor folder (a pipe, socket or device)"
-    BESIDE = "image(s) beside the class folders"
+    OTHER, HIDDEN, DANGLING, LOOP, SPECIAL, BESIDE = "other", "hidden", "dangling", "loop", "special", "beside"
+    WORDS: ClassVar = {  # of one, of several
+        OTHER: ("file without an image's ending", "files without an image's ending"),
+        HIDDEN: ("hidden or system file or folder", "hidden or system files or folders"),
+        DANGLING: ("link that leads nowhere", "links that lead nowhere"),
+        LOOP: ("link to a folder that is read already", "links to folders that are read already"),
+        SPECIAL: ("pipe, socket or device", "pipes, sockets or devices"),
+        BESIDE: ("image beside the class folders", "images beside the class folders"),
+    }
 
     def __init__(self, root: Path) -> None:
-        self.root = root
+        self.root = os.path.abspath(root)
         self._kinds: dict[str, _Kind] = {}
 
     def add(self, kind: str, path: str) -> None:
@@ -74,10 +81,7 @@ class PassedOver:
         found.count += 1
         found.first = found.first or path
         if kind == self.OTHER:
-            found.suffixes[Path(path).suffix.lower() or "none"] += 1
-
-    def count(self, kind: str) -> int:
-        return self._kinds[kind].count if kind in self._kinds else 0
+            found.suffixes[os.path.splitext(path)[1].lower() or "none"] += 1
 
     def suffixes(self) -> Counter[str]:
         """Endings of the files that are no images by their name."""
@@ -95,17 +99,11 @@ class PassedOver:
         """One sentence, or none if nothing was passed over."""
         if not self._kinds:
             return []
-        parts = [f"{found.count} {kind}{_endings(found.suffixes)}, the first is {self._short(found.first)}"
-                 for kind, found in self._kinds.items()]
+        parts = [f"{found.count} {self.WORDS[kind][found.count > 1]}{_endings(found.suffixes)}, {'the first is ' if found.count > 1 else ''}"
+                 f"{os.path.relpath(found.first, self.root)}" for kind, found in self._kinds.items()]
         hint = "; save them as png or jpg if they are images" if self.OTHER in self._kinds else ""
         return [f"passed over under {self.root}/: {'; '.join(parts)}{hint}"]
 
-    def _short(self, path: str) -> str:
-        return str(Path(path).relative_to(self.root)) if Path(path).is_relative_to(self.root) else path
-
 
 def _endings(suffixes: Counter[str]) -> str:
-    if not suffixes:
-        return ""
-    listed = ", ".join(f"{count} {suffix}" for suffix, count in suffixes.most_common(SHOWN))
-    return f" ({listed}{', ...' if len(suffixes) > SHOWN else ''})"
+    return f" ({some([f'{count} {suffix}' for suffix, count in suffixes.most_common()], SHOWN)})" if suffixes else ""

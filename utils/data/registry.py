@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from utils.config import DatasetSpec
@@ -171,10 +171,8 @@ def load_dataset(dataset: str | DatasetSpec, data_root: str = "data") -> Splits:
         return load_spec(dataset)
     entry = registered(dataset)
     train, test, names = entry.load(home_expanded(data_root))
-    notes = _compare_counts(entry.info, len(train), len(test), len(names))
-    train = train.noted(*notes)
-    tell(f"data set {dataset}", train.notes)
-    return train, test, names
+    notes = [*train.notes, *_compare_counts(entry.info, len(train), len(test), len(names))]
+    return replace(train, notes=tell(f"data set {dataset}", notes)), test, names
 
 
 def registered(name: str) -> Registered:
