@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from utils.config import DatasetSpec
-from utils.data.arrays import make_synthetic
+from utils.data.arrays import check_synthetic, make_synthetic
 from utils.data.duplicates import duplicate_notes
 from utils.data.folders import TEST_NAMES, check_classes, class_names, find_test_folder, read_class_folders, read_folders, split_set
 from utils.data.labels import class_labels, number_note
@@ -37,6 +37,8 @@ def spec_info(spec: DatasetSpec) -> DatasetInfo:
         image_size, channels = image_size or facts.height, facts.channels
     elif spec.layout == "synthetic":
         image_size, channels = image_size or SYNTHETIC_SIZE, spec.channels
+        check_synthetic(spec.num_classes or SYNTHETIC_CLASSES, spec.train_per_class + spec.test_per_class, image_size, channels,
+                        spec.num_domains)
     elif spec.layout == "npz":  # not there yet
         channels = len(spec.mean) if spec.mean else 3
     in_memory = spec.layout in ("npz", "synthetic")
@@ -89,7 +91,7 @@ def _all_names(spec: DatasetSpec, sources: Sources) -> list[str] | None:
         return [f"pattern {i}" for i in range(spec.num_classes or SYNTHETIC_CLASSES)]
     if spec.layout == "folders":
         folder = sources.train.path if sources.train is not None else root and root / ("" if spec.split else "train")
-        return (class_names(folder) or None) if folder is not None and folder.is_dir() else None
+        return (class_names(folder) or None) if folder is not None and os.path.isdir(folder) else None
     if spec.layout == "lists" and sources.train is not None and sources.train.exists:
         files = [place.path for place in (sources.train, sources.test) if place is not None and place.exists]
         return label_names([read_list_file(file, root or file.parent, look=False) for file in files], str(files[0]))[1]
@@ -160,7 +162,7 @@ def _read_lists(spec: DatasetSpec, sources: Sources) -> Splits:
     missing = [place for place in (sources.train, test) if place is not None and not place.exists]
     if missing:
         raise UserError("; ".join(f"list file {place.given} cannot be read: {place.missing}" for place in missing))
-    root = None if spec.root is None else _root(spec, sources, "folder")
+    root = None if sources.root is None else _root(spec, sources, "folder")
     return read_lists(sources.train.path, None if test is None else test.path, root, spec.split)
 
 
@@ -172,7 +174,7 @@ def _read_two_folders(spec: DatasetSpec, sources: Sources, selected: bool) -> Sp
     test = sources.test.path if sources.test is not None else find_test_folder(root)
     problems = []
     for key, place, folder, options in (("train", sources.train, train, ["train"]), ("test", sources.test, test, TEST_NAMES)):
-        if folder is None or not folder.is_dir():
+        if folder is None or not os.path.isdir(folder):
             places = place.tried if place is not None else [os.path.abspath(root / name) for name in options]
             problems.append(f'no folder for "{key}", tried {", ".join(map(str, places))}')
     if problems:
@@ -189,7 +191,7 @@ def _read_two_folders(spec: DatasetSpec, sources: Sources, selected: bool) -> Sp
 
 def _what_is_there(sources: Sources) -> str:
     """The folders under `root`, for a message that misses others."""
-    if sources.root is None or not sources.root.path.is_dir():
+    if sources.root is None or not os.path.isdir(sources.root.path):
         return ""
     found = sub_folders(sources.root.path, PassedOver(sources.root.path))
     inside = [name for name in found if (sources.root.path / name / "train").is_dir()]

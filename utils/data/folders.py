@@ -69,7 +69,7 @@ def read_folders(train: Path, test: Path, *, selected: bool = False) -> Splits:
 
 def find_test_folder(root: Path) -> Path | None:
     """`root`/val or `root`/test, whichever is there."""
-    return next((root / name for name in TEST_NAMES if (root / name).is_dir()), None)
+    return next((root / name for name in TEST_NAMES if os.path.isdir(root / name)), None)
 
 
 def split_set(images: ImageSet, test_fraction: float, seed: int, names: Sequence[str]) -> tuple[ImageSet, ImageSet]:
@@ -122,8 +122,8 @@ def _class_folders(folder: Path, passed: PassedOver, notes: list[str]) -> dict[s
 
 def _scan(folder: Path, names: Sequence[str] | None, selected: bool, passed: PassedOver) -> _Found:
     """All images under the class folders of `folder`, and all that is wrong with them. Raises UserError without any class."""
-    if not folder.is_dir():
-        raise UserError(f"folder {folder} {'is a file' if folder.exists() else 'does not exist'}; it should hold one sub-folder of images "
+    if not os.path.isdir(folder):
+        raise UserError(f"folder {folder} {'is a file' if os.path.exists(folder) else 'does not exist'}; it should hold one sub-folder of images "
                         "per class")
     notes: list[str] = []
     classes = _class_folders(folder, passed, notes)

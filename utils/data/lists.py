@@ -121,7 +121,7 @@ class _Looks:
             try:
                 with os.scandir(folder or ".") as entries:
                     self._there[folder] = {entry.name: is_file(entry) for entry in entries}
-            except OSError:  # not there: each of its images is told
+            except (OSError, ValueError):  # not there, or no path at all: each of its images is told
                 self._there[folder] = {}
         return self._there[folder]
 
@@ -203,7 +203,7 @@ def _as_set(listed: Listed, numbers: dict[str, int], domain: int | None = None) 
 
 def find_domains(root: Path) -> list[str]:
     """Names of the domains under `root`: those of <domain>_train.txt files, else its sub-folders; sorted."""
-    if not root.is_dir():
+    if not os.path.isdir(root):
         return []
     listed = sorted(p.name.removesuffix("_train.txt") for p in root.glob("*_train.txt"))
     return listed or sub_folders(root, PassedOver(root))

@@ -99,8 +99,9 @@ class PassedOver:
         """One sentence, or none if nothing was passed over."""
         if not self._kinds:
             return []
-        parts = [f"{found.count} {self.WORDS[kind][found.count > 1]}{_endings(found.suffixes)}, {'the first is ' if found.count > 1 else ''}"
-                 f"{os.path.relpath(found.first, self.root)}" for kind, found in self._kinds.items()]
+        parts = [f"{found.count} {self.WORDS[kind][found.count > 1]}{_endings(found.suffixes)}, "
+                 f"{'the first is ' if found.count > 1 else ''}{os.path.relpath(found.first, self.root)}"
+                 for kind, found in self._kinds.items()]
         hint = "; save them as png or jpg if they are images" if self.OTHER in self._kinds else ""
         return [f"passed over under {self.root}/: {'; '.join(parts)}{hint}"]
 

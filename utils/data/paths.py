@@ -14,6 +14,8 @@ from typing import overload
 
 import numpy as np
 
+TAKEN = 2**16  # texts copied at a time
+
 
 class Texts:
     """Byte strings one after another in one array."""
@@ -42,12 +44,16 @@ class Texts:
 
     def take(self, positions: np.ndarray) -> Texts:
         """The texts at `positions` (n,) int64 from 0 up, in that order."""
-        stops = self.ends[positions]
         starts = np.where(positions > 0, self.ends[positions - 1], 0)
-        ends = np.cumsum(stops - starts)
-        # position of every byte: where its text starts, plus how far it is into its text
-        shift = np.repeat(starts - (ends - (stops - starts)), stops - starts)
-        return Texts(self.data[np.arange(len(shift)) + shift], ends)
+        lengths = self.ends[positions] - starts
+        ends = np.cumsum(lengths)
+        data = np.empty(ends[-1] if len(ends) else 0, dtype=np.uint8)
+        for first in range(0, len(positions), TAKEN):  # the positions of all bytes at once would take eight times the bytes, twice
+            part = slice(first, first + TAKEN)
+            before = ends[part] - lengths[part]  # bytes in front of each text, in the result
+            target = np.arange(before[0], ends[part][-1])
+            data[target] = self.data[target + np.repeat(starts[part] - before, lengths[part])]
+        return Texts(data, ends)
 
 
 class Paths(Sequence[Path]):
@@ -109,6 +115,14 @@ class Paths(Sequence[Path]):
     def text(self, i: int) -> str:
         """Path number `i` (from 0) as text, without the cost of a Path."""
         return os.fsdecode(os.path.join(self.folders[self.folder_of[i]], self.names[i]))
+
+    def raw(self) -> Iterator[bytes]:
+        """All paths as the system takes them, at a third of the cost of text."""
+        folders, names = list(self.folders), self.names.data.tobytes()
+        start = 0
+        for folder, end in zip(self.folder_of.tolist(), self.names.ends.tolist(), strict=True):
+            yield os.path.join(folders[folder], names[start:end])
+            start = end
 
     @property
     def nbytes(self) -> int:

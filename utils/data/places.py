@@ -23,7 +23,7 @@ class Place:
 
     @property
     def exists(self) -> bool:
-        return self.path.exists()
+        return os.path.exists(self.path)
 
     @property
     def missing(self) -> str:
@@ -61,9 +61,9 @@ class Sources:
     @classmethod
     def of(cls, spec: DatasetSpec) -> Sources:
         """`train` and `test` are looked for under `root` first."""
-        root = None if spec.root is None else find_place(spec.root)
-        first = [root.path] if root is not None and root.path.is_dir() else []
-        train, test = (None if given is None else find_place(given, first) for given in (spec.train, spec.test))
+        root = find_place(spec.root) if spec.root else None
+        first = [root.path] if root is not None and os.path.isdir(root.path) else []
+        train, test = (find_place(given, first) if given else None for given in (spec.train, spec.test))
         return cls(root, train, test)
 
     @property

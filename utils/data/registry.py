@@ -94,7 +94,7 @@ def _load_domainnet(info: DatasetInfo, data_root: Path) -> Splits:
 
 
 def _need_folder(info: DatasetInfo, folder: Path, data_root: Path) -> None:
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise DataMissing(f"data set {info.name} is not there: folder {os.path.abspath(folder)}/ does not exist; get it from "
                           f"{info.source}, then run python main.py prepare {info.name} --source ARCHIVE_OR_FOLDER --root {data_root}")
 

@@ -42,12 +42,12 @@ def same_spelling(name: str) -> str:
 
 def spelled_on_disk(path: Path) -> Path | None:
     """`path`, or the one that differs from it in its Unicode spelling alone, whichever exists."""
-    if path.exists():
+    if os.path.exists(path):
         return path
     if not path.name or path.as_posix().isascii():
         return None
     parent = spelled_on_disk(path.parent)
-    if parent is None or not parent.is_dir():
+    if parent is None or not os.path.isdir(parent):
         return None
     return next((parent / name for name in sorted(os.listdir(parent)) if same_spelling(name) == same_spelling(path.name)), None)
 
