@@ -50,9 +50,11 @@ class DatasetSpec(Strict):
     layout: Literal["folders", "lists", "npz", "domains", "synthetic"] = Field(
         "folders", description="folders: one sub-folder per class; lists: text files with 'path label' lines; npz: "
         "x_train, y_train, x_test, y_test; domains: one sub-folder per domain; synthetic: images made in memory")
-    root: str | None = Field(None, description="folder (or npz file) that holds the data; relative to the working folder")
-    train: str | None = Field(None, description="training folder or list file; default '<root>/train'")
-    test: str | None = Field(None, description="test folder or list file; default '<root>/val' or '<root>/test'")
+    root: str | None = Field(None, description="folder (or npz file) that holds the data; relative to the working folder, else to the "
+        "project; ~ is the home folder")
+    train: str | None = Field(None, description="training folder or list file, looked for under root, in the working folder and in the "
+        "project; default '<root>/train'")
+    test: str | None = Field(None, description="test folder or list file, looked for likewise; default '<root>/val' or '<root>/test'")
     split: SplitSpec | None = Field(None, description="split one folder of images instead of naming train and test")
     image_size: int | None = Field(None, ge=1, le=4096, description="pixels; default 224, or the arrays' own size for npz")
     train_transform: str | list[Any] | None = Field(
@@ -62,10 +64,12 @@ class DatasetSpec(Strict):
         "'resize300_crop224', or a list of torchvision v2 transforms, each [name, {arguments}]")
     mean: list[float] | None = Field(None, description="per channel, of pixels in [0, 1]; default ImageNet's")
     std: list[float] | None = Field(None, description="per channel, of pixels in [0, 1]; default ImageNet's")
-    class_order: list[int] | None = Field(None, description="order in which classes are learned; overrides shuffle and seed")
-    classes: list[int | str] | None = Field(None, description="use only these classes (numbers or folder names)")
+    class_order: list[int | str] | None = Field(None, description="order in which classes are learned, by number or name; overrides "
+        "shuffle and seed")
+    classes: list[int | str] | None = Field(None, description="use only these classes, by number (from 0, in sorted order) or name; where "
+        "all names are whole numbers, a number is a name")
     domains: list[str] | None = Field(None, description="domains in the order in which they are learned (layout 'domains')")
-    num_classes: int | None = Field(None, ge=1,
+    num_classes: int | None = Field(None, ge=1, le=1_000_000,
         description="number of classes, for a dry run without the data; synthetic: how many to make")
     train_per_class: int = Field(20, ge=1, description="synthetic: training images per class")
     test_per_class: int = Field(10, ge=1, description="synthetic: test images per class")

@@ -15,8 +15,8 @@ from models.base import FLOAT_BYTES, BaseLearner
 from models.registry import learner_class, resolve_config
 from models.tools.build import backbone_entry
 from utils.config import Config, MethodSettings
-from utils.data.data_manager import DataManager
-from utils.data.registry import count_images, dataset_info
+from utils.data.check import check_data
+from utils.data.registry import dataset_info
 from utils.data.stream import TaskStream
 from utils.methods import resolve_name
 
@@ -56,12 +56,12 @@ def describe_run(config: Config, name: str = "") -> str:
     """The dry run's text: settings, tasks, parameters, memory.
 
     Raises:
-        UserError: the config asks for tasks or a backbone that cannot be.
+        UserError: the data are there but wrong, or the config asks for tasks or a backbone that cannot be.
     """
     config = resolve_config(config)
-    stream = DataManager.plan(config, config.seeds[0])
+    data = check_data(config)
+    stream, train_images = data.stream, data.train_images
     learner = shape_learner(config, stream)
-    train_images, _ = count_images(config.dataset, config.data_root)
     numbers, estimate = count_parameters(learner), estimate_memory(config, learner, train_images)
     info = dataset_info(config.dataset, config.data_root)
     at_once = math.ceil(config.batch_size / config.accumulate)
@@ -71,6 +71,7 @@ def describe_run(config: Config, name: str = "") -> str:
         "", "settings", json.dumps(config.model_dump(mode="json"), indent=2),
         "", f"tasks: {stream.num_classes} classes in {stream.num_tasks} tasks of {_sizes(stream.task_sizes)}; {images} training images; "
         f"{len(config.seeds)} seed(s)",
+        *([f"data, not on this machine: {data.missing}"] if data.missing else []),
         f"parameters: {numbers['all']:,} in all, {numbers['trained_backbone']:,} trained in the backbone, "
         f"{numbers['trained_heads']:,} trained in the heads",
         f"memory, estimated: {_gib(estimate.total)} = {_gib(estimate.parameters)} weights, gradients and momentum + "

@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from itertools import accumulate
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -26,6 +25,8 @@ from models.tools.build import backbone_entry, make_learner
 from models.tools.dry_run import shape_learner
 from utils.config import Config
 from utils.data.data_manager import DataManager
+from utils.data.notes import told_before
+from utils.data.places import home_expanded
 from utils.data.registry import count_images, dataset_info
 from utils.errors import UserError
 from utils.machine.device import make_fabric
@@ -59,10 +60,12 @@ def estimate_time(config: Config) -> str:
     except UserError as error:
         return f"time, not estimated: {error}"
     try:
-        learner, speed, counts = _measure(config, fabric)
+        with told_before():  # by `describe_run`, which reads the data set too
+            learner, speed, counts = _measure(config, fabric)
     except UserError as error:
         why = str(error).splitlines()[0][:120]
-        train_images, test_images = count_images(config.dataset, config.data_root)
+        with told_before():
+            train_images, test_images = count_images(config.dataset, config.data_root)
         if train_images is None:
             return f"time, not estimated: the number of images is not known ({why})"
         stream = DataManager.plan(config, config.seeds[0])
@@ -121,7 +124,7 @@ def _training_seconds(learner: BaseLearner, batches: list) -> float:
 def _need_files(config: Config) -> None:
     """Raises UserError where a run would first download data or weights."""
     info, entry = dataset_info(config.dataset, config.data_root), backbone_entry(config)
-    if isinstance(config.dataset, str) and info.folder and not (Path(config.data_root) / info.folder).is_dir():
+    if isinstance(config.dataset, str) and info.folder and not (home_expanded(config.data_root) / info.folder).is_dir():
         raise UserError(f"the data are not in {config.data_root}/{info.folder}")
     if config.pretrained and find_weights(entry) is None:
         raise UserError("the weights are not in pretrained/")

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,9 +15,12 @@ from torch import Tensor
 
 from utils.config import Config
 from utils.data.folders import check_classes
+from utils.data.notes import tell
+from utils.data.places import home_expanded
 from utils.data.registry import DatasetInfo, ImageSet, dataset_info, load_dataset
 from utils.data.stream import InputFormat, StoredData, TaskStream
 from utils.data.tasks import plan_tasks
+from utils.data.types import members_by_group
 from utils.errors import UserError
 from utils.images.cache import open_files
 from utils.images.loader import BatchMaker, BatchPool, WorkItem
@@ -47,6 +49,7 @@ class _Images:
     test: ImageSet
     names: list[str]  # of classes, by old label
     stores: dict[str, ImageStore]
+    notes: tuple[str, ...] = ()  # what was passed over, reinterpreted or left out; told when it was found
 
     @classmethod
     def open(cls, config: Config, world_size: int) -> _Images:
@@ -54,18 +57,46 @@ class _Images:
         *splits, names = load_dataset(config.dataset, config.data_root)
         sets: list[ImageSet] = []
         stores: dict[str, ImageStore] = {}
+        notes = list(splits[0].notes)
         for split, images in zip(("train", "test"), splits, strict=True):
             if isinstance(images.images, np.ndarray):
                 stores[split] = ArrayStore(images.images)
             else:
                 stores[split], kept = open_files(images.images, config.cache, name=f"{config.dataset_name} {split}", processes=world_size,
-                                                 folder=Path(config.data_root) / "cache", skip_bad=config.bad_images == "skip")
-                images = images if len(kept) == len(images) else images.subset(kept)
+                                                 folder=home_expanded(config.data_root) / "cache", skip_bad=config.bad_images == "skip")
+                if len(kept) < len(images):
+                    notes.append(_left_out(images, kept, split))
+                    images = images.subset(kept)
             sets.append(images)
         train, test = sets
-        if config.bad_images == "skip":
-            check_classes(train, test, names, f"data set {config.dataset_name}")
-        return cls(train, test, names, stores)
+        later = validation_notes(config, train)
+        if len(train) + len(test) < sum(map(len, splits)):
+            later += check_classes(train, test, names, f"data set {config.dataset_name}")
+        later = [note for note in later if note not in notes]
+        return cls(train, test, names, stores, (*notes, *tell(f"data set {config.dataset_name}", later)))
+
+
+def validation_notes(config: Config, train: ImageSet) -> list[str]:
+    """A note about classes (of one domain, in that scenario) that are too small to give a validation image."""
+    if not config.val_fraction:
+        return []
+    by_domain = config.scenario == "domain" and train.domains is not None
+    groups = train.labels + (int(train.labels.max()) + 1) * train.domains if by_domain else train.labels
+    sizes = np.unique(groups, return_counts=True)[1]
+    single = int((sizes == 1).sum())
+    if not single:
+        return []
+    nothing = "; there is no validation image at all, and validation accuracies will be null" if single == len(sizes) else ""
+    return [f"{single} of {len(sizes)} classes have one training image, which is trained on, so they have no validation image{nothing}"]
+
+
+def _left_out(images: ImageSet, kept: np.ndarray, split: str) -> str:
+    """A note about unreadable images. Raises UserError if there are no others."""
+    bad = np.setdiff1d(np.arange(len(images)), kept)
+    told = f"{len(bad)} of {len(images)} images of the split {split!r} cannot be read"
+    if not len(kept):
+        raise UserError(f"{told}, the first is {images.images[0]}; no image is left, are these image files?")
+    return f"{told} and are left out, the first is {images.images[int(bad[0])]}"
 
 
 class DataManager:
@@ -109,7 +140,7 @@ class DataManager:
         if info.num_classes is None:
             raise UserError(f"data set {info.name}: its number of classes is not known while the data is not there; place the data, "
                             'or add "num_classes" to the dataset object')
-        return _plan(config, seed, info, info.num_classes, None)
+        return _plan(config, seed, info, info.num_classes, info.class_names)
 
     @property
     def stored(self) -> StoredData:
@@ -250,11 +281,10 @@ def _validation_members(labels: np.ndarray, fraction: float) -> np.ndarray:
 
     A class of two or more images gives at least one and keeps at least one.
     """
-    if not fraction:
+    if not fraction or not len(labels):
         return np.empty(0, dtype=np.int64)
     parts = []
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
+    for members in members_by_group(labels):
         count = min(max(1, round(fraction * len(members))), len(members) - 1)
         # named by the first image, not by the label, which the class order changes
         parts.append(numpy_generator("validation", int(members[0])).permutation(members)[:count])
