@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import sys
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -119,46 +119,45 @@ class BatchPool:
 
     def _from_workers(self, items: Sequence[WorkItem]) -> Iterator[MadeBatch]:
         self._plan.items = items
+        batches = self._guarded(self._start)
+        while not isinstance(batches, WorkerTrouble):
+            made = self._guarded(next, batches, None)
+            if made is None:
+                return
+            if isinstance(made, UserError):
+                raise UserError(str(made))  # a new one: `made` itself would tie to this frame, and the workers would outlive the pool
+            if isinstance(made, WorkerTrouble):
+                batches = made  # and no reference to the loader's own iterator is left: new workers would inherit it
+                break
+            yield made
+        self._loader = None
+        words = self._watch.words() if self._watch.dying() else batches.words
+        self._watch.end()
+        raise trouble_told(words, self.num_workers)
+
+    def _guarded(self, call: Callable[..., Any], *arguments: Any) -> Any:
+        """What the loader gives, with a limit to the wait; a WorkerTrouble instead of its errors about its processes."""
         try:
-            batches = self._start()
-            while True:
-                with self._watch.waiting():
-                    made = next(batches, None)
-                if made is None:
-                    return
-                if isinstance(made, UserError):
-                    raise UserError(str(made))  # a new one: raising `made` would tie it to this frame, and the workers would outlive the pool
-                if isinstance(made, WorkerTrouble):
-                    raise self._given_up(made.words)
-                yield made
-        except (OSError, EOFError, RuntimeError) as error:  # of the loader; what a worker meets arrives as a result
+            with self._watch.waiting():
+                return call(*arguments)
+        except (OSError, EOFError, RuntimeError) as error:
             if not (shortage(error) or self._watch.dying()):
                 raise
-            raise self._given_up(words_of(error)) from None
+            return WorkerTrouble(words_of(error))
 
-    def _start(self) -> Iterator[MadeBatch | UserError | WorkerTrouble]:
+    def _start(self) -> Iterator[MadeBatch | UserError | WorkerTrouble] | WorkerTrouble:
         """A pass of the one loader of the run; its processes start at the first pass."""
         if self._loader is not None:
-            if self._watch.died():
-                raise self._given_up("")
-            with self._watch.waiting():  # until they have dropped what is left of a pass that ended early
-                return iter(self._loader)
+            return WorkerTrouble("") if self._watch.died() else iter(self._loader)
+        self._watch = Watch()
+        weakref.finalize(self, self._watch.close)
         self._loader = DataLoader(
             Sending(self.maker), batch_size=None, sampler=self._plan, num_workers=self.num_workers, persistent_workers=True,
             # fork shares the images in memory; elsewhere it is not safe
             multiprocessing_context="fork" if sys.platform == "linux" else "spawn", pin_memory=self.pin_memory,
             generator=torch.Generator())  # else every pass would draw from torch's global generator
-        self._watch = Watch()
-        weakref.finalize(self, self._watch.close)
         with self._watch.starting():
             return iter(self._loader)
-
-    def _given_up(self, words: str) -> UserError:
-        """End the processes, so that the next pass starts others. `words`: what happened, if none of them has died."""
-        words = self._watch.words() if self._watch.dying() else words
-        self._watch.end()
-        self._loader = None
-        return trouble_told(words, self.num_workers)
 
     def _finished(self, item: WorkItem, made: MadeBatch) -> tuple[Tensor, Tensor]:
         labels = pinned(torch.from_numpy(item.labels), self.pin_memory)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import multiprocessing
+import multiprocessing.resource_sharer  # needed by every worker; later there may be no descriptor left to import it with
 import pickle
 import shutil
 import signal
@@ -28,8 +29,9 @@ from utils.errors import UserError
 PATIENCE = 600.0  # seconds that a batch may take; after that the workers are ended
 TICK = 1.0  # seconds; only those are counted in which this process runs, so that a suspended program loses no patience
 SHORTAGES = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EAGAIN, errno.EDQUOT}
-SHORTAGE_WORDS = ("shared memory", "allocate memory", "Too many open files", "No space left", "unable to mmap", "ancdata",
-                  "can't start new thread")  # torch raises plain RuntimeErrors; ancdata: a descriptor that did not fit
+SHORTAGE_WORDS = (  # torch raises plain RuntimeErrors; "ancdata": there was no descriptor free for the one that was sent
+    "shared memory", "allocate memory", "Too many open files", "No space left", "unable to mmap", "ancdata", "start new thread",
+    "No usable temporary directory")
 
 
 class WorkerTrouble:
