@@ -8,9 +8,10 @@ plan of the pass at hand.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from utils.errors import UserError
 from utils.images.store import ImageStore
 from utils.images.transforms import Transform
+from utils.images.workers import Sending, Watch, WorkerTrouble, pinned, shortage, trouble_told, words_of
 from utils.rng import torch_generator
 
 
@@ -35,15 +37,17 @@ class WorkItem:
     first: int = 0  # where the slice starts in the whole batch
     whole: int = 0  # images in the whole batch, over all processes
 
+    def uniforms(self, draws: int) -> Tensor:
+        """The random numbers (B, draws) float32 in [0, 1) of these images; the same in whichever process."""
+        whole = torch.rand(self.whole, draws, generator=torch_generator(*self.stream))
+        return whole[self.first:self.first + len(self.indices)]
+
 
 class MadeBatch(NamedTuple):
-    """What a worker hands over: finished images, or uint8 ones and the random numbers to finish them with."""
+    """What a worker hands over; one tensor, since each takes a file descriptor on its way."""
 
-    images: Tensor  # (B, C, S, S) float32; or uint8, (B, C, H, W) before or (B, C, S, S) after the crop
-    labels: Tensor
-    uniforms: Tensor  # (B, draws) float32 in [0, 1)
+    images: Tensor  # (B, C, S, S) float32, finished; or uint8, (B, C, H, W) before or (B, C, S, S) after the crop
     stage: str  # "raw", "cut" or "done"
-    augment: bool
 
 
 class BatchMaker(Dataset):
@@ -55,20 +59,15 @@ class BatchMaker(Dataset):
         self.transforms = {True: train_transform, False: test_transform}
         self.finish_here = finish_here  # else the accelerator crops (images of one size), flips and normalises
 
-    def __getitem__(self, item: WorkItem) -> MadeBatch | UserError:
+    def __getitem__(self, item: WorkItem) -> MadeBatch:
+        """Raises UserError: an image cannot be read, or the user's own transforms do not fit it."""
         transform = self.transforms[item.augment]
-        uniforms = torch.rand(item.whole, transform.draws, generator=torch_generator(*item.stream))
-        uniforms = uniforms[item.first:item.first + len(item.indices)]
-        labels = torch.from_numpy(item.labels)
-        try:
-            images = self.stores[item.store].get(item.indices)
-            if self.finish_here:
-                return MadeBatch(transform(images, uniforms), labels, uniforms, "done", item.augment)
-            if isinstance(images, Tensor):
-                return MadeBatch(images, labels, uniforms, "raw", item.augment)
-            return MadeBatch(transform.cut(images, uniforms), labels, uniforms, "cut", item.augment)
-        except UserError as error:  # returned: raised in a worker it would come back wrapped in a traceback
-            return error
+        images = self.stores[item.store].get(item.indices)
+        if self.finish_here:
+            return MadeBatch(transform(images, item.uniforms(transform.draws)), "done")
+        if isinstance(images, Tensor):
+            return MadeBatch(images, "raw")
+        return MadeBatch(transform.cut(images, item.uniforms(transform.draws)), "cut")
 
 
 class _Plan(Sampler):
@@ -87,7 +86,8 @@ class _Plan(Sampler):
 class BatchPool:
     """Makes batches in `num_workers` processes (0: in this one), finished on `device` if one is given.
 
-    With `pin_memory` the workers' batches lie where a GPU can fetch them while it computes.
+    With `pin_memory` the workers' batches lie where a GPU can fetch them while it computes. Processes that break are
+    never used again: the pass at hand ends with a UserError, the next one (another seed's) starts new ones.
     """
 
     def __init__(self, maker: BatchMaker, num_workers: int, device: torch.device | None = None, pin_memory: bool = False) -> None:
@@ -97,37 +97,73 @@ class BatchPool:
         self.pin_memory = pin_memory
         self._plan = _Plan()
         self._loader: DataLoader | None = None
+        self._watch = Watch()
         self._busy = False
 
     def run(self, items: Sequence[WorkItem]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield (images (B, C, S, S) float32, labels (B,)) of each item in order. Raises UserError for a bad image."""
+        """Yield (images (B, C, S, S) float32, labels (B,)) of each item in order.
+
+        Raises:
+            UserError: a bad image, or the worker processes have died, ran out of something or do not answer.
+        """
         if self.num_workers == 0 or self._busy:  # busy: a pass inside another pass, e.g. a test within an epoch
             for item in items:
-                yield self._finished(self.maker[item])
+                yield self._finished(item, self.maker[item])
             return
         self._busy = True
         try:
-            self._plan.items = items
-            for made in self._start():
-                yield self._finished(made)
+            for item, made in zip(items, self._from_workers(items), strict=True):
+                yield self._finished(item, made)
         finally:
             self._busy = False
 
-    def _start(self) -> DataLoader:
-        """The one loader of the run; its processes start at the first pass."""
-        if self._loader is None:
-            self._loader = DataLoader(
-                self.maker, batch_size=None, sampler=self._plan, num_workers=self.num_workers, persistent_workers=True,
-                # fork shares the images in memory; elsewhere it is not safe
-                multiprocessing_context="fork" if sys.platform == "linux" else "spawn", pin_memory=self.pin_memory,
-                generator=torch.Generator())  # else every pass would draw from torch's global generator
-        return self._loader
+    def _from_workers(self, items: Sequence[WorkItem]) -> Iterator[MadeBatch]:
+        self._plan.items = items
+        batches = self._guarded(self._start)
+        while not isinstance(batches, WorkerTrouble):
+            made = self._guarded(next, batches, None)
+            if made is None:
+                return
+            if isinstance(made, UserError):
+                raise UserError(str(made))  # a new one: `made` itself would tie to this frame, and the workers would outlive the pool
+            if isinstance(made, WorkerTrouble):
+                batches = made  # and no reference to the loader's own iterator is left: new workers would inherit it
+                break
+            yield made
+        self._loader = None
+        words = self._watch.words() if self._watch.dying() else batches.words
+        self._watch.end()
+        raise trouble_told(words, self.num_workers)
 
-    def _finished(self, made: MadeBatch | UserError) -> tuple[Tensor, Tensor]:
-        if isinstance(made, UserError):
-            raise UserError(str(made))  # a new one: raising `made` would tie it to this frame, and the workers would outlive the pool
+    def _guarded(self, call: Callable[..., Any], *arguments: Any) -> Any:
+        """What the loader gives, with a limit to the wait; a WorkerTrouble instead of its errors about its processes."""
+        try:
+            with self._watch.waiting():
+                return call(*arguments)
+        except (OSError, EOFError, RuntimeError) as error:
+            if not (shortage(error) or self._watch.dying()):
+                raise
+            return WorkerTrouble(words_of(error))
+
+    def _start(self) -> Iterator[MadeBatch | UserError | WorkerTrouble] | WorkerTrouble:
+        """A pass of the one loader of the run; its processes start at the first pass."""
+        if self._loader is not None:
+            return WorkerTrouble("") if self._watch.died() else iter(self._loader)
+        self._watch = Watch()
+        weakref.finalize(self, self._watch.close)
+        self._loader = DataLoader(
+            Sending(self.maker), batch_size=None, sampler=self._plan, num_workers=self.num_workers, persistent_workers=True,
+            # fork shares the images in memory; elsewhere it is not safe
+            multiprocessing_context="fork" if sys.platform == "linux" else "spawn", pin_memory=self.pin_memory,
+            generator=torch.Generator())  # else every pass would draw from torch's global generator
+        with self._watch.starting():
+            return iter(self._loader)
+
+    def _finished(self, item: WorkItem, made: MadeBatch) -> tuple[Tensor, Tensor]:
+        labels = pinned(torch.from_numpy(item.labels), self.pin_memory)
         if made.stage == "done":
-            return made.images, made.labels
-        transform = self.maker.transforms[made.augment]
-        images, uniforms = made.images.to(self.device, non_blocking=True), made.uniforms.to(self.device)
-        return (transform(images, uniforms) if made.stage == "raw" else transform.finish(images, uniforms)), made.labels
+            return made.images, labels
+        transform = self.maker.transforms[item.augment]
+        uniforms = pinned(item.uniforms(transform.draws), self.pin_memory)
+        images, uniforms = made.images.to(self.device, non_blocking=True), uniforms.to(self.device, non_blocking=True)
+        return (transform(images, uniforms) if made.stage == "raw" else transform.finish(images, uniforms)), labels
