@@ -164,9 +164,9 @@ def _read_npz(path: Path) -> dict[str, Tensor]:
 
 
 def _read_torch(path: Path) -> Any:
-    with torch.serialization.safe_globals(HARMLESS), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of pickle protocols; what cannot be read is told anyway
-        return torch.load(path, map_location="cpu", weights_only=True)
+    with torch.serialization.safe_globals(HARMLESS), warnings.catch_warnings(), path.open("rb") as stream:  # given a path, torch
+        warnings.simplefilter("ignore")  # goes by its name; it warns of pickle protocols, but what it cannot read is told anyway
+        return torch.load(stream, map_location="cpu", weights_only=True)
 
 
 READERS: dict[str, Callable[[Path], Any]] = {

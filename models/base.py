@@ -22,6 +22,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from convs.backbones import check_finite
 from convs.network import IncrementalNet, OwnTask
 from utils.config import Config
 from utils.data.data_manager import DataManager
@@ -283,6 +284,7 @@ class BaseLearner:
             labels.append(targets)
         self.net.train(was_training)
         own = torch.cat(features) if features else torch.zeros(0, self.net.backbone.dim, device=self.fabric.device)
+        check_finite(own, self.config.precision)
         own_labels = torch.cat(labels) if labels else torch.zeros(0, dtype=torch.long)
         return gather_rows(self.fabric, own), gather_rows(self.fabric, own_labels.to(self.fabric.device))
 

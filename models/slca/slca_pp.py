@@ -17,6 +17,7 @@ from torch import Tensor
 
 from convs.lora import add_lora
 from models.slca.slca import SLCA
+from utils.errors import UserError
 from utils.formulas.losses import symmetric_cross_entropy
 from utils.formulas.schedules import cosine
 from utils.run.monitor import Monitor
@@ -30,6 +31,8 @@ class SLCAPlusPlus(SLCA):
     defaults: ClassVar = {"bcb_lrscale": 0.1}
 
     def __init__(self, config, data, net, fabric) -> None:
+        if config.lora_scale > torch.finfo(torch.float32).max:
+            raise UserError(f"lora_scale: got {config.lora_scale}, allowed: up to 3.4e+38, the largest float32")
         add_lora(net.backbone.model, config.lora_rank, config.lora_scale, config.lora_targets)
         super().__init__(config, data, net, fabric)
 

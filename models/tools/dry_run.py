@@ -13,7 +13,7 @@ from convs.backbones import build_backbone
 from convs.network import IncrementalNet
 from models import learner_class, resolve_config, resolve_name
 from models.base import FLOAT_BYTES, BaseLearner
-from models.tools.build import backbone_entry
+from models.tools.build import backbone_entry, check_images_fit
 from utils.config import Config
 from utils.data.data_manager import DataManager
 from utils.data.registry import count_images, dataset_info
@@ -79,6 +79,7 @@ def describe_run(config: Config, name: str = "") -> str:
 
 def shape_learner(config: Config, plan) -> BaseLearner:
     """The learner with all its heads, on the meta device."""
+    check_images_fit(config)
     backbone = build_backbone(backbone_entry(config), pretrained=False, reset_norm=config.reset_norm, pool=config.pool, device="meta")
     net = IncrementalNet(backbone)
     learner = learner_class(config.model_name)(config, plan, net, _Shapes())
