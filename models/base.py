@@ -193,7 +193,6 @@ class BaseLearner:
         """A group's learning rate in `epoch`; multi-step here."""
         return multistep(base_lr, epoch, self.config.milestones, self.config.lrate_decay)
 
-    # Features and scores: what models/evaluation.py asks a method for ------------------------------------------
 
     def features(self, images: Tensor) -> Tensor:
         """Images (N, C, H, W) -> features (N, D)."""

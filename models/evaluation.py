@@ -8,6 +8,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
+from convs.backbones import check_finite
 from convs.network import IncrementalNet
 from utils.config import MethodSettings
 from utils.data.data_manager import DataManager
@@ -65,6 +66,7 @@ def extract_pass(learner: Classifier, split: str, **which: Any) -> tuple[Tensor,
         labels.append(targets)
     net.train(was_training)
     own = torch.cat(features) if features else torch.zeros(0, net.backbone.dim, device=fabric.device)
+    check_finite(own, learner.config.precision)
     own_labels = torch.cat(labels) if labels else torch.zeros(0, dtype=torch.long)
     return gather_rows(fabric, own), gather_rows(fabric, own_labels.to(fabric.device))
 

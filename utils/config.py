@@ -93,6 +93,8 @@ class BackboneSpec(Strict):
         description="arguments of the timm model, e.g. img_size, patch_size, embed_dim, depth")
     weights: str | None = Field(None,
         description="file of weights (npz, pth, safetensors); relative to the working folder or the project")
+    weights_key: str = Field("",
+        description="which weights to take where several sets in the file fit, e.g. 'teacher'; the message that asks for it names them")
 
 
 class Config(Strict):

@@ -20,6 +20,7 @@ from convs.backbones import Backbone
 from convs.lora import add_lora
 from models.registry import learner
 from models.slca.slca import SLCA, SLCASettings
+from utils.errors import UserError
 from utils.formulas.losses import symmetric_cross_entropy
 from utils.formulas.schedules import cosine
 from utils.run.monitor import Monitor
@@ -49,6 +50,8 @@ class SLCAPlusPlus(SLCA):
     defaults: ClassVar = {"bcb_lrscale": 0.1}
 
     def prepare_backbone(self, backbone: Backbone) -> Backbone:
+        if self.config.lora_scale > torch.finfo(torch.float32).max:
+            raise UserError(f"lora_scale: got {self.config.lora_scale}, allowed: up to 3.4e+38, the largest float32")
         add_lora(backbone.model, self.config.lora_rank, self.config.lora_scale, self.config.lora_targets)
         return backbone
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from lightning_fabric import Fabric
 
+from convs.architecture import check_image_size
 from convs.backbones import Backbone, BackboneEntry, build_backbone, describe
 from convs.network import IncrementalNet
 from models.base import BaseLearner
 from models.registry import learner_class
-from utils.config import Config, MethodSettings
+from utils.config import Config, DatasetSpec, MethodSettings
 from utils.data.data_manager import DataManager
+from utils.data.registry import REGISTRY as DATASETS
+from utils.data.registry import dataset_info
+from utils.files import locate
 
 
 def make_learner(config: MethodSettings, seed: int, fabric: Fabric, *,
@@ -35,6 +41,7 @@ def make_learner(config: MethodSettings, seed: int, fabric: Fabric, *,
 
 def make_backbone(config: MethodSettings, device: str = "cpu") -> Backbone:
     """The backbone of a config with its weights; device "meta" gives shapes alone. Raises UserError."""
+    check_images_fit(config)
     return build_backbone(backbone_entry(config), pretrained=config.pretrained, reset_norm=config.reset_norm,
                           pool=config.pool, drop_path=config.drop_path, grad_checkpointing=config.grad_checkpointing,
                           generator_seed=config.torch_seed, device=device)
@@ -43,4 +50,21 @@ def make_backbone(config: MethodSettings, device: str = "cpu") -> Backbone:
 def backbone_entry(config: Config) -> BackboneEntry:
     """What `convnet_type` describes. Raises UserError."""
     spec = config.convnet_type
-    return describe(spec) if isinstance(spec, str) else describe(spec.timm, spec.args, spec.weights)
+    return describe(spec) if isinstance(spec, str) else describe(spec.timm, spec.args, spec.weights, spec.weights_key)
+
+
+def check_images_fit(config: Config) -> None:
+    """The commonest mistake, told before anything is loaded: images of another size than the backbone takes. Raises UserError."""
+    spec = config.dataset
+    if isinstance(spec, DatasetSpec) and spec.layout == "npz" and spec.image_size is None and not Path(locate(spec.root or "")).is_file():
+        return  # a dry run without the arrays, which have their own size
+    info, entry = dataset_info(spec, config.data_root), backbone_entry(config)
+
+    def ways_out(size: int) -> list[str]:
+        if isinstance(spec, DatasetSpec):
+            return [f'"image_size": {size} in the "dataset" object']
+        return [f'"dataset": "{name}"' for name, other in DATASETS.items()
+                if other.info.image_size == size and name.partition("_")[0] == info.name.partition("_")[0]]
+
+    args = {**entry.args, **({"global_pool": config.pool} if config.pool else {})}
+    check_image_size(entry.timm_name, args, info.image_size, f"the images of data set {info.name}", ways_out)

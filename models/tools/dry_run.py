@@ -13,7 +13,7 @@ from convs.backbones import build_backbone
 from convs.network import IncrementalNet
 from models.base import FLOAT_BYTES, BaseLearner
 from models.registry import learner_class, resolve_config
-from models.tools.build import backbone_entry
+from models.tools.build import backbone_entry, check_images_fit
 from utils.config import Config, MethodSettings
 from utils.data.check import check_data
 from utils.data.registry import dataset_info
@@ -89,6 +89,7 @@ class _NoImages:
 
 def shape_learner(config: MethodSettings, stream: TaskStream) -> BaseLearner:
     """The learner with all its heads, on the meta device."""
+    check_images_fit(config)
     backbone = build_backbone(backbone_entry(config), pretrained=False, reset_norm=config.reset_norm, pool=config.pool, device="meta")
     net = IncrementalNet(backbone)
     learner = learner_class(config.model_name)(config, _NoImages(stream), net, _Shapes())
