@@ -58,6 +58,7 @@ class BlockAdapters(nn.ModuleDict, Part):
         self.register_buffer("place", block.norm2.weight.new_empty(0), persistent=False)  # device and dtype of what is made
         self.active: str | None = None
         self.stream: Tensor | None = None  # x, between the block's norm2 and its end
+        self.train(block.training)
         block.norm2.register_forward_pre_hook(self.remember)
         block.register_forward_hook(self.add_to_output)
 

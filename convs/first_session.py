@@ -6,6 +6,7 @@ adapted ones, for all kinds but "full", whose pre-trained weights are a state of
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import torch
@@ -23,11 +24,11 @@ FIRST = "first"  # the adapter's name
 
 
 def adapt(backbone: Backbone, kind: Kind, *, width: int = 64, tokens: int = TOKENS, rank: int = 4, lora_scale: float = 1.0,
-          generator: torch.Generator | None = None) -> list[str]:
+          lora_targets: Sequence[str] = ("q", "v"), generator: torch.Generator | None = None) -> list[str]:
     """Put the part `kind` on `backbone.model`, in place; returns the names there of the parameters to train.
 
     Args:
-        width: of an adapter; tokens: of prompts; rank and lora_scale: of LoRA on q and v.
+        width: of an adapter; tokens: of prompts; rank, lora_scale and lora_targets: of LoRA, see `add_lora`.
         generator: the part's start is drawn from it.
 
     Raises:
@@ -46,7 +47,7 @@ def adapt(backbone: Backbone, kind: Kind, *, width: int = 64, tokens: int = TOKE
     elif kind in ("vpt_shallow", "vpt_deep"):
         put_vpt(model, deep=kind == "vpt_deep", tokens=tokens)
     elif kind == "lora":
-        add_lora(model, rank, lora_scale, ["q", "v"], start="kaiming", generator=generator)
+        add_lora(model, rank, lora_scale, lora_targets, start="kaiming", generator=generator)
     elif kind != "none":
         raise UserError(f"first_session: got {kind!r}, allowed: {', '.join(get_args(Kind))}")
     new = added_parameters(model) - before

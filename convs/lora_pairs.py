@@ -114,7 +114,7 @@ class PairedLinear(Part):
                 group = [pair for pair in acting if (pair.lora_A.requires_grad or pair.lora_B.requires_grad) is trained]
                 if group:
                     rows = self.rows(target)
-                    output[..., rows] += self.scale * correction(group, x)
+                    output.narrow(-1, rows.start, rows.stop - rows.start).add_(correction(group, x), alpha=self.scale)
         return output
 
     @torch.no_grad()
@@ -229,7 +229,7 @@ def target_layers(model: nn.Module, targets: Sequence[str]) -> Iterator[tuple[nn
     for number, block in enumerate(vit_blocks(model, "LoRA")):
         for path in dict.fromkeys(TARGETS[target] for target in targets):
             if block_layer(block, path) is None:
-                raise UserError(f"lora_targets: got {list(targets)}, but block {number} of {type(model).__name__} has no plain linear layer "
-                                f"{path}; choose among {', '.join(TARGETS)} or another ViT")
+                raise UserError(f"lora_targets: got {list(targets)}, but block {number} of {type(model).__name__} has no plain linear "
+                                f"layer {path}; choose among {', '.join(TARGETS)} or another ViT")
             part, name = path.split(".")
             yield getattr(block, part), name

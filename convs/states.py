@@ -5,7 +5,7 @@ tensor that they are given, and take states with the same names and shapes. Aver
 
     CoMA     (arXiv 2312.08977)  (1 - a) old + a new
     CoFiMA   (arXiv 2312.08977)  the same, every weight counted by its Fisher information
-    TUNA     (arXiv 2508.04001)  per weight the sign of the mean, the largest magnitude among those that agree
+    TUNA     (ICCV 2025)        per weight the sign of the mean, the largest magnitude among those that agree
     moving average with truncation: LoRA's A moves by the leading singular directions of what is new alone
 """
 
@@ -106,8 +106,8 @@ def kept_rank(singular_values: Tensor, energy: float) -> int:
 def under_state(module: nn.Module, state: State) -> Iterator[None]:
     """Inside, `module` runs with the tensors of `state` in place of its own of these names; none is copied.
 
-    Names that `state` lacks keep the module's own tensors, so `changed` is all that another state needs. What is swapped in
-    trains no more than it did outside.
+    Names that `state` lacks keep the module's own tensors, so `changed` is all that another state needs. Gradients go to what is
+    swapped in, if it takes any.
 
     Raises:
         UserError: gradient checkpointing where gradients are taken.

@@ -36,7 +36,7 @@ class BlockPrompt(Part):
         if not self.on:
             return args
         x = args[0]  # (B, L, D)
-        return (torch.cat([x, self.tokens.to(x.dtype).expand(len(x), -1, -1)], dim=1), *args[1:])
+        return (torch.cat([x, self.tokens.to(x.dtype).expand(x.shape[0], -1, -1)], dim=1), *args[1:])
 
     def leave(self, block: nn.Module, args: tuple, output: Tensor) -> Tensor:
         return output[:, : -len(self.tokens)] if self.on else output
