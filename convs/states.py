@@ -5,7 +5,7 @@ tensor that they are given, and take states with the same names and shapes. Aver
 
     CoMA     (arXiv 2312.08977)  (1 - a) old + a new
     CoFiMA   (arXiv 2312.08977)  the same, every weight counted by its Fisher information
-    TUNA     (ICCV 2025)        per weight the sign of the mean, the largest magnitude among those that agree
+    TUNA     (arXiv 2508.08165)  per weight the sign of the mean, the largest magnitude among those that agree
     moving average with truncation: LoRA's A moves by the leading singular directions of what is new alone
 """
 
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from convs.parts import refuse_recompute
+from utils.formulas.subspaces import truncate
 
 State = Mapping[str, Tensor]
 FISHER_FLOOR = 1e-4  # CoFiMA's release
@@ -85,21 +86,6 @@ def moving_lora(merged: State, trained: State, share: float, energy: float) -> d
         step = _wide(trained[name]) - _wide(tensor)
         moved[name] = _as(_wide(tensor) + share * (truncate(step, energy) if name.endswith("lora_A") else step), tensor)
     return moved
-
-
-def truncate(matrix: Tensor, energy: float) -> Tensor:
-    """trunc_p: the part of (m, n) in its fewest leading singular directions that hold `energy` of its sum of squares."""
-    u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
-    kept = kept_rank(s, energy)
-    return (u[:, :kept] * s[:kept]) @ vh[:kept]
-
-
-def kept_rank(singular_values: Tensor, energy: float) -> int:
-    """The fewest leading of `singular_values` (n,), descending, whose squares hold `energy` of the sum of all."""
-    squares = singular_values.double().square()
-    if energy >= 1 or not squares.sum() > 0:
-        return len(squares) if energy >= 1 else 0
-    return int((squares.cumsum(dim=0) < energy * squares.sum()).sum()) + 1
 
 
 @contextmanager

@@ -11,16 +11,15 @@ from convs.lora import add_lora
 from convs.states import (
     changed,
     fisher_average,
-    kept_rank,
     mean_state,
     move_towards,
     moving_lora,
     sign_agreement,
-    truncate,
     under_state,
 )
 from tests.support import micro_backbone
 from utils.errors import UserError
+from utils.formulas.subspaces import truncate
 
 IMAGES = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(3))
 
@@ -63,17 +62,6 @@ def test_sign_agreement_on_a_case_by_hand():
     torch.testing.assert_close(sign_agreement(tasks)["w"], torch.tensor([4.0, -3.0, -5.0, 0.0, 0.0, 3.0]))
     one = sign_agreement(tasks[:1])["w"]
     torch.testing.assert_close(one, tasks[0]["w"])
-
-
-def test_truncation_keeps_the_fewest_directions_that_hold_the_energy():
-    assert kept_rank(torch.tensor([3.0, 2.0, 1.0]), 9 / 14 - 1e-6) == 1
-    assert kept_rank(torch.tensor([3.0, 2.0, 1.0]), 9 / 14 + 1e-6) == 2
-    assert kept_rank(torch.tensor([3.0, 2.0, 1.0]), 1.0) == 3
-    assert kept_rank(torch.zeros(3), 0.9) == 0
-    u, v = (torch.linalg.qr(torch.randn(5, 3, generator=torch.Generator().manual_seed(i)))[0] for i in range(2))
-    matrix = u @ torch.diag(torch.tensor([3.0, 2.0, 1.0])) @ v.T
-    torch.testing.assert_close(truncate(matrix, 0.9), 3 * torch.outer(u[:, 0], v[:, 0]) + 2 * torch.outer(u[:, 1], v[:, 1]))
-    torch.testing.assert_close(truncate(matrix, 1.0), matrix)
 
 
 def test_only_lora_A_moves_by_its_leading_directions():
