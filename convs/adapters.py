@@ -74,7 +74,7 @@ class BlockAdapters(nn.ModuleDict, Part):
         if not self.on or self.active is None:
             return output
         stream, self.stream = self.stream, None
-        return output + self[self.active](stream)
+        return output + self[self.active](stream).view_as(output)  # SAM's blocks flatten the image for their MLP alone
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Tensor], prefix: str, *args: Any) -> None:
         """A state with more adapters makes the missing ones, so that a checkpoint needs no preparation."""

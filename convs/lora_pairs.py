@@ -113,8 +113,9 @@ class PairedLinear(Part):
             for trained in (False, True):
                 group = [pair for pair in acting if (pair.lora_A.requires_grad or pair.lora_B.requires_grad) is trained]
                 if group:
-                    rows = self.rows(target)
-                    output.narrow(-1, rows.start, rows.stop - rows.start).add_(correction(group, x), alpha=self.scale)
+                    low, up = stacked(group, x)
+                    rows = output.view(-1, self.out_features)[:, self.rows(target)]
+                    rows.addmm_(low.to(rows.dtype), up.to(rows.dtype), alpha=self.scale)
         return output
 
     @torch.no_grad()
@@ -139,12 +140,15 @@ class PairedLinear(Part):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
-def correction(pairs: Sequence[LoRAPair], x: Tensor) -> Tensor:
-    """sum_p c_p B_p (A_p x): (..., in) -> (..., rows); one product with all A, one with all B."""
-    low = x @ torch.cat([pair.lora_A for pair in pairs]).T  # (..., sum of r)
+def stacked(pairs: Sequence[LoRAPair], x: Tensor) -> tuple[Tensor, Tensor]:
+    """c_p A_p x of all pairs side by side (N, R) and all B_p below one another (R, rows): their product is the correction.
+
+    The layouts are those of `LoRALinear.forward`, for its reason.
+    """
+    low = (torch.cat([pair.lora_A for pair in pairs]) @ x.reshape(-1, x.shape[-1]).T).T  # (N, R), column-major
     if any(pair.magnitude is not None for pair in pairs):
         low = low * torch.cat([(low.new_ones(()) if p.magnitude is None else p.magnitude / p.norm).expand(len(p.lora_A)) for p in pairs])
-    return low @ torch.cat([pair.lora_B for pair in pairs], dim=1).T
+    return low, torch.cat([pair.lora_B for pair in pairs], dim=1).T.contiguous()
 
 
 class Pairs:

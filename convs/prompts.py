@@ -120,8 +120,9 @@ def check_takes_tokens(model: nn.Module, blocks: Sequence[int], key: str) -> Non
     name = type(model).__name__
     if not found or not hasattr(model, "forward_head") or not hasattr(model, "cls_token"):
         raise UserError(f"convnet_type: {name} is no ViT with transformer blocks; prompts need one, for example vit-b-p16")
-    if getattr(model, "rope", None) is not None:
-        raise UserError(f"{key}: {name} turns keys by their place in the image, which prompts have not; choose another ViT")
+    parts = [model, *(getattr(block, "attn", None) for block in found)]
+    if any(getattr(part, attribute, None) is not None for part in parts for attribute in ("rope", "rel_pos", "shared_rel_pos")):
+        raise UserError(f"{key}: {name} sees where in the image a key is, and prompts are nowhere in it; choose another ViT")
     beyond = [block for block in blocks if not 0 <= block < len(found)]
     if beyond:
         raise UserError(f"{key}: got {list(blocks)}, allowed: blocks 0 to {len(found) - 1} of this {name}")

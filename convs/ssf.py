@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 import torch
+from timm.layers import HybridEmbed, PatchEmbed
 from torch import Tensor, nn
 
 from convs.parts import Part, block_layer, vit_blocks
@@ -52,11 +53,12 @@ def _layers(model: nn.Module) -> Iterator[tuple[nn.Module, int, Tensor]]:
     name = type(model).__name__
     blocks = vit_blocks(model, "SSF")
     embedding = getattr(model, "patch_embed", None)
-    like = next(embedding.parameters(), None) if embedding is not None else None
     final = next((norm for norm in (getattr(model, "norm", None), getattr(model, "fc_norm", None)) if _norm_width(norm)), None)
-    if like is None or final is None:
-        raise UserError(f"SSF: {name} has no {'patch_embed' if like is None else 'final norm'} to scale and shift; choose another ViT")
-    yield embedding, model.embed_dim, like
+    # XCiT's embedding gives the image's height and width beside the tokens, others give maps.
+    if not isinstance(embedding, PatchEmbed | HybridEmbed) or final is None:
+        missing = "final norm" if final is None else "plain patch embedding"
+        raise UserError(f"SSF: {name} has no {missing} to scale and shift; choose another ViT")
+    yield embedding, model.embed_dim, final.weight
     for number, block in enumerate(blocks):
         for path in ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2"):
             layer = block_layer(block, path) if "." in path else getattr(block, path, None)

@@ -173,8 +173,9 @@ def test_a_backbone_without_transformer_blocks_is_a_clear_error(name, kind):
 @pytest.mark.parametrize(("name", "kinds"), [
     ("timm/beit_base_patch16_224", ("ssf", "vpt_deep", "lora")),
     ("timm/vit_relpos_small_patch16_rpn_224", ("adapter",)),
+    ("timm/vit_relpos_small_patch16_224", ("vpt_shallow", "vpt_deep")),
     ("timm/vit_small_patch16_dinov3", ("vpt_shallow",)),
-    ("timm/xcit_nano_12_p16_224", ("vpt_shallow", "vpt_deep")),
+    ("timm/xcit_nano_12_p16_224", ("ssf", "vpt_shallow", "vpt_deep")),
 ])
 def test_a_vit_whose_blocks_do_not_fit_a_part_is_a_clear_error(name, kinds):
     for kind in kinds:
@@ -182,17 +183,15 @@ def test_a_vit_whose_blocks_do_not_fit_a_part_is_a_clear_error(name, kinds):
             adapt(build_backbone(describe(name), pretrained=False, device="meta"), kind)
 
 
-@pytest.mark.parametrize("kind", PARTS)
-@pytest.mark.parametrize("name", ["timm/vit_small_patch14_dinov2", "timm/deit3_small_patch16_224", "timm/vit_base_patch32_clip_224",
-                                  "timm/vit_base_patch16_rpn_224"])
-def test_parts_fit_other_vits_or_say_so(name, kind):
-    backbone = build_backbone(describe(name), pretrained=False, device="meta")
-    if name.endswith("rpn_224") and kind == "adapter":
-        with pytest.raises(UserError, match="norm2 followed by an mlp"):
-            adapt(backbone, kind)
-        return
-    adapt(backbone, kind)
-    assert backbone(torch.empty(1, 3, backbone.image_size, backbone.image_size, device="meta")).shape == (1, backbone.dim)
+@pytest.mark.parametrize(("name", "kinds"), [
+    ("timm/vit_small_patch14_dinov2", PARTS), ("timm/deit3_small_patch16_224", PARTS), ("timm/vit_base_patch32_clip_224", PARTS),
+    ("timm/deit_tiny_distilled_patch16_224", PARTS), ("timm/cait_xxs24_224", ["vpt_deep"]), ("timm/vit_tiny_r_s16_p8_224", ["ssf"]),
+    ("timm/beit_base_patch16_224", ["adapter"]), ("timm/samvit_base_patch16", ["adapter"]), ("timm/vit_base_patch16_rpn_224", ["ssf"])])
+def test_parts_fit_other_vits(name, kinds):
+    for kind in kinds:
+        backbone = build_backbone(describe(name), pretrained=False, device="meta")
+        assert adapt(backbone, kind)
+        assert backbone(torch.empty(1, 3, backbone.image_size, backbone.image_size, device="meta")).shape == (1, backbone.dim)
 
 
 def test_an_unknown_kind_is_a_clear_error():

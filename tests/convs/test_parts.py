@@ -3,6 +3,7 @@
 import torch
 
 from convs.adapters import put_adapters
+from convs.backbones import build_backbone, describe
 from convs.heads import linear_head
 from convs.lora import add_lora
 from convs.network import IncrementalNet
@@ -43,3 +44,10 @@ def test_frozen_numbers_of_parts_are_known_as_not_pretrained():
     added = added_parameters(model)
     assert added == set(dict(model.named_parameters())) - own and len(added) == 2 * 3 * 2
     assert describe_parameters(torch.nn.Linear(2, 2)) == [PartCount("backbone", 6, 0, 0)]
+
+
+def test_a_vit_b_with_lora_of_rank_64_trains_as_many_numbers_as_published():
+    backbone = build_backbone(describe("timm/vit_base_patch16_224"), pretrained=False, device="meta")
+    backbone.requires_grad_(False)
+    add_lora(backbone.model, 64, 2.0, ["qkv", "fc1", "fc2"])
+    assert round(next(row.trained for row in describe_parameters(backbone) if row.part == "lora") / 1e6, 2) == 8.26
