@@ -15,6 +15,7 @@ from utils.data.data_manager import DataManager
 from utils.data.stream import TaskStream
 from utils.formulas.metrics import Evaluation, evaluate_predictions
 from utils.machine.distributed import gather_rows
+from utils.run.interrupt import check_stop
 
 TOP_K = 5
 SCORED_AT_ONCE = 512  # features per call of `scores`; bounds a read-out's memory
@@ -61,6 +62,7 @@ def extract_pass(learner: Classifier, split: str, **which: Any) -> tuple[Tensor,
     features, labels = [], []
     batch_size = learner.config.test_batch_size or learner.config.batch_size
     for images, targets in learner.data.batches(split, batch_size=batch_size, augment=False, **which):
+        check_stop()
         with fabric.autocast():
             features.append(learner.features(fabric.to_device(images)).float())
         labels.append(targets)

@@ -23,6 +23,7 @@ from utils.errors import UserError
 from utils.machine.distributed import share_of_batch
 from utils.rng import seed_globals
 from utils.run.checkpoint import load_optimizer_tensors
+from utils.run.interrupt import check_stop
 from utils.run.monitor import Monitor
 
 Batch = tuple[Tensor, ...]  # images (B, C, H, W), labels (B,), then whatever else of B rows the method's loss needs
@@ -117,6 +118,7 @@ def train_epoch(learner: Trainable, module: nn.Module, optimizer: torch.optim.Op
     losses: list[Tensor] = []
     counts = torch.zeros(2, dtype=torch.long, device=fabric.device)  # images classified correctly, images
     for step, batch in enumerate(batches):
+        check_stop()
         learner.step = step
         batch = fabric.to_device(batch)
         loss, correct = backward_batch(learner, module, batch)

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from utils.config import Strict
 from utils.errors import UserError
 from utils.machine.device import fuses_sgd
+from utils.run.interrupt import check_stop
 
 NORM_EPS = 1e-7  # release: added to each task's logit norm
 FLOAT_BYTES = 4  # of a drawn number
@@ -118,6 +119,7 @@ class Alignment:
 
     def step(self, features: Tensor, labels: Tensor) -> Tensor:
         """One step of SGD; returns the detached loss before it."""
+        check_stop()
         loss = self.loss(features, labels)
         self.optimizer.zero_grad()
         loss.backward()

@@ -8,12 +8,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from utils.config import Config
+from utils.data.fingerprint import Fingerprint, fingerprint
 from utils.data.folders import check_classes
 from utils.data.notes import tell
 from utils.data.places import home_expanded
@@ -50,6 +52,10 @@ class _Images:
     names: list[str]  # of classes, by old label
     stores: dict[str, ImageStore]
     notes: tuple[str, ...] = ()  # what was passed over, reinterpreted or left out; told when it was found
+
+    @cached_property
+    def fingerprint(self) -> Fingerprint:
+        return fingerprint(self.train, self.test, self.names)
 
     @classmethod
     def open(cls, config: Config, world_size: int) -> _Images:
@@ -148,6 +154,16 @@ class DataManager:
         test = self._pool.maker.transforms[False]  # the test transform
         return StoredData(self.stream, InputFormat(test.size, test.channels, test.mean.flatten().tolist(), test.std.flatten().tolist(),
                                                    self.info.test_transform))
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """What tells these images from others, for a resumed run."""
+        return self._images.fingerprint
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the reader passed over, reinterpreted or left out, a sentence each."""
+        return self._images.notes
 
     # Images of tasks -----------------------------------------------------------------------------------------
 
