@@ -123,8 +123,8 @@ def _class_folders(folder: Path, passed: PassedOver, notes: list[str]) -> dict[s
 def _scan(folder: Path, names: Sequence[str] | None, selected: bool, passed: PassedOver) -> _Found:
     """All images under the class folders of `folder`, and all that is wrong with them. Raises UserError without any class."""
     if not os.path.isdir(folder):
-        raise UserError(f"folder {folder} {'is a file' if os.path.exists(folder) else 'does not exist'}; it should hold one sub-folder of images "
-                        "per class")
+        raise UserError(f"folder {folder} {'is a file' if os.path.exists(folder) else 'does not exist'}; it should hold one sub-folder of "
+                        "images per class")
     notes: list[str] = []
     classes = _class_folders(folder, passed, notes)
     if not classes:
