@@ -36,12 +36,6 @@ def empty_class(folder):
     (folder / "empty").mkdir()
 
 
-def level_too_many(folder):
-    for name in "xy":
-        save(folder.parent / "deep" / "photos" / name / "0.png")
-    (folder / "..").joinpath("deep").rename(folder / "z")
-
-
 def only_heic(folder):
     (folder / "heic").mkdir()
     (folder / "heic/0.heic").touch()
