@@ -209,3 +209,13 @@ def test_a_class_that_two_domains_spell_differently_is_one(tmp_path):
     train, test, names = load_dataset(spec)
     assert len(names) == 1 and train.labels.tolist() == test.labels.tolist() == [0, 0]
     assert dataset_info(spec).num_classes == 1 and any("spelled otherwise in Unicode" in note for note in train.notes)
+
+
+def test_what_domains_pass_over_is_told_once_for_all_of_them(tmp_path):
+    root = make_domains(tmp_path)
+    for name in ("art/train/ant/0.heic", "photo/val/bee/1.heic", ".hidden/x.png"):
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).touch()
+    notes = load_dataset(DatasetSpec(name="d", layout="domains", root=str(root)))[0].notes
+    assert len(notes) == 1 and "2 files without an image's ending (2 .heic), the first is art/train/ant/0.heic" in notes[0]
+    assert "1 hidden or system file or folder, .hidden" in notes[0]
