@@ -10,10 +10,11 @@ import numpy as np
 
 from utils.config import DatasetSpec
 from utils.data.arrays import check_synthetic, make_synthetic
+from utils.data.domains import domain_class_names, find_domains, read_domains
 from utils.data.duplicates import duplicate_notes
 from utils.data.folders import TEST_NAMES, check_classes, class_names, find_test_folder, read_class_folders, read_folders, split_set
 from utils.data.labels import class_labels, number_note
-from utils.data.lists import domain_class_names, find_domains, label_names, read_domains, read_list_file, read_lists
+from utils.data.lists import label_names, read_list_file, read_lists
 from utils.data.notes import PassedOver, some, tell
 from utils.data.npz import NpzFacts, npz_facts, read_npz
 from utils.data.places import Place, Sources

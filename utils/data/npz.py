@@ -90,11 +90,13 @@ def _headers(path: Path) -> dict[str, Header]:
 def _header(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Header:
     key = member.filename.removesuffix(".npy")
     with archive.open(member) as file:
-        version = np.lib.format.read_magic(file)
-        if version not in ((1, 0), (2, 0), (3, 0)):
-            raise ValueError(f"{key} is of the unknown version {version}")
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, dtype = read(file)
+        try:
+            version = np.lib.format.read_magic(file)
+            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape, _, dtype = read(file)
+        except Exception:  # numpy, and Python's tokenizer below it, raise many kinds for a damaged header
+            raise UserError(f"{path}: {key} cannot be read: it does not begin like an array; write the file with numpy.savez_compressed"
+                            ) from None
         there = member.file_size - file.tell()
     if dtype.hasobject:
         raise UserError(f"{path}: {key} cannot be read: it holds Python objects, which are not allowed; give it one type "
