@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from utils.errors import UserError
 from utils.images.store import ArrayStore, FileStore, ImageStore, read_image
+from utils.machine.cores import available_cores
 from utils.terminal import shows_bars
 
 log = logging.getLogger("slca.data")
@@ -142,7 +143,7 @@ def _decoded(paths: Sequence[Path], skip_bad: bool, what: str) -> Iterator[np.nd
     """Every image (H, W, 3) in order, decoded by threads; None for an unreadable one with `skip_bad`."""
     bad: list[str] = []
     bar = tqdm(total=len(paths), desc=what, unit="image", disable=not shows_bars(), leave=False)
-    with bar, ThreadPoolExecutor(max_workers=os.cpu_count()) as threads:
+    with bar, ThreadPoolExecutor(max_workers=available_cores()) as threads:
         for start in range(0, len(paths), CHUNK):
             for result in threads.map(_try_read, paths[start:start + CHUNK]):
                 if isinstance(result, UserError):
