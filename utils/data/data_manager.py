@@ -5,7 +5,6 @@ Labels are new ones throughout (utils/data/stream.py).
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -28,6 +27,7 @@ from utils.images.cache import open_files
 from utils.images.loader import BatchMaker, BatchPool, WorkItem
 from utils.images.store import ArrayStore, ImageStore
 from utils.images.transforms import SMALL, make_transform
+from utils.machine.cores import available_cores
 from utils.rng import numpy_generator
 
 Tasks = int | Sequence[int]
@@ -262,7 +262,7 @@ class DataManager:
         elif all(store.in_memory for store in self._images.stores.values()) and (self.info.image_size <= SMALL or on_device):
             workers = 0
         else:
-            workers = max(1, min(MAX_WORKERS, (os.cpu_count() or 1) // self.world_size))
+            workers = max(1, min(MAX_WORKERS, available_cores() // self.world_size))
         return BatchPool(maker, workers, device if on_device else None, pin_memory=device is not None and device.type == "cuda")
 
 
