@@ -58,6 +58,7 @@ def describe_run(config: Config, name: str = "") -> str:
     """
     config = resolve_config(config)
     plan = DataManager.plan(config, config.seeds[0])
+    check_images_fit(config)
     learner = shape_learner(config, plan)
     train_images, _ = count_images(config.dataset, config.data_root)
     numbers, estimate = count_parameters(learner), estimate_memory(config, learner, train_images)
@@ -79,7 +80,6 @@ def describe_run(config: Config, name: str = "") -> str:
 
 def shape_learner(config: Config, plan) -> BaseLearner:
     """The learner with all its heads, on the meta device."""
-    check_images_fit(config)
     backbone = build_backbone(backbone_entry(config), pretrained=False, reset_norm=config.reset_norm, pool=config.pool, device="meta")
     net = IncrementalNet(backbone)
     learner = learner_class(config.model_name)(config, plan, net, _Shapes())
