@@ -25,7 +25,8 @@ def of_size(size, name=VIT, **args):
 
 
 @pytest.mark.parametrize(("size", "args", "takes"), [
-    (32, {}, 224), (225, THIN, 224), (224, {"img_size": 32, "patch_size": 8, **THIN}, 32), (28, {"img_size": 32, "patch_size": 4, **THIN}, 32)])
+    (32, {}, 224), (225, THIN, 224), (224, {"img_size": 32, "patch_size": 8, **THIN}, 32),
+    (28, {"img_size": 32, "patch_size": 4, **THIN}, 32)])
 def test_images_of_another_size_than_a_vit_takes_are_told_with_the_ways_out(size, args, takes):
     with pytest.raises(UserError) as caught:
         of_size(size, **args)
