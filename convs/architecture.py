@@ -104,5 +104,5 @@ def _try(model: nn.Module, height: int, width: int) -> torch.Tensor:
 
 
 def _words(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}".rstrip(".")
-
+    text = " ".join(str(error).split())[:300].rstrip(".")
+    return text if text and isinstance(error, AssertionError) else f"{type(error).__name__}: {text}"

@@ -56,8 +56,8 @@ def backbone_entry(config: Config) -> BackboneEntry:
 def check_images_fit(config: Config) -> None:
     """The commonest mistake, told before anything is loaded: images of another size than the backbone takes. Raises UserError."""
     spec = config.dataset
-    if isinstance(spec, DatasetSpec) and spec.layout == "npz" and spec.image_size is None and not Path(locate(spec.root or "")).is_file():
-        return  # a dry run without the arrays, which have their own size
+    if isinstance(spec, DatasetSpec) and spec.layout != "synthetic" and spec.image_size is None and not _are_there(spec):
+        return  # arrays have their own size; that the data are missing is told when they are read
     info, entry = dataset_info(spec, config.data_root), backbone_entry(config)
 
     def ways_out(size: int) -> list[str]:
@@ -68,3 +68,7 @@ def check_images_fit(config: Config) -> None:
 
     args = {**entry.args, **({"global_pool": config.pool} if config.pool else {})}
     check_image_size(entry.timm_name, args, info.image_size, f"the images of data set {info.name}", ways_out)
+
+
+def _are_there(spec: DatasetSpec) -> bool:
+    return any(Path(locate(path)).exists() for path in (spec.root, spec.train) if path)
