@@ -12,8 +12,9 @@ the covariance tells.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -45,6 +46,21 @@ class ClassBatch:
         return torch.tensor(self.counts, dtype=self.centred.dtype, device=self.centred.device)[:, None, None]
 
 
+def batch_numbers(like: Tensor) -> int:
+    """How many numbers to work on at once on the device of `like`."""
+    return BATCH_NUMBERS["cuda" if like.is_cuda else "cpu"]
+
+
+def equal_runs(ranks: list[int], at_most: Callable[[int], int]) -> Iterator[tuple[slice, int]]:
+    """Classes in a row that have the same rank, `at_most(rank)` of them at a time but at least one, and that rank."""
+    first = 0
+    for rank, same in groupby(ranks):
+        end, step = first + len(list(same)), max(at_most(rank), 1)
+        for start in range(first, end, step):
+            yield slice(start, min(start + step, end)), rank
+        first = end
+
+
 def class_batches(features: Tensor, labels: Tensor, classes: range) -> Iterator[ClassBatch]:
     """All `classes`, those with most images first; a class without images has the mean 0.
 
@@ -58,7 +74,7 @@ def class_batches(features: Tensor, labels: Tensor, classes: range) -> Iterator[
     by_size = sorted(range(len(classes)), key=lambda c: -len(positions[c]))
     while by_size:
         n = len(positions[by_size[0]])
-        at_once = max(BATCH_NUMBERS["cuda" if features.is_cuda else "cpu"] // max(n * d, 1), 1)
+        at_once = max(batch_numbers(features) // max(n * d, 1), 1)
         members = [c for c in by_size[:at_once] if len(positions[c]) >= LIKE_SIZED * n and (len(positions[c]) - 1 > d) == (n - 1 > d)]
         by_size = by_size[len(members):]
         yield _batch(features, [positions[c] for c in members], [classes[c] for c in members])
@@ -125,7 +141,7 @@ def gram(rows: Tensor) -> Tensor:
     k, _, d = rows.shape
     product = rows.new_empty(k, d, d)
     for j in range(0, d, BLOCK):
-        product[:, j:, j:j + BLOCK] = rows[:, :, j:].mT @ rows[:, :, j:j + BLOCK]
+        torch.bmm(rows[:, :, j:].mT, rows[:, :, j:j + BLOCK], out=product[:, j:, j:j + BLOCK])
     return product
 
 

@@ -19,18 +19,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import groupby
 
 import torch
 from torch import Tensor
 
-from models.slca.factors import ClassBatch, class_batches, exact_factors, leading_directions, triangular
+from models.slca.factors import ClassBatch, batch_numbers, class_batches, equal_runs, exact_factors, leading_directions, triangular
 from utils.errors import UserError
 
 FLOAT_BYTES = 4
 DEFAULT_RANK = 64  # of lowrank, where the config names none
-# Numbers drawn at a time, besides the result: what a processor's cache holds, and what keeps a GPU busy.
-DRAWN_AT_ONCE = {"cpu": 2**20, "cuda": 2**26}
 
 
 @dataclass(frozen=True)
@@ -209,7 +206,7 @@ class ClassGaussians:
         else:
             gaussians = [self[label] for label in drawn]
             rank = max((len(g.factor) for g in gaussians), default=0)
-            at_once = max(DRAWN_AT_ONCE["cuda" if means.is_cuda else "cpu"] // max(count * (rank + d), rank * d), 1)
+            at_once = max(batch_numbers(means) // max(count * (rank + d), rank * d), 1)
             scratch = self._buffer("normals", min(at_once, classes) * count * rank, means)
             for first in range(0, classes, at_once):
                 part = slice(first, first + at_once)
@@ -263,7 +260,8 @@ class ClassGaussians:
         else:
             rows = batch.centred.flatten(0, 1)
             self.pooled = (rows.T @ rows).float() + (0 if self.pooled is None else self.pooled)
-        return [Gaussian(mean, mean.new_zeros(0, len(mean)), count, own) for mean, count, own in zip(means, batch.counts, noise, strict=True)]
+        nothing = means.new_zeros(0, means.shape[1])
+        return [Gaussian(mean, nothing, count, own) for mean, count, own in zip(means, batch.counts, noise, strict=True)]
 
     def _stored(self, gaussians: list[Gaussian]) -> list[Gaussian]:
         """The same with factors of the wanted type; one that would not fit it stays float32."""
@@ -312,15 +310,13 @@ def draw_into(out: Tensor, gaussians: list[Gaussian], means: Tensor, ridge: floa
     torch.addcmul(means[:, None], out.normal_(generator=generator), deviations, out=out)
     count, ranks = out.shape[1], [len(g.factor) for g in gaussians]
     normals = scratch[: sum(ranks) * count].normal_(generator=generator)
-    first = used = 0
-    for rank, same in groupby(ranks):
-        last = first + len(list(same))
+    used = 0
+    for part, rank in equal_runs(ranks, lambda rank: len(ranks)):
         if rank:
-            size = (last - first) * count * rank
-            factors = torch.stack([g.factor.float() for g in gaussians[first:last]])
-            out[first:last].baddbmm_(normals[used:used + size].view(-1, count, rank), factors)
+            factors = torch.stack([g.factor.float() for g in gaussians[part]])
+            size = len(factors) * count * rank
+            out[part].baddbmm_(normals[used:used + size].view(-1, count, rank), factors)
             used += size
-        first = last
 
 
 def scatter_rows(old: Gaussian, new: Gaussian) -> Tensor:

@@ -26,7 +26,7 @@ from convs.backbones import Backbone
 from convs.network import OwnTaskWithFeatures
 from models.base import FLOAT_BYTES, BaseLearner
 from models.slca.alignment import Alignment
-from models.slca.discriminants import GaussianDiscriminant, discriminant, fit_temperature, nearest_mean
+from models.slca.discriminants import GaussianDiscriminant, discriminant, fit_temperature, nearest_mean, tells_apart
 from models.slca.drift import RHO, DriftSums, with_anchors
 from models.slca.gaussians import ClassGaussians
 from utils.config import Config
@@ -74,6 +74,10 @@ class SLCA(BaseLearner):
             self.backbone_before = None
             self.collect_statistics(task, monitor)
             self.gaussian_readout = self.read_gaussians()
+            if self.gaussian_readout is not None and not tells_apart(self.gaussian_readout, self.gaussians.classes):
+                monitor.log(f"warning: readout {self.config.readout} gives every class the same score, so the first one always wins: "
+                            f"ca_ridge ({self.gaussians.ridge:g}) or the features' variances are too large for float32; lower ca_ridge "
+                            "(1e-4 is usual), or find out what makes the features so large (lr, the pre-trained weights)")
         if self.aligns and task > 0:
             monitor.before_alignment(self, task)
             with monitor.stage("alignment"):
