@@ -107,6 +107,10 @@ class GaussianLearner(BaseLearner):
             self.backbone_before = None
             self.collect_statistics(task, monitor)
             self.readout.refresh(self.gaussians)
+            if not self.readout.tells_apart(self.gaussians):
+                monitor.log(f"warning: readout {self.config.readout} gives every class the same score, so the first one always wins: "
+                            f"ca_ridge ({self.gaussians.ridge:g}) or the features' variances are too large for float32; lower ca_ridge "
+                            "(1e-4 is usual), or find out what makes the features so large (lr, the pre-trained weights)")
 
     def collect_statistics(self, task: int, monitor: Monitor) -> None:
         """One Gaussian for each of the task's classes, from one pass over its training images."""

@@ -257,14 +257,14 @@ def _wide_rows(result: RunResult) -> list[dict[str, Any]]:
     """One row per seed and task: everything that was measured after that task."""
     rows = []
     for seed in result.seeds:
+        forgetting, transfer = metrics.forgetting_curve(seed.accuracy_matrix), metrics.backward_transfer_curve(seed.accuracy_matrix)
         for t, seen in enumerate(seed.classes_seen):
-            so_far = [row[: t + 1] for row in seed.accuracy_matrix[: t + 1]]
             rows.append({
                 "seed": seed.seed, "task": t + 1, "classes_seen": seen,
                 "top1": seed.top1_curve[t], "top5": seed.top5_curve[t], "task_il": seed.task_il_curve[t],
                 "old": seed.grouped[t].get("old"), "new": seed.grouped[t].get("new"),
                 "average_incremental": metrics.average_incremental(seed.top1_curve[: t + 1]),
-                "forgetting": metrics.forgetting(so_far), "backward_transfer": metrics.backward_transfer(so_far),
+                "forgetting": forgetting[t], "backward_transfer": transfer[t],
                 **{f"memory_{kind}": seed.memory_curve[t].get(kind) if seed.memory_curve else None for kind in MEMORY_KINDS},
             })
     return rows
