@@ -6,47 +6,47 @@
     python main.py prepare NAME --source ARCHIVE         arrange a downloaded data set
     python main.py predict logs/slca_demo FOLDER         classify images with a trained run
     python main.py export logs/slca_demo model.pt2       the aligned model as one torch.export program (or .onnx)
+    python main.py schema                                write exps/schema.json, which editors check configs with
+
+python main.py COMMAND --help has the options of a command. Every command takes --plugin FILE, a Python file that adds methods,
+backbones or data sets (docs/add_a_method.md).
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-import traceback
-from pathlib import Path
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
+from models.registry import load_plugin
+from utils import command_line
 from utils.errors import RunFailed, UserError
-from utils.run.interrupt import INTERRUPTED, TERMINATED, Terminated, how_to_resume, sigterm_raises
+from utils.last_resort import told
+from utils.machine.cores import prepare_openmp
+from utils.run.interrupt import INTERRUPTED, TERMINATED, Terminated, how_to_resume, signals_stop
+from utils.terminal import quiet_terminal, show, steady_terminal
 
 if TYPE_CHECKING:
     from utils.config import Config
 
 
 def parse_arguments(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="main.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", nargs="+", type=Path, required=True, metavar="FILE", help="JSON files, one experiment each")
-    parser.add_argument("--set", nargs="+", default=[], metavar="key=value", action="extend",
-                        help="settings that win over the file, values in JSON")
-    parser.add_argument("--device", help="auto, cpu, cuda, cuda:1 or GPU numbers such as 0,1; wins over the file")
-    parser.add_argument("--out", type=Path, default=Path("logs"), metavar="DIR", help="where runs are written (default: logs)")
-    parser.add_argument("--resume", action="store_true", help="continue the newest unfinished run")
-    parser.add_argument("--test_only", action="store_true", help="evaluate a run from its checkpoints")
-    parser.add_argument("--profile", action="store_true", help="trace every stage once and write where the time went")
-    parser.add_argument("--after_task", type=int, metavar="N", help="with --test_only: the checkpoint after task N instead of the newest")
-    parser.add_argument("--dry_run", action="store_true", help="print what would run, and stop")
-    return parser.parse_args(argv)
+    return command_line.run_arguments(argv, list(COMMANDS), __doc__ or "")
 
 
 def run_experiments(arguments: argparse.Namespace) -> None:
     """Train, test or describe each config."""
-    from utils.config import load_config, parse_overrides
-    from utils.machine.distributed import several_processes
+    from models import load_experiment
+    from utils.overrides import parse_overrides
 
     overrides = parse_overrides(arguments.set)
     if arguments.device is not None:
         overrides["device"] = arguments.device
-    configs = [(path, load_config(path, overrides)) for path in arguments.config]  # every mistake is told before the first run
+    configs = [(path, load_experiment(path, overrides)) for path in arguments.config]  # every mistake is told before the first run
+
+    from utils.machine.distributed import several_processes  # imports torch, which takes seconds
+
     failed = []
     for path, config in configs:
         try:
@@ -55,9 +55,7 @@ def run_experiments(arguments: argparse.Namespace) -> None:
             if len(configs) == 1 or several_processes():  # of several processes some may be waiting for this one
                 raise
             failed.append(path)
-            if not isinstance(error, UserError):
-                traceback.print_exc()
-            print(f"error: {path}: {error}", file=sys.stderr)
+            show(f"error: {path}: {error if isinstance(error, UserError) else told(error)}", error=True)
     if failed:
         raise RunFailed(f"{len(failed)} of {len(configs)} experiments failed: {', '.join(map(str, failed))} (see above); the others "
                         "are done")
@@ -67,8 +65,8 @@ def run_experiment(config: Config, name: str, arguments: argparse.Namespace) -> 
     if arguments.dry_run:
         from models.tools.dry_run import describe_run
         from models.tools.timing import estimate_time
-        print(describe_run(config, name=name))
-        print(estimate_time(config))
+        show(describe_run(config, name=name))
+        show(estimate_time(config))
     elif arguments.test_only:
         from trainer import test
         test(config, arguments.out, name=name, after_task=arguments.after_task)
@@ -85,49 +83,19 @@ def list_what(arguments: argparse.Namespace) -> None:
         from utils.report.tables import datasets_table as lister
     else:
         from convs.backbones import list_backbones as lister
-    print(lister())
-
-
-def list_arguments(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="main.py list")
-    parser.add_argument("what", choices=["methods", "datasets", "backbones"])
-    return parser.parse_args(argv)
+    show(lister())
 
 
 def compare_runs(arguments: argparse.Namespace) -> None:
     """Print and write one table, one picture and one page for several runs."""
     from utils.report.compare import compare
-
     compare(arguments.runs, arguments.out, sort=arguments.sort)
-
-
-def compare_arguments(argv: list[str]) -> argparse.Namespace:
-    from utils.report.compare_tables import SORTABLE
-    parser = argparse.ArgumentParser(prog="main.py compare")
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders, or experiments (logs/slca_demo: its newest run)")
-    parser.add_argument("--out", type=Path, default=Path("logs/compare"), metavar="DIR", help="where the comparison is written")
-    parser.add_argument("--sort", choices=SORTABLE, help="best first by this column (default: in the order given)")
-    return parser.parse_args(argv)
 
 
 def prepare_data(arguments: argparse.Namespace) -> None:
     """Arrange a downloaded benchmark as a run reads it."""
     from utils.data.prepare import prepare
-
-    print(f"{arguments.name}: {prepare(arguments.name, arguments.source, arguments.root)}")
-
-
-def prepare_arguments(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="main.py prepare", epilog="docs/datasets.md says where to get each data set")
-    parser.add_argument("name", metavar="NAME", help="as in python main.py list datasets")
-    parser.add_argument("--source", type=Path, required=True, metavar="ARCHIVE_OR_FOLDER", help="what you downloaded; it is only read")
-    parser.add_argument("--root", type=Path, default=Path("data"), metavar="DIR", help="data_root of the configs (default: data)")
-    return parser.parse_args(argv)
-
-
-def predict_arguments(argv: list[str]) -> argparse.Namespace:
-    from models.tools.predict import predict_arguments as parse
-    return parse(argv)
+    show(f"{arguments.name}: {prepare(arguments.name, arguments.source, arguments.root)}")
 
 
 def predict(arguments: argparse.Namespace) -> None:
@@ -136,36 +104,48 @@ def predict(arguments: argparse.Namespace) -> None:
     predict_folder(arguments)
 
 
-def export_arguments(argv: list[str]) -> argparse.Namespace:
-    from models.tools.export import export_arguments as parse
-    return parse(argv)
-
-
 def export(arguments: argparse.Namespace) -> None:
     """Write a trained run as one program."""
     from models.tools.export import export_run
     export_run(arguments)
 
 
-COMMANDS = {"list": (list_arguments, list_what), "compare": (compare_arguments, compare_runs),
-            "predict": (predict_arguments, predict), "export": (export_arguments, export),
-            "prepare": (prepare_arguments, prepare_data)}
+def schema(arguments: argparse.Namespace) -> None:
+    """Write exps/schema.json from the settings of all methods."""
+    from models.tools.schema import write_schema
+    show(str(write_schema()))
+
+
+COMMANDS = {"list": (command_line.list_arguments, list_what), "compare": (command_line.compare_arguments, compare_runs),
+            "predict": (command_line.predict_arguments, predict), "export": (command_line.export_arguments, export),
+            "prepare": (command_line.prepare_arguments, prepare_data), "schema": (command_line.schema_arguments, schema)}
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns the exit code (docs/checkpoints.md lists them)."""
     argv = sys.argv[1:] if argv is None else argv
-    parse, act = COMMANDS[argv[0]] if argv and argv[0] in COMMANDS else (parse_arguments, run_experiments)
-    arguments = parse(argv[1:] if act is not run_experiments else argv)
-    try:
-        with sigterm_raises():
-            act(arguments)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1 if isinstance(error, RunFailed) else 2
-    except (KeyboardInterrupt, Terminated) as stop:
-        interrupted = isinstance(stop, KeyboardInterrupt)
-        print(f"\nstopped; {how_to_resume(argv)}" if act is run_experiments else "\nstopped", file=sys.stderr)
-        return INTERRUPTED if interrupted else TERMINATED
+    prepare_openmp()
+    with steady_terminal():
+        hint = ""
+        try:
+            words, plugins = command_line.take_plugins(argv)
+            parse, act = COMMANDS[words[0]] if words and words[0] in COMMANDS else (parse_arguments, run_experiments)
+            arguments = parse(words if act is run_experiments else words[1:])
+            for plugin in plugins:
+                load_plugin(plugin)
+            if act is run_experiments and not (arguments.dry_run or arguments.test_only):
+                hint = f"; {how_to_resume(argv)}"
+            with signals_stop(), quiet_terminal() if getattr(arguments, "quiet", False) else nullcontext():
+                act(arguments)
+        except UserError as error:
+            show(f"error: {error}", error=True)
+            return 1 if isinstance(error, RunFailed) else 2
+        except Exception as error:  # nobody foresaw it
+            show(f"error: {told(error)}{hint}", error=True)
+            return 1
+        except (KeyboardInterrupt, Terminated) as stop:
+            show(f"\nstopped{hint}", error=True)
+            return INTERRUPTED if isinstance(stop, KeyboardInterrupt) else TERMINATED
     return 0
 
 

@@ -8,37 +8,47 @@
 from __future__ import annotations
 
 import logging
-import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field, replace
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
+from torch import Tensor
 
-from convs.weights import tensors_sha256
 from models import learner_class, resolve_config, resolve_name
+from models.evaluation import accuracy_on_all_domains
+from models.stage1 import TrainingState
 from models.tools.build import make_learner
 from models.tools.dry_run import count_parameters
-from utils.config import Config
-from utils.data.stream import stream_of
-from utils.errors import RunFailed, StorageError, UserError
-from utils.files import disk_errors_told
+from utils.config import Config, MethodSettings
+from utils.data.data_manager import DataManager
+from utils.data.fingerprint import changes
+from utils.data.stream import StoredData
+from utils.errors import DataChanged, RunFailed, StorageError, UserError
+from utils.files import DISK_ERRORS, disk_errors_as_user_error
 from utils.formulas import metrics
+from utils.last_resort import keep_traceback, one_sentence
 from utils.machine.deterministic import deterministic_kernels
 from utils.machine.device import make_fabric
 from utils.machine.distributed import launch, on_first, processes_ended_on_error
 from utils.machine.environment import environment
-from utils.machine.out_of_memory import memory_errors_told
-from utils.report.page import write_report
-from utils.report.results import RunResult, SeedResult, read_results, write_results
+from utils.machine.out_of_memory import out_of_memory_as_user_error
+from utils.machine.peak_memory import peak_memory_mb, reset_peak_memory
+from utils.report.page import report_is_there, write_report
+from utils.report.results import RunResult, SeedResult, read_results, tables_are_current, write_results
 from utils.report.tables import results_table
-from utils.run.checkpoint import Checkpoint, CheckpointStore, check_base_weights
+from utils.run.checkpoint import Checkpoint, CheckpointStore, check_base_weights, optimizer_tensors, write_tensors_atomic
+from utils.run.figures import Figures
+from utils.run.interrupt import check_stop
+from utils.run.logs import file_log, terminal_log
 from utils.run.monitor import RunMonitor
 from utils.run.profiling import ProfilingMonitor
 from utils.run.run_folder import RunFolder, experiment_folder
+from utils.terminal import show
 
 log = logging.getLogger("slca")
 
@@ -62,7 +72,7 @@ def train(config: Config, out_dir: str | Path = "logs", *, name: str | None = No
     """
     config = resolve_config(config)
     out_dir, resume = Path(out_dir), resume or config.resume == "auto"
-    with _terminal_log(), deterministic_kernels(config.deterministic), disk_errors_told(out_dir), ExitStack() as held:
+    with terminal_log(), deterministic_kernels(config.deterministic), disk_errors_as_user_error(out_dir), ExitStack() as held:
         fabric = make_fabric(config.device, config.precision, config.tf32)
         launch(fabric)
         held.enter_context(processes_ended_on_error(fabric))
@@ -77,49 +87,59 @@ def train(config: Config, out_dir: str | Path = "logs", *, name: str | None = No
         log.info(f"run folder: {run.path}")
         if run.finished:
             log.info("finished already, nothing to resume; without --resume a new run starts")
+            if fabric.is_global_zero and not (tables_are_current(result, run.path) and report_is_there(run.path)):
+                _write(result, run.path)
         else:
             result = _train_seeds(config, fabric, run, result, profile)
         if fabric.is_global_zero:
-            print(results_table(result))
-            print(f"\nreport: {run.path / 'report.html'}\ncurves: {run.path / 'curve.png'}")
+            show(results_table(result))
+            show(f"\nreport: {run.path / 'report.html'}\ncurves: {run.path / 'curve.png'}")
     return result
 
 
 def _train_seeds(config: Config, fabric: Fabric, run: RunFolder, result: RunResult, profile: bool) -> RunResult:
     """All seeds of one run but those that `result` has already. Raises UserError."""
-    failures: dict[int, Exception] = {}
-    session: Session | None = None
+    failures: dict[int, str] = {}
+    images: DataManager | None = None  # the first seed's; the others take over what it decoded
+    if result.seeds and fabric.is_global_zero:
+        _write(result, run.path)  # a run that was killed after results.json has older pages and pictures
     for seed in config.seeds:
         if any(done.seed == seed for done in result.seeds):
             log.info(f"seed {seed}: finished already")
             continue
-        try:  # outside of the seed's own troubles: settings, data and weights are the same for all
-            with memory_errors_told(config):
-                session = Session(config, seed, fabric, run.path / f"seed{seed}", like=session, profile=profile)
+        reset_peak_memory(fabric.device)
+        try:  # what fails here fails for every seed: settings, data and weights are the same for all
+            with out_of_memory_as_user_error(config):
+                session = Session(config, seed, fabric, run.path / f"seed{seed}", share_images_of=images, profile=profile)
         except BaseException:
             if fabric.is_global_zero and not result.seeds and not failures:
                 run.discard()
             raise
-        with _file_log(session.folder / "log.txt") if fabric.is_global_zero else nullcontext():
+        images = session.data
+        with file_log(session.folder / "log.txt", session.data.notes) if fabric.is_global_zero else nullcontext():
             try:
                 session.resume()
-                with memory_errors_told(config, session.monitor):
+                with out_of_memory_as_user_error(config, session.monitor):
                     session.run()
-            except StorageError:
+            except (StorageError, DataChanged):  # no other seed would fare better
                 raise
             except Exception as error:  # the other seeds are not lost with this one
                 if len(config.seeds) == 1 or fabric.world_size > 1:  # other processes would wait for this one
                     raise
-                failures[seed] = error
-                log.error(f"seed {seed} failed: {_words(error)}", exc_info=None if isinstance(error, UserError) else error)
+                failures[seed] = one_sentence(error)
+                log.error(f"seed {seed} failed: {one_sentence(error)}", exc_info=None if isinstance(error, UserError) else error)
+                del session  # with its network, before the next seed's is made
                 continue
         result.environment["weights"] = session.net.backbone.weights
-        result.class_names = session.class_names()
+        if session.data.notes:
+            result.environment["data"] = list(session.data.notes)
+        result.class_names = session.data.stream.names_by_own_label()
         result = _with_seed(result, session.result())
+        del session
         if fabric.is_global_zero:
             _write(result, run.path)
     if failures:
-        told = "; ".join(f"seed {seed}: {_words(error)}" for seed, error in failures.items())
+        told = "; ".join(f"seed {seed}: {words}" for seed, words in failures.items())
         raise RunFailed(f"{run.path}: {len(failures)} of {len(config.seeds)} seeds failed, the results of the others are written. {told} "
                         "The same command with --resume tries the failed ones again.")
     if fabric.is_global_zero:
@@ -139,85 +159,63 @@ def test(config: Config, out_dir: str | Path = "logs", *, name: str | None = Non
         UserError: there is no run of this config, or it has no such checkpoint.
     """
     config = resolve_config(config)
-    with _terminal_log(), deterministic_kernels(config.deterministic):
+    with terminal_log(), deterministic_kernels(config.deterministic):
         fabric = make_fabric(config.device, config.precision, config.tf32)
         launch(fabric)
         run = RunFolder.newest(experiment_folder(Path(out_dir), name or config.model_name), config)
         result = replace(_results_so_far(config, run), seeds=[])
         for seed in config.seeds:
-            with memory_errors_told(config):
+            with out_of_memory_as_user_error(config):
                 session = Session(config, seed, fabric, run.path / f"seed{seed}")
-            with memory_errors_told(config, session.monitor):
+            with out_of_memory_as_user_error(config, session.monitor):
                 tested = session.test(after_task)
             if tested:
                 result = _with_seed(result, session.result())
     if not result.seeds:
-        raise UserError(f"--test_only: {run.path} has no checkpoint to evaluate; train first (keep_checkpoints must not be 'none')")
+        asked = "" if after_task is None else f" after task {after_task}"
+        there = ", ".join(CheckpointStore(run.path / f"seed{config.seeds[0]}" / "checkpoints").names())
+        advice = (f"there are {there} of seed {config.seeds[0]} (keep_checkpoints 'all' keeps every task's)" if there
+                  else "train first (keep_checkpoints must not be 'none')")
+        raise UserError(f"--test_only: {run.path} has no checkpoint{asked} to evaluate; {advice}")
     if fabric.is_global_zero:
-        print(results_table(result))
+        show(results_table(result))
     return result
 
 
-@dataclass
-class Figures:
-    """What one seed has measured so far; saved with every checkpoint."""
-
-    top1_curve: list[float] = field(default_factory=list)
-    top5_curve: list[float] = field(default_factory=list)
-    task_il_curve: list[float] = field(default_factory=list)
-    accuracy_rows: list[list[float | None]] = field(default_factory=list)  # row t: R[t][0..t]
-    grouped: list[dict[str, float | None]] = field(default_factory=list)
-    validation_curve: list[float | None] = field(default_factory=list)  # with val_fraction
-    all_domains_curve: list[float | None] = field(default_factory=list)  # domain-incremental
-    seconds: dict[str, float] = field(default_factory=dict)
-    peak_memory_mb: float = 0.0
-    memory_curve: list[dict[str, int]] = field(default_factory=list)
-
-    def add(self, evaluation: metrics.Evaluation, validation: float | None, all_domains: float | None) -> None:
-        self.top1_curve.append(evaluation.top1)
-        self.top5_curve.append(evaluation.top5)
-        self.task_il_curve.append(evaluation.task_il)
-        self.accuracy_rows.append(evaluation.task_accuracies)
-        self.grouped.append(evaluation.grouped)
-        self.validation_curve.append(validation)
-        self.all_domains_curve.append(all_domains)
-
-    def drop_after(self, task: int) -> None:
-        """Forget task `task` and everything later."""
-        for curve in (self.top1_curve, self.top5_curve, self.task_il_curve, self.accuracy_rows, self.grouped, self.validation_curve,
-                      self.all_domains_curve, self.memory_curve):
-            del curve[task:]
-
-
 class Session:
-    """One seed of one run: data, network, learner, monitor, figures. Takes decoded images and workers over from `like`."""
+    """One seed of one run: data, network, learner, monitor, figures, checkpoints."""
 
-    def __init__(self, config: Config, seed: int, fabric: Fabric, folder: Path, like: Session | None = None,
+    def __init__(self, config: MethodSettings, seed: int, fabric: Fabric, folder: Path, share_images_of: DataManager | None = None,
                  profile: bool = False) -> None:
         self.config, self.seed, self.fabric, self.folder = config, seed, fabric, folder
         first = fabric.is_global_zero  # of several processes one writes
         if not config.pretrained:
             log.warning("pretrained is false: the backbone starts from random weights; the Slow Learner needs pre-trained ones")
-        self.learner = make_learner(config, seed, fabric, like=like.data if like else None)
+        self.learner = make_learner(config, seed, fabric, share_images_of=share_images_of)
         self.data, self.net = self.learner.data, self.learner.net
         self.figures = Figures()
         self.store = CheckpointStore(folder / "checkpoints", config.keep_checkpoints if first else "none", warn=log.warning)
         monitor = ProfilingMonitor if profile else RunMonitor
-        self.monitor = monitor(folder, self.store, log, self.meta, config.checkpoint_every, writes=first)
+        self.monitor = monitor(folder, log, self.data.stream.num_tasks, writes=first)
+        self.saved_at = time.monotonic()  # when the newest checkpoint was written
         self.first_task = 0
-        self.base_sha256 = tensors_sha256(self.learner.frozen_state().items())  # of what checkpoints leave out
+        self.inside: Checkpoint | None = None  # where an interrupted run was inside `first_task`
+        self._untrained: tuple[frozenset[str], str] | None = None  # what checkpoints leave out: names that they hold, checksum
 
     def run(self) -> None:
         """Learn and evaluate every task from `first_task` on."""
-        weights = self.net.backbone.weights
-        log.info(f"seed {self.seed}: {self.data.num_classes} classes in {self.data.num_tasks} tasks on {self.fabric.device}; "
+        weights, stream = self.net.backbone.weights, self.data.stream
+        log.info(f"seed {self.seed}: {stream.num_classes} classes in {stream.num_tasks} tasks on {self.fabric.device}; "
                  f"weights {weights['source']} {weights['sha256'][:12]}")
-        for task in range(self.first_task, self.data.num_tasks):
-            self.learner.learn_task(task, self.monitor)
+        for task in range(self.first_task, stream.num_tasks):
+            check_stop()
+            inside, self.inside = self.inside, None
+            start = None if inside is None else TrainingState(inside.epoch or 0, inside.weights, inside.state)
+            self.learner.learn_task(task, self.monitor, start, self.save_inside_task)
             self.record(self.measure(task))
             self.save(task)
             accuracy = self.figures.accuracy_rows[-1]
-            log.info(f"task {task + 1}/{self.data.num_tasks} done  classes {self.data.classes_upto(task)}  "
+            log.info(f"task {task + 1}/{stream.num_tasks} done  classes {stream.classes_upto(task)}  "
                      f"top-1 {self.figures.top1_curve[-1]:.2f}  per task {' '.join('-' if a is None else f'{a:.1f}' for a in accuracy)}")
 
     def measure(self, task: int) -> metrics.Evaluation:
@@ -225,24 +223,46 @@ class Session:
         with self.monitor.stage("evaluation"):
             evaluation = self.learner.evaluate(task)
             validation = self.learner.evaluate(task, "val").top1 if self.config.val_fraction else None
-            self.figures.add(evaluation, validation, self.learner.accuracy_on_all_domains())
+            self.figures.add(evaluation, validation, accuracy_on_all_domains(self.learner))
         self.figures.seconds = dict(self.monitor.seconds)
         self.figures.peak_memory_mb = max(self.figures.peak_memory_mb, peak_memory_mb(self.fabric.device))
         self.figures.memory_curve.append(self.learner.memory_bytes())
         return evaluation
 
     def record(self, evaluation: metrics.Evaluation) -> None:
-        self.monitor.write({"kind": "task", "task": self.learner.task, "top1": evaluation.top1, "top5": evaluation.top5,
+        self.monitor.write({"kind": "task", "task": self.learner.task + 1, "top1": evaluation.top1, "top5": evaluation.top5,
                             "task_il": evaluation.task_il, "per_task": evaluation.task_accuracies,
                             "memory_bytes": self.figures.memory_curve[-1]})
 
-    def save(self, task: int) -> None:
-        self.store.save(task, None, weights=self.learner.network_state(), state=self.learner.extra_state(), meta=self.meta())
+    # Checkpoints -----------------------------------------------------------------------------------------------
 
-    def meta(self) -> dict[str, Any]:
-        """What a checkpoint holds beside tensors; with the weights it is all that a prediction needs."""
-        return {"figures": {**vars(self.figures), "seconds": self.monitor.seconds_so_far()}, "base_sha256": self.base_sha256,
-                "precision": self.fabric.strategy.precision.state_dict(), "stream": asdict(stream_of(self.data))}
+    def save(self, task: int) -> None:
+        """After a task: everything that the next one needs, and the files that the method wants beside it."""
+        if self.fabric.is_global_zero:
+            for name, tensors in self.learner.files(task).items():
+                write_tensors_atomic(self.folder / f"{name}.safetensors", tensors)
+        weights = self.learner.network_state()
+        self.store.save(task, None, weights=weights, state=self.learner.extra_state(), meta=self.meta(weights))
+        self.saved_at = time.monotonic()
+
+    def save_inside_task(self, epochs: int, optimizer: torch.optim.Optimizer) -> None:
+        """After `epochs` epochs of the learner's task, as often as `checkpoint_every` or `checkpoint_minutes` say."""
+        c = self.config
+        due = time.monotonic() - self.saved_at >= 60 * c.checkpoint_minutes
+        if due if c.checkpoint_every is None else epochs % c.checkpoint_every == 0:
+            self.saved_at = time.monotonic()
+            weights = self.learner.network_state()
+            self.store.save(self.learner.task, epochs, weights=weights,
+                            state={**optimizer_tensors(optimizer), **self.learner.epoch_state()}, meta=self.meta(weights))
+
+    def meta(self, weights: Mapping[str, Tensor]) -> dict[str, Any]:
+        """What a checkpoint of `weights` holds beside tensors; with them it is all that a prediction needs."""
+        names = frozenset(weights)
+        if self._untrained is None or self._untrained[0] != names:
+            self._untrained = names, self.learner.untrained_sha256(names)
+        return {"figures": {**vars(self.figures), "seconds": self.monitor.seconds_so_far()}, "base_sha256": self._untrained[1],
+                "precision": self.fabric.strategy.precision.state_dict(), "data": self.data.stored.to_json(), "seed": self.seed,
+                "fingerprint": self.data.fingerprint}
 
     def test(self, after_task: int | None) -> bool:
         """Evaluate the newest checkpoint, or the one after task `after_task` (from 1); False where there is none."""
@@ -266,11 +286,12 @@ class Session:
         if done is not None:
             self.load(done)
             self.first_task = done.task + 1
-        inside = self.store.newest(inside=self.first_task)
-        self.monitor.resume_from = inside
+        inside = self.inside = self.store.newest(inside=self.first_task)
         if inside is not None:
             self.restore_meta(inside)
-        self.monitor.forget_after(self.first_task, inside.epoch if inside and inside.epoch else 0)
+        epoch = inside.epoch if inside else None
+        self.store.tidy(*((self.first_task, epoch) if epoch else (self.first_task - 1, None)))
+        self.monitor.forget_after(self.first_task, epoch or 0)
         if done or inside:
             log.info(f"seed {self.seed}: resuming at task {self.first_task + 1}")
 
@@ -282,8 +303,10 @@ class Session:
         self.learner.load_extra_state({name: tensor.to(device) for name, tensor in checkpoint.state.items()})
 
     def restore_meta(self, checkpoint: Checkpoint) -> None:
-        """Figures and the loss scaler's state, after a check that the frozen base weights are the same. Raises UserError."""
-        check_base_weights(checkpoint, self.base_sha256, self.store.folder, self.net.backbone.weights["source"])
+        """Figures and the loss scaler's state, after a check that data and frozen base weights are the same. Raises UserError."""
+        self.check_data(checkpoint)
+        check_base_weights(checkpoint, self.learner.untrained_sha256(checkpoint.weights), self.store.folder,
+                           self.net.backbone.weights["source"])
         self.fabric.strategy.precision.load_state_dict(checkpoint.meta["precision"])
         try:
             self.figures = Figures(**checkpoint.meta["figures"])
@@ -292,37 +315,36 @@ class Session:
                             "continue with that version, or start a new run") from None
         self.monitor.seconds.update(self.figures.seconds)
 
+    def check_data(self, checkpoint: Checkpoint) -> None:
+        """Raises DataChanged when the checkpoint is of another seed, of other images, or of another stream of tasks."""
+        meta, where = checkpoint.meta, self.store.folder / checkpoint.name
+        try:
+            written_by, before, stream = meta["seed"], meta["fingerprint"], StoredData.from_json(meta["data"]).stream
+        except (KeyError, TypeError):
+            raise UserError(f"{where}: another version of this program wrote this checkpoint; continue with that version, or start a new "
+                            "run") from None
+        if written_by != self.seed:
+            raise DataChanged(f"{where} was written by seed {written_by}, but this is seed {self.seed}; put the seeds' folders back as "
+                              "they were, or start a new run")
+        told = changes(before, self.data.fingerprint)
+        if not told and stream != self.data.stream:
+            told = ["the classes of the tasks or their order are others"]
+        if told:
+            raise DataChanged(f"the data have changed since {where} was written: {'; '.join(told)}. Put them back as they were, or start a "
+                              "new run on the new data (without --resume)")
+
     def result(self) -> SeedResult:
         f = self.figures
         tasks = len(f.accuracy_rows)
         matrix = [row + [None] * (tasks - len(row)) for row in f.accuracy_rows]
         return SeedResult(
-            seed=self.seed, class_order=self.data.class_order, task_sizes=self.data.task_sizes[:tasks],
+            seed=self.seed, class_order=self.data.stream.class_order, task_sizes=self.data.stream.task_sizes[:tasks],
             top1_curve=f.top1_curve, top5_curve=f.top5_curve, accuracy_matrix=matrix, task_il_curve=f.task_il_curve,
             last=f.top1_curve[-1] if f.top1_curve else None, average_incremental=metrics.average_incremental(f.top1_curve),
             forgetting=metrics.forgetting(matrix), backward_transfer=metrics.backward_transfer(matrix), grouped=f.grouped,
             validation_curve=f.validation_curve, all_domains_curve=f.all_domains_curve,
             stage_seconds=f.seconds, peak_memory_mb=f.peak_memory_mb, memory_curve=f.memory_curve,
             parameters=count_parameters(self.learner))
-
-    def class_names(self) -> list[str]:
-        """Names by the data set's own label."""
-        names = [""] * self.data.num_classes
-        for name, label in zip(self.data.class_names, self.data.class_order, strict=True):
-            names[label] = name
-        return names
-
-
-def peak_memory_mb(device: torch.device) -> float:
-    """Peak memory of this process so far: the device's where it keeps count, else the main memory's, in MiB; 0 on Windows."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    try:
-        import resource
-    except ImportError:  # Windows keeps no such count
-        return 0.0
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def _empty_result(config: Config) -> RunResult:
@@ -344,35 +366,13 @@ def _with_seed(result: RunResult, seed: SeedResult) -> RunResult:
     return replace(result, seeds=seeds, summary={})
 
 
-def _words(error: Exception) -> str:
-    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-
-
 def _write(result: RunResult, folder: Path) -> None:
-    write_report(result, folder)
-    write_results(result, folder)  # last: a seed that is in results.json is not computed again
-
-
-@contextmanager
-def _terminal_log() -> Iterator[None]:
-    handler = logging.StreamHandler(sys.stdout)
-    log.setLevel(logging.INFO)
-    log.addHandler(handler)
+    """Results first, so that no failure of a page or picture loses a finished seed. Raises OSError: the disk is full."""
+    write_results(result, folder)
     try:
-        yield
-    finally:
-        log.removeHandler(handler)
-
-
-@contextmanager
-def _file_log(path: Path) -> Iterator[None]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.handleError = lambda record: None  # a full disk loses log lines; the checkpoint tells it in one sentence
-    handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s"))
-    log.addHandler(handler)
-    try:
-        yield
-    finally:
-        log.removeHandler(handler)
-        handler.close()
+        write_report(result, folder)
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+            raise
+        log.warning(f"{folder / 'report.html'} could not be made: {one_sentence(error)}. All figures are in results.json and results.csv; "
+                    f"the traceback is in {keep_traceback(error)}")

@@ -19,7 +19,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from convs.lora import add_lora
-from models import resolve_config
+from models import resolve_config, stage1
 from models.tools.build import make_learner
 from utils.config import Config, load_config, parse_config
 from utils.machine.device import make_fabric
@@ -53,7 +53,7 @@ def project_epoch(settings: Any) -> tuple[Any, int]:
     optimizer = learner.make_optimizer(0)
     module, optimizer = fabric.setup(learner.training_module(0), optimizer)
     learner.net.train()
-    return lambda: learner.train_epoch(module, optimizer, learner.training_batches(0, 0)), learner.data.count("train", 0)
+    return lambda: stage1.train_epoch(learner, module, optimizer, learner.training_batches(0, 0)), learner.data.count("train", 0)
 
 
 def throughput(rounds: int, batch: int) -> dict:

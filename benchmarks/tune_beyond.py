@@ -54,7 +54,7 @@ def explorer(config, seed: int):
                     gaussians = self.kept[features, (drift, rho)]
                     if drift in sums:
                         gaussians.transport(sums[drift].operator(rho))
-                    gaussians.fit(found, labels, range(self.data.classes_before(task), self.data.classes_upto(task)))
+                    gaussians.fit(found, labels, self.data.stream.classes_of(task))
             self.backbone_before = None
 
         def of_kind(self, both: torch.Tensor, features: str) -> torch.Tensor:
@@ -80,7 +80,7 @@ def explorer(config, seed: int):
 
 def validation_accuracies(learner) -> dict[tuple, float]:
     """Accuracy in percent on the validation images of all classes, by (features, drift, read-out)."""
-    parts = [learner.extract("val", task) for task in range(learner.data.num_tasks)]
+    parts = [learner.extract("val", task) for task in range(learner.stream.num_tasks)]
     both, labels = (torch.cat(column) for column in zip(*parts, strict=True))
     accuracies = {}
     for (features, drift), gaussians in learner.kept.items():
@@ -104,7 +104,7 @@ def main() -> None:
     found = []
     for seed in config.seeds:
         learner = explorer(config, seed)
-        for task in range(learner.data.num_tasks):
+        for task in range(learner.stream.num_tasks):
             learner.learn_task(task, Monitor())
         found.append(validation_accuracies(learner))
         print(f"seed {seed} done", flush=True)

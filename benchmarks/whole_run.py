@@ -63,13 +63,13 @@ def covariance_kinds(seeds: list[int]) -> dict:
     for seed in seeds:
         config = resolve_config(load_config(Path(CONFIGS["SLCA"]), {"seed": seed, "device": "cpu", "ca_epochs": 0}))
         learner = make_learner(config, seed, make_fabric("cpu", "32-true"))
-        data, tasks = learner.data, learner.data.num_tasks
+        data, tasks = learner.data, learner.stream.num_tasks
         gaussians = {name: ClassGaussians(config.ca_ridge, **kind) for name, kind in KINDS.items()}
         for task in range(tasks):
             learner.learn_task(task, Monitor())
             features, labels = learner.extract("train", task)
             for each in gaussians.values():
-                each.fit(features, labels, range(data.classes_before(task), data.classes_upto(task)))
+                each.fit(features, labels, data.stream.classes_of(task))
         learner.config = config.model_copy(update={"ca_epochs": load_config(Path(CONFIGS["SLCA"])).ca_epochs})
         for name, each in gaussians.items():
             learner.gaussians = each

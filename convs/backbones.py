@@ -1,61 +1,33 @@
-"""Backbones: a name or a description -> a timm model that gives features.
-
-The release's four names are registered here with their files; every other timm model works as "timm/<name>" or
-with arguments and a local file of weights. The model itself is always timm's.
-"""
+"""Backbones: an entry (convs/backbone_entries.py) -> a timm model with its weights that gives features. The model is always timm's."""
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
 from urllib.parse import urlsplit
 
-import timm
 import torch
 from huggingface_hub import constants as hub
 from timm.models import group_parameters
 from torch import Tensor, nn
 
-from convs.weights import file_sha256, load_weights
+from convs.architecture import check_architecture, create, expected_images, feature_dim
+from convs.backbone_entries import REGISTRY, BackboneEntry, describe, find_weights, key_in, register_backbone, where_to_put
+from convs.weights import load_weights
 from utils.errors import UserError
-from utils.files import PROJECT
+from utils.files import PROJECT, file_sha256
 
-WEIGHT_FOLDERS = (Path("."), Path("pretrained"), PROJECT, PROJECT / "pretrained")
-WEIGHT_SUFFIXES = (".safetensors", ".npz", ".pth", ".pt", ".pth.tar", ".bin")
+__all__ = ["REGISTRY", "Backbone", "BackboneEntry", "build_backbone", "check_finite", "describe", "find_weights", "list_backbones",
+           "register_backbone"]
+
+log = logging.getLogger("slca")
+
 # timm.create_model's own arguments that name files, addresses or folders, or that this module sets itself.
 LOADING_ARGS = frozenset({"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir", "num_classes",
                           "model_name", "pretrained_strict", "pretrained_filter_fn"})
-
-
-@dataclass(frozen=True)
-class BackboneEntry:
-    """What is known of a backbone without building it."""
-
-    timm_name: str
-    args: dict[str, Any] = field(default_factory=dict)
-    files: tuple[str, ...] = ()  # looked for in pretrained/, first one found wins
-    reset_norm: bool = False
-    downloadable: bool = True  # timm knows where these weights are
-    source: str = ""
-
-
-_AUGREG = BackboneEntry(
-    "vit_base_patch16_224.augreg_in21k",
-    files=("B_16-i21k-300ep-lr_0.001-aug_medium1-wd_0.1-do_0.0-sd_0.0.npz", "vit_base_patch16_224.augreg_in21k.safetensors"),
-    reset_norm=True, source="ImageNet-21K, supervised, AugReg; timm downloads it (410 MB)")
-_MOCO_V3 = BackboneEntry(
-    "vit_base_patch16_224", files=("mocov3-vit-base-300ep.pth", "vit-b-300ep.pth.tar"), reset_norm=True, downloadable=False,
-    source="MoCo v3, 300 epochs on ImageNet-1K; facebookresearch/moco-v3 lists vit-b-300ep.pth.tar")
-REGISTRY: dict[str, BackboneEntry] = {
-    "vit-b-p16": _AUGREG,
-    "vit-b-p16-mocov3": _MOCO_V3,
-    "vit-b-p16-lora": _AUGREG,
-    "vit-b-p16-lora-mocov3": _MOCO_V3,
-}
 
 
 class Backbone(nn.Module):
@@ -71,18 +43,40 @@ class Backbone(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
-        self.dim: int = model.num_features
+        self.dim: int = feature_dim(model)
+        self.channels, self.image_size, _ = expected_images(model)
         settings = model.pretrained_cfg
-        self.channels: int = _first_conv(model).in_channels
-        grid = getattr(model, "patch_embed", None)
-        self.image_size: int = grid.img_size[0] if grid is not None and grid.img_size else settings["input_size"][-1]
         self.mean: tuple[float, ...] = tuple(settings["mean"])
         self.std: tuple[float, ...] = tuple(settings["std"])
-        self.weights: dict[str, str] = {"source": "random", "sha256": ""}
+        self.weights: dict[str, str] = {"source": "random", "sha256": ""}  # and "taken": what of the file, in words
         self.channels_last = False
+        self._batch_norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+        self._told_of_one = False
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.model(self.laid_out(images))  # (N, D)
+        with self.batch_statistics(images):
+            return self.model(self.laid_out(images))  # (N, D)
+
+    @contextmanager
+    def batch_statistics(self, images: Tensor) -> Iterator[None]:
+        """Inside, BatchNorm uses its running statistics where the batch is one image, which has no statistics of its own.
+
+        Such a batch is the rest of an epoch, or a part of a batch that `accumulate` or several processes cut. Its gradient counts as any
+        other's; the running statistics do not move. In torch it is an error wherever the feature map is one pixel.
+        """
+        training = [norm for norm in self._batch_norms if norm.training]
+        alone = training if training and len(images) == 1 else []  # in this order, so that an exported program keeps a free batch size
+        if alone and not self._told_of_one and not images.is_meta:
+            self._told_of_one = True
+            log.warning("a batch of one image has no statistics for BatchNorm, which takes its running ones there; another batch_size "
+                        "(or accumulate) avoids such a rest")
+        for norm in alone:
+            norm.training = False
+        try:
+            yield
+        finally:
+            for norm in alone:
+                norm.training = True
 
     def laid_out(self, images: Tensor) -> Tensor:
         return images.contiguous(memory_format=torch.channels_last) if self.channels_last else images
@@ -114,33 +108,6 @@ class Backbone(nn.Module):
         return torch.cat([self.model.forward_head(tokens, pre_logits=True), patches.mean(dim=1)], dim=1)
 
 
-def describe(convnet_type: str, args: dict[str, Any] | None = None, weights: str | None = None) -> BackboneEntry:
-    """The entry of a registered name, of "timm/<name>", or of a timm name with arguments and a file.
-
-    Raises:
-        UserError: no such backbone; the message names near ones.
-    """
-    if convnet_type in REGISTRY and args is None:
-        return REGISTRY[convnet_type]
-    name = convnet_type.removeprefix("timm/")
-    if (convnet_type.startswith("timm/") or args is not None) and timm.is_model(name.split(".")[0]):
-        files = (weights,) if weights else tuple(name + suffix for suffix in WEIGHT_SUFFIXES)
-        return BackboneEntry(name, dict(args or {}), files, downloadable=weights is None and not args, source="timm")
-    stem = name.split(".")[0]
-    near = sorted(set(timm.list_models(f"*{stem}*")))[:5] or timm.list_models("vit_base*")[:5]
-    raise UserError(f"convnet_type: got {convnet_type!r}, allowed: {', '.join(REGISTRY)}, 'timm/<name>' or "
-                    f'{{"timm": name, "args": {{...}}, "weights": file}}; timm has for example {", ".join(near)}')
-
-
-def find_weights(entry: BackboneEntry, folders: Sequence[Path] = WEIGHT_FOLDERS) -> Path | None:
-    """The first of the entry's files that exists in one of `folders`."""
-    for name in entry.files:
-        for folder in folders:
-            if (folder / name).is_file():
-                return folder / name
-    return None
-
-
 def build_backbone(entry: BackboneEntry, *, pretrained: bool = True, reset_norm: bool | None = None,
                    pool: str | None = None, drop_path: float = 0.0, grad_checkpointing: bool = False,
                    generator_seed: int = 0, device: str = "cpu") -> Backbone:
@@ -165,50 +132,49 @@ def build_backbone(entry: BackboneEntry, *, pretrained: bool = True, reset_norm:
                         'arguments of the architecture (img_size, embed_dim, depth, ...); name a file of weights as "weights"')
     reset_norm = entry.reset_norm if reset_norm is None else reset_norm
     args = {**entry.args, **({"global_pool": pool} if pool else {}), **({"drop_path_rate": drop_path} if drop_path else {})}
-    if entry.args:
-        _check_architecture(entry.timm_name, args)
+    if args:
+        check_architecture(entry.timm_name, args)
     file = find_weights(entry) if pretrained and device != "meta" else None
     download = pretrained and file is None and device != "meta"
     if download and not entry.downloadable:
-        raise UserError(_where_to_put(entry))
+        raise UserError(where_to_put(entry))
     if download:
         _download_into_pretrained()
         _stay_offline_without_network()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator_seed)
         try:
-            model = _create(entry.timm_name, device, pretrained=download, num_classes=0, **args)
+            model = create(entry.timm_name, device, pretrained=download, num_classes=0, **args)
         except (TypeError, AssertionError, ValueError, RuntimeError, OSError, ImportError) as error:
             if download:
-                raise UserError(f"{_where_to_put(entry)} (timm's download failed: {str(error).splitlines()[0][:150]})") from None
+                raise UserError(f"{where_to_put(entry)} (timm's download failed: {str(error).splitlines()[0][:150]})") from None
             raise UserError(f"convnet_type: timm cannot make {entry.timm_name!r} with {args}: {error}") from None
         except Exception as error:  # the hub's client has error classes of its own
             if not download:
                 raise
-            raise UserError(f"{_where_to_put(entry)} (timm's download failed: {type(error).__name__})") from None
+            raise UserError(f"{where_to_put(entry)} (timm's download failed: {type(error).__name__})") from None
+    taken = ""
     if file is not None:
-        load_weights(model, file, may_miss=("norm.", "fc_norm.") if reset_norm else ())
+        taken = load_weights(model, file, may_miss=("norm.", "fc_norm.") if reset_norm else (), key=key_in(entry, file))
     if reset_norm:
         _reset_final_norm(model, device)
     if grad_checkpointing:
         _checkpoint_activations(model)
     backbone = Backbone(model)
     if file is not None:
-        backbone.weights = {"source": file.name, "sha256": file_sha256(file)}
+        backbone.weights = {"source": file.name, "sha256": file_sha256(file), "taken": taken}
     elif download:
         backbone.weights = {"source": f"timm: {entry.timm_name}", "sha256": ""}
     return backbone
 
 
-def _create(name: str, device: str, **args: Any) -> nn.Module:
-    """timm's model on `device`. Early releases of timm 1 compute numbers while building, which the meta device has not."""
-    try:
-        with torch.device(device):
-            return timm.create_model(name, **args)
-    except RuntimeError:
-        if device != "meta":
-            raise
-        return timm.create_model(name, **args).to(device)
+def check_finite(features: Tensor, precision: str = "32-true") -> None:
+    """Raises UserError where features (N, D) are NaN or infinite, which every statistic and classifier would stumble over."""
+    bad = int((~features.isfinite()).any(dim=1).sum())
+    if bad:
+        raise UserError(f"the backbone's features of {bad} of {len(features)} images are not finite numbers (NaN or infinite). Likely "
+                        f"causes: a training that diverged (lr or bcb_lrscale too high), precision {precision} too narrow for this "
+                        "backbone (try 32-true), or std of the data set near 0")
 
 
 def list_backbones() -> str:
@@ -249,28 +215,9 @@ def _download_into_pretrained() -> None:
         torch.hub.set_dir(str(folder))
 
 
-def _check_architecture(name: str, args: dict[str, Any]) -> None:
-    """Make a model from the user's arguments without memory and pass one image through it. Raises UserError."""
-    try:
-        backbone = Backbone(_create(name, "meta", pretrained=False, num_classes=0, **args))
-        backbone(torch.empty(1, backbone.channels, backbone.image_size, backbone.image_size, device="meta"))
-    except Exception as error:  # whatever timm stumbles over in there, the arguments are the reason
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        raise UserError(f"convnet_type: timm cannot make {name!r} with {args}: {reason}; check the arguments") from None
-
-
 def _stay_offline_without_network() -> None:
     """Without a network the hub's client retries for a minute; let it look into its cache alone."""
     try:
         socket.getaddrinfo(urlsplit(hub.ENDPOINT).hostname, 443)
     except OSError:
         hub.HF_HUB_OFFLINE = True
-
-
-def _first_conv(model: nn.Module) -> nn.Conv2d:
-    return next(module for module in model.modules() if isinstance(module, nn.Conv2d))
-
-
-def _where_to_put(entry: BackboneEntry) -> str:
-    return (f"the weights of the backbone are not there: put {' or '.join(entry.files[:2]) or 'a file'} into pretrained/ "
-            f"({entry.source}; see pretrained/README.md), or set pretrained to false for random weights")

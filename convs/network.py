@@ -1,4 +1,4 @@
-"""The incremental network: one backbone and one linear head per task."""
+"""The incremental network: one backbone and one head per task."""
 
 from __future__ import annotations
 
@@ -6,20 +6,23 @@ import torch
 from torch import Tensor, nn
 
 from convs.backbones import Backbone
+from convs.heads import HeadFactory, linear_head
 
 
 class IncrementalNet(nn.Module):
     """Backbone f and heads h_0..h_T; logits are the concatenation of all heads.
 
     Shapes: images (N, C, H, W), features (N, D), logits (N, K) with K classes seen so far.
+
+    Args:
+        make_head: makes each task's head, see convs/heads.py.
     """
 
-    HEAD_STD = 0.02  # release: trunc_normal(std 0.02), bias 0
-
-    def __init__(self, backbone: Backbone) -> None:
+    def __init__(self, backbone: Backbone, make_head: HeadFactory = linear_head) -> None:
         super().__init__()
         self.backbone = backbone
-        self.heads = nn.ModuleList()  # one Linear(D, C_t) per task
+        self.make_head = make_head
+        self.heads = nn.ModuleList()  # one per task, (N, D) -> (N, C_t)
         # Head t multiplies its input by this (SLCA++ feature scaling); 1 except while an aligned SLCA++ is evaluated.
         # Plain numbers: a tensor on the device would stall every forward to be read.
         self.head_scales: list[float] = []
@@ -28,11 +31,9 @@ class IncrementalNet(nn.Module):
     def head_sizes(self) -> list[int]:
         return [head.out_features for head in self.heads]
 
-    def add_head(self, num_classes: int, generator: torch.Generator | None = None) -> nn.Linear:
+    def add_head(self, num_classes: int, generator: torch.Generator | None = None) -> nn.Module:
         """Append a head for `num_classes` new classes, initialised from `generator`."""
-        head = nn.Linear(self.backbone.dim, num_classes)
-        nn.init.trunc_normal_(head.weight, std=self.HEAD_STD, generator=generator)
-        nn.init.zeros_(head.bias)
+        head = self.make_head(self.backbone.dim, num_classes, generator)
         self.heads.append(head.to(next(self.backbone.parameters()).device))
         self.head_scales.append(1.0)
         return head

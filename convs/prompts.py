@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from inspect import signature
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +22,7 @@ from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
 
 from convs.backbones import Backbone
+from convs.parts import Part, block_layer
 from utils.errors import UserError
 
 
@@ -31,17 +34,25 @@ class Prompt:
     prefixes: Mapping[int, Tensor] = field(default_factory=dict)  # block -> (B, 2, L, D): keys and values, all heads together
 
 
-class Prompts(nn.Module):
+class Prompts(Part):
     """A method's learned prompts.
 
     `task` is the task begun last: prompts of later tasks take no part.
     """
 
+    kind: ClassVar = "prompts"
     task = 0
 
     def begin_task(self, task: int) -> None:
         """Prepare the prompts that `task` will train."""
         self.task = task
+
+    def get_extra_state(self) -> Tensor:
+        """The task belongs to the state: without it a loaded method would use the wrong prompts."""
+        return torch.tensor(self.task)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.task = int(state)
 
     def forward(self, query: Tensor) -> Prompt:
         """The prompt of each image from its query (B, D); nothing but the image decides."""
@@ -103,22 +114,31 @@ def hooked(model: nn.Module, prompt: Prompt) -> Iterator[None]:
 
 
 def check_promptable(model: nn.Module, blocks: Sequence[int], key: str) -> None:
-    """Raises UserError unless `model` is a ViT with these blocks, whose attention has a plain qkv layer."""
+    """Raises UserError unless each image of a batch can get prompts of its own at these blocks of `model`."""
+    check_takes_tokens(model, blocks, key)
+    if getattr(model, "grad_checkpointing", False):
+        raise UserError("grad_checkpointing: got true, allowed: false with prompts, because the backward pass would run the blocks again "
+                        "without them")
+
+
+def check_takes_tokens(model: nn.Module, blocks: Sequence[int], key: str) -> None:
+    """Raises UserError unless `model` is a ViT with these blocks, whose attention has a plain qkv layer and no fixed length."""
     found = getattr(model, "blocks", None)
     name = type(model).__name__
     if not found or not hasattr(model, "forward_head") or not hasattr(model, "cls_token"):
         raise UserError(f"convnet_type: {name} is no ViT with transformer blocks; prompts need one, for example vit-b-p16")
+    parts = [model, *(getattr(block, "attn", None) for block in found)]
+    if any(getattr(part, attribute, None) is not None for part in parts for attribute in ("rope", "rel_pos", "shared_rel_pos")):
+        raise UserError(f"{key}: {name} sees where in the image a key is, and prompts are nowhere in it; choose another ViT")
     beyond = [block for block in blocks if not 0 <= block < len(found)]
     if beyond:
         raise UserError(f"{key}: got {list(blocks)}, allowed: blocks 0 to {len(found) - 1} of this {name}")
     for block in blocks:
-        attention = getattr(found[block], "attn", None)
-        # BEiT and EVA add a bias of their own and read qkv.weight directly: a hook would be ignored silently.
-        if not isinstance(getattr(attention, "qkv", None), nn.Linear) or getattr(attention, "q_bias", None) is not None:
+        if block_layer(found[block], "attn.qkv") is None:
             raise UserError(f"{key}: block {block} of {name} has no plain attn.qkv layer to put prompts at; choose another ViT")
-    if getattr(model, "grad_checkpointing", False):
-        raise UserError("grad_checkpointing: got true, allowed: false with prompts, because the backward pass would run the blocks again "
-                        "without them")
+        if sum(p.default is p.empty for p in signature(found[block].forward).parameters.values()) > 1:
+            raise UserError(f"{key}: the blocks of {name} need more than tokens (the image's height and width), which prompts do not fit; "
+                            "choose another ViT")
 
 
 def _put_before(tokens: Tensor):

@@ -1,33 +1,30 @@
-"""Read files of pre-trained weights: safely (no code is ever executed) and strictly (every key is accounted for)."""
+"""Put a file's weights into a timm model: strictly (every parameter is accounted for), whatever the file wraps them in.
+
+A checkpoint may hold the weights at any depth, under any prefix (DataParallel, torch.compile, a teacher beside a student, a Lightning
+module), beside an optimiser's state, heads and decoders. There is no list of such names: what is taken is the one prefix under which all
+of the model's parameters are. Where there are several, the user chooses.
+"""
 
 from __future__ import annotations
 
-import argparse
 import hashlib
-import pickle
-import sys
-import zipfile
-from collections.abc import Callable, Iterable
+import logging
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from convs.published_names import JAX_MARK
+from convs.weight_files import kind_of, read_tensors
+from convs.weight_fit import Fit, fit_under, listing
 from utils.errors import UserError
 
-# A classifier for the pre-training classes is never used; these are its names in timm, MoCo v3, MAE and DINO files,
-# together with the decoders and projectors that served pre-training only.
-UNUSED_PREFIXES = ("head.", "head_dist.", "fc.", "classifier.", "decoder", "mask_token", "predictor.", "projector.", "pre_logits.")
-MOCO_ENCODER = "module.base_encoder."
+log = logging.getLogger("slca")
 
-
-def file_sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file's bytes."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest() if sys.version_info >= (3, 11) else _sha256(stream)
+CHECK = "Check convnet_type (architecture, img_size, patch_size, embed_dim, depth) or use another file."
 
 
 def tensors_sha256(tensors: Iterable[tuple[str, Tensor]]) -> str:
@@ -39,108 +36,139 @@ def tensors_sha256(tensors: Iterable[tuple[str, Tensor]]) -> str:
     return digest.hexdigest()
 
 
-def load_weights(model: nn.Module, path: Path, may_miss: tuple[str, ...] = ()) -> None:
-    """Copy the weights in `path` into a timm model.
+def load_weights(model: nn.Module, path: Path, may_miss: tuple[str, ...] = (), key: str = "") -> str:
+    """Copy the weights in `path` into a timm model, and log which were taken where that is not plain.
 
     Args:
         model: timm model made with `num_classes=0`.
-        path: .npz (Google's JAX ViTs), .safetensors, or .pth/.pt/.tar (torch; read without running code).
+        path: .safetensors, .npz (Google's JAX ViTs) or a torch file; its bytes count, not its name.
         may_miss: prefixes of the model's parameters that the file need not hold.
+        key: names in the prefix that is to be taken ("teacher", "state_dict.model_ema"), "." for no prefix; "": the only one that fits.
+
+    Returns: what was taken, in words, for logs and results.
 
     Raises:
-        UserError: the file is damaged, holds code, or its keys or shapes do not fit the model.
+        UserError: the file is damaged or holds code; no part of it fits, or several do; a weight is no finite number.
     """
-    if path.suffix == ".npz":
-        _load_npz(model, path)
-        return
-    state = _timm_names(model, _state_dict(path), path)
+    tensors = read_tensors(path)
+    if kind_of(path) == "an npz file" and not _is_plain_vit(model) and hasattr(model, "load_pretrained"):
+        _load_as_timm_does(model, path, tensors)
+        taken = f"{len(model.state_dict())} tensors, as timm reads JAX files"
+    else:
+        fit = _choose(model, tensors, path, may_miss, key)
+        model.load_state_dict(fit.state, strict=False)
+        taken = _words(fit, tensors)
+        if fit.prefix or fit.notes or fit.left:
+            log.info(f"weights {path.name}: {taken}")
+    _refuse_infinite({name: tensor for name, tensor in model.state_dict().items() if not name.startswith(may_miss)}, path)
+    return taken
+
+
+def _choose(model: nn.Module, tensors: Mapping[str, Tensor], path: Path, may_miss: tuple[str, ...], key: str) -> Fit:
+    """The part of the file that fits the model. Raises UserError: there is none, or more than one."""
+    prefixes = [prefix for prefix in _prefixes(model, tensors) if _is_under(prefix, key)]
+    if not prefixes:
+        raise UserError(f"{path}: weights_key: got {key!r}, but the file has nothing by that name that looks like weights; it has "
+                        f"{listing(_first_names(tensors))}")
+    tried = [fit_under(model, {name[len(prefix):]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}, prefix, may_miss)
+             for prefix in prefixes]
+    fits = _different([fit for fit in tried if not fit.problems])
+    exact = [fit for fit in fits if _shown(fit.prefix) == key]
+    if len(fits) > 1 and len(exact) != 1:
+        raise UserError(f"{path}: {len(fits)} sets of weights in it fit the backbone {type(model).__name__}: "
+                        f"{listing([repr(_shown(fit.prefix)) for fit in fits])}. Choose one by its name: "
+                        f'{{"timm": ..., "weights": "{path.name}", "weights_key": "{_shown(fits[0].prefix)}"}}')
+    if fits:
+        return exact[0] if len(fits) > 1 else fits[0]
+    raise UserError(f"{path}: {_why_none_fits(model, tried, tensors)}")
+
+
+def _prefixes(model: nn.Module, tensors: Mapping[str, Tensor]) -> list[str]:
+    """Where the model's parameters could be: "", every dotted prefix of many tensors, and whatever stands before its longest name."""
     own = model.state_dict()
-    missing = [k for k in own if k not in state and not k.startswith(may_miss)]
-    unexpected = [k for k in state if k not in own and not k.startswith(UNUSED_PREFIXES) and not k.startswith(may_miss)]
-    shapes = [f"{k} {tuple(v.shape)} instead of {tuple(own[k].shape)}" for k, v in state.items()
-              if k in own and v.shape != own[k].shape]
-    if missing or unexpected or shapes:
-        raise UserError(f"{path}: these weights do not fit the backbone {type(model).__name__}: "
-                        + "; ".join(_listing(*item) for item in
-                                    (("missing", missing), ("unexpected", unexpected), ("wrong shape", shapes)) if item[1])
-                        + ". Check convnet_type (architecture, img_size, patch_size, embed_dim, depth) or use another file.")
-    model.load_state_dict({k: v for k, v in state.items() if k in own}, strict=False)
+    counts: Counter[str] = Counter()
+    for name in tensors:
+        parts = name.split(".")[:-1]
+        counts.update(".".join(parts[:n]) + "." for n in range(1, len(parts) + 1))
+    longest = max(own, key=len)
+    before = dict.fromkeys(name.removesuffix(longest) for name in tensors if name.endswith(longest))
+    many = (prefix for prefix, count in counts.items() if count >= len(own) // 2)  # other libraries' layouts split and join tensors
+    return list(dict.fromkeys(["", *before, *many]))
 
 
-def _state_dict(path: Path) -> dict[str, Tensor]:
-    """All tensors of a safetensors or torch file, unwrapped from the layouts that projects publish."""
+def _is_under(prefix: str, key: str) -> bool:
+    """Whether the names of `key` stand together in `prefix`; "." is no prefix at all."""
+    return key == _shown(prefix) or key == "" or f".{key}." in f".{prefix}"
+
+
+def _different(fits: list[Fit]) -> list[Fit]:
+    """Without those that hold the same values as an earlier one: under two names, they leave nothing to choose."""
+    kept: list[Fit] = []
+    for fit in fits:
+        if not any(all(torch.equal(fit.state[name].float(), other.state[name].float()) for name in fit.state.keys() & other.state.keys())
+                   for other in kept):
+            kept.append(fit)
+    return kept
+
+
+def _refuse_infinite(state: Mapping[str, Tensor], path: Path) -> None:
+    bad = [f"{name} ({int((~tensor.isfinite()).sum())} of {tensor.numel()} values)" for name, tensor in state.items()
+           if tensor.is_floating_point() and not tensor.isfinite().all()]
+    if bad:
+        raise UserError(f"{path}: these weights are not finite numbers (NaN or infinite): {listing(bad)}. The training that wrote them "
+                        "diverged, or the file is damaged; use another file.")
+
+
+def _load_as_timm_does(model: nn.Module, path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """JAX files of hybrids, ResNets and ViTs with attention pooling: timm's own reader, which checks no depth. Raises UserError."""
+    prefix = next((name.removesuffix(JAX_MARK).replace(".", "/") for name in tensors if name.endswith(JAX_MARK)), "")
+    blocks = {part for name in tensors for part in name.split(".") if part.startswith("encoderblock_")}
+    if blocks and len(blocks) != len(getattr(model, "blocks", [])):
+        raise UserError(f"{path}: these weights do not fit the backbone {type(model).__name__}: depth {len(blocks)} in the file, "
+                        f"{len(getattr(model, 'blocks', []))} in the model. {CHECK}")
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        # Published checkpoints often carry their argparse.Namespace, which holds plain values and runs nothing.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        reason = str(error).split("\n")[0]
-        raise UserError(f"{path}: refused, it holds more than tensors and plain values (or is damaged), and loading it could "
-                        f"run code: {reason[:200]}. Save its state_dict alone, best as .safetensors.") from None
-    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: not a readable file of weights (truncated or of another kind?): "
-                        f"{str(error).splitlines()[0][:200] if str(error) else type(error).__name__}. Download it again.") from None
-    for key in ("state_dict", "model", "teacher", "model_ema"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-            break
-    tensors = {k: v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, dict) else {}
-    if not tensors:
-        raise UserError(f"{path}: holds no dictionary of tensors (looked at the top and under state_dict, model, teacher, model_ema).")
-    return tensors
+        model.load_pretrained(str(path), **({"prefix": prefix} if prefix else {}))
+    except Exception as error:  # a name or shape that timm does not expect makes it stumble anywhere
+        raise UserError(f"{path}: these weights do not fit the backbone {type(model).__name__}: {type(error).__name__}: {error}. "
+                        f"{CHECK}") from None
 
 
-def _timm_names(model: nn.Module, state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """Rename a published state dict to timm's parameter names; resize position embeddings where timm can."""
-    if any(k.startswith(MOCO_ENCODER) for k in state):  # official MoCo v3: momentum encoder and predictor fall away
-        state = {k.removeprefix(MOCO_ENCODER): v for k, v in state.items() if k.startswith(MOCO_ENCODER)}
-    for prefix in ("module.", "backbone.", "model."):
-        if state and all(k.startswith(prefix) for k in state if not k.startswith(UNUSED_PREFIXES)):
-            state = {k.removeprefix(prefix): v for k, v in state.items()}
-    if isinstance(getattr(model, "fc_norm", None), nn.LayerNorm) and not isinstance(model.norm, nn.LayerNorm):
-        # Average pooling: timm applies the final norm after pooling, under another name.
-        state = {(f"fc_{k}" if k in ("norm.weight", "norm.bias") and f"fc_{k}" not in state else k): v for k, v in state.items()}
-    rename: Callable | None = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
-    if rename is None:
-        return state
-    try:
-        return rename(dict(state), model)
-    except (RuntimeError, ValueError, KeyError, AssertionError, AttributeError) as error:
-        raise UserError(f"{path}: these weights do not fit the backbone {type(model).__name__}: {error}. "
-                        "Check convnet_type or use another file.") from None
+def _is_plain_vit(model: nn.Module) -> bool:
+    """A ViT all of whose parameters `timm_names` knows the JAX names of; others timm must read itself."""
+    return isinstance(model, VisionTransformer) and model.attn_pool is None and not hasattr(model.patch_embed, "backbone")
 
 
-def _load_npz(model: nn.Module, path: Path) -> None:
-    """Google's JAX checkpoints, read by timm, after a check that depth and width fit (timm's reader checks neither)."""
-    if not hasattr(model, "load_pretrained"):
-        raise UserError(f"{path}: npz weights are Google's ViT format, which {type(model).__name__} cannot read; "
-                        "use a .safetensors or .pth file.")
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            names = set(arrays.files)
-            width = arrays["cls"].shape[-1] if "cls" in names else None
-        blocks = {name.split("/")[1] for name in names if name.startswith("Transformer/encoderblock_")}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: not a readable npz of weights (truncated or of another kind?): {error}. Download it again.") from None
-    depth = len(getattr(model, "blocks", []))
-    if len(blocks) != depth or width != getattr(model, "embed_dim", None):
-        raise UserError(f"{path}: these weights do not fit the backbone: depth {len(blocks)} and width {width} in the file, "
-                        f"{depth} and {getattr(model, 'embed_dim', None)} in the model. Check convnet_type or use another file.")
-    try:
-        model.load_pretrained(str(path))
-    except (KeyError, RuntimeError, ValueError, AttributeError) as error:
-        raise UserError(f"{path}: these weights do not fit the backbone: {error}. Check convnet_type or use another file.") from None
+def _why_none_fits(model: nn.Module, tried: list[Fit], tensors: Mapping[str, Tensor]) -> str:
+    words = "these weights do not fit the backbone"
+    best = max(tried, key=lambda fit: (len(fit.state), fit.matched, -len(fit.problems)))
+    if not best.state:
+        return (f"{words} {type(model).__name__}: no tensor in it, at any depth, has the name of one of its parameters; missing: "
+                f"{listing(list(model.state_dict()))}; the file has {listing(list(tensors))}. {CHECK}")
+    where = [f"under {_shown(best.prefix)!r}, where it fits best"] if best.prefix else []
+    sizes = _other_size(model, best)
+    return f"{words}{'' if sizes else ' ' + type(model).__name__}: {'; '.join([*sizes, *where, *best.problems])}. {CHECK}"
 
 
-def _listing(what: str, names: list[str], limit: int = 5) -> str:
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return f"{what}: {', '.join(names[:limit])}{more}"
+def _other_size(model: nn.Module, fit: Fit) -> list[str]:
+    """Depth and width of a ViT's weights, where they differ from the model's: what a list of names and shapes comes from."""
+    blocks, width = getattr(model, "blocks", None), fit.state.get("blocks.0.norm1.weight")
+    if not blocks or width is None:
+        return []
+    depth = len({name.split(".")[1] for name in (*fit.state, *fit.left) if name.startswith("blocks.")})
+    there, here = (depth, *width.shape), (len(blocks), model.embed_dim)
+    return [] if there == here else [f"depth {depth} and width {width.numel()} in the file, {here[0]} and {here[1]} in the model"]
 
 
-def _sha256(stream) -> str:  # Python 3.10 has no hashlib.file_digest
-    digest = hashlib.sha256()
-    for block in iter(lambda: stream.read(1 << 20), b""):
-        digest.update(block)
-    return digest.hexdigest()
+def _words(fit: Fit, tensors: Mapping[str, Tensor]) -> str:
+    rest = [f"{fit.prefix}{name}" for name in fit.left] + [name for name in tensors if not name.startswith(fit.prefix)]
+    where = f" under {_shown(fit.prefix)!r}" if fit.prefix else ""
+    left = f"left out: {listing(rest, 3)}" if rest else ""
+    return "; ".join(filter(None, (f"{len(fit.state)} tensors{where}", *fit.notes, left)))
+
+
+def _shown(prefix: str) -> str:
+    return prefix.removesuffix(".") or "."
+
+
+def _first_names(tensors: Mapping[str, Tensor]) -> list[str]:
+    return list(dict.fromkeys(name.partition(".")[0] for name in tensors))

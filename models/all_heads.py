@@ -10,11 +10,20 @@ import copy
 from typing import Any, ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from convs.network import IncrementalNet
 from models.base import BaseLearner
+from utils.config import Strict
+
+
+class DistillationSettings(Strict):
+    """Distillation from the old network."""
+
+    distill_temperature: float = Field(2.0, gt=0.0,
+        description="temperature of distillation (2 in each paper or its code)")
 
 
 class AllHeads(BaseLearner):

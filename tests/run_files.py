@@ -8,7 +8,7 @@ from typing import Any
 
 from safetensors.torch import load_file
 
-from tests.support import make_config
+from tests.support import make_config, that_it_has
 from utils.config import Config
 
 SYNTHETIC = {"name": "tiny", "layout": "synthetic", "num_classes": 5, "image_size": 16, "train_per_class": 8, "test_per_class": 4,
@@ -19,8 +19,8 @@ NOT_REPEATED = ("stage_seconds", "peak_memory_mb")
 def tiny_config(**settings: Any) -> Config:
     """Three tasks (2 + 2 + 1 classes) of three epochs; a run takes about a second."""
     tiny = {"dataset": SYNTHETIC, "batch_size": 8, "epochs": 3, "ca_epochs": 2, "ca_samples": 8, "memory_size": 10, "ranpac_dim": 20,
-            "deterministic": True}
-    return make_config(**{**tiny, **settings})
+            "deterministic": True, "checkpoint_every": 1}
+    return make_config(**{**that_it_has(settings.get("model_name", "slca"), tiny), **settings})
 
 
 def only_run(experiment: Path) -> Path:

@@ -15,8 +15,10 @@ from convs.backbones import Backbone, build_backbone, describe
 from convs.network import IncrementalNet
 from models import learner_class, resolve_config
 from models.base import BaseLearner
-from utils.config import Config, parse_config
+from utils.config import Config, MethodSettings, parse_config
 from utils.data.data_manager import DataManager
+from utils.data.stream import TaskStream
+from utils.methods import catalogue, resolve_name
 from utils.run.monitor import Monitor
 
 PARITY = Path(__file__).parent / "data" / "parity"
@@ -32,28 +34,24 @@ SMALL = {
 class StubData:
     """Tasks and batches that a test hands over, where a learner expects a DataManager."""
 
-    label_period = None
-
     def __init__(self, task_sizes: list[int], batches: dict[int, list[tuple[torch.Tensor, torch.Tensor]]] | None = None) -> None:
-        self.task_sizes, self.given = task_sizes, batches or {}
-        self.num_tasks, self.num_classes = len(task_sizes), sum(task_sizes)
-        self.task_of_class = np.repeat(np.arange(self.num_tasks), task_sizes)
-
-    def classes_before(self, task: int) -> int:
-        return sum(self.task_sizes[:task])
-
-    def classes_upto(self, task: int) -> int:
-        return sum(self.task_sizes[: task + 1])
+        self.stream, self.given = TaskStream(list(range(sum(task_sizes))), task_sizes), batches or {}
 
     def batches(self, split: str, tasks: int, **_: Any) -> list[tuple[torch.Tensor, torch.Tensor]]:
         return self.given[tasks]
 
 
-def make_config(**settings: Any) -> Config:
+def make_config(**settings: Any) -> MethodSettings:
     """A valid config of a tiny SLCA run with `settings` on top; other methods get sizes that fit the micro ViT."""
     tiny = {"model_name": "slca", "dataset": "synthetic", "init_cls": 2, "increment": 2, "epochs": 1, "pretrained": False,
             "convnet_type": {"timm": "vit_tiny_patch16_224", "args": MICRO_VIT}, "device": "cpu", "seed": 1993}
     return resolve_config(parse_config({**tiny, **SMALL.get(settings.get("model_name", ""), {}), **settings}))
+
+
+def that_it_has(model_name: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """Those of `settings` that all methods or this one have."""
+    own = catalogue().methods[resolve_name(model_name)].keys
+    return {key: value for key, value in settings.items() if key in Config.model_fields or key in own}
 
 
 def micro_backbone(reset_norm: bool = True, **args: Any) -> Backbone:
@@ -61,7 +59,7 @@ def micro_backbone(reset_norm: bool = True, **args: Any) -> Backbone:
     return build_backbone(describe("vit_tiny_patch16_224", {**MICRO_VIT, **args}), pretrained=False, reset_norm=reset_norm)
 
 
-def make_learner(config: Config, data: StubData | DataManager, backbone: Backbone | None = None) -> BaseLearner:
+def make_learner(config: MethodSettings, data: StubData | DataManager, backbone: Backbone | None = None) -> BaseLearner:
     net = IncrementalNet(backbone or micro_backbone())
     return learner_class(config.model_name)(config, data, net, Fabric(accelerator="cpu", devices=1))
 
@@ -93,7 +91,8 @@ def synthetic_learner(method: str, **settings: Any) -> BaseLearner:
     """A learner of `method` on real batches: six classes in three tasks, 12 training images of each, memory for 20."""
     dataset = {"name": "tiny", "layout": "synthetic", "num_classes": 6, "image_size": 16, "train_per_class": 12, "test_per_class": 2,
                "train_transform": "none"}
-    config = make_config(**{"model_name": method, "dataset": dataset, "batch_size": 8, "memory_size": 20, **settings})
+    usual = that_it_has(method, {"model_name": method, "dataset": dataset, "batch_size": 8, "memory_size": 20})
+    config = make_config(**{**usual, **settings})
     return make_learner(config, DataManager(config, seed=1993))
 
 

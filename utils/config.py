@@ -1,47 +1,60 @@
-"""Every setting of an experiment: type, range, default, unit and source, in one place.
+"""The settings that every method shares: type, range, default, unit and source. A method's own stand beside its code.
 
 One JSON file is one experiment (one row of a results table). The keys are flat and are those of the
 authors' release, so its files load unchanged; what is new has a default that gives the release's numbers.
+
+    load_config(file)          -> Config: common keys checked, a method's own kept for it
+    models.resolve_config(it)  -> the method's MethodSettings: every key checked, defaults filled in
+
 Nobody writes into a `Config`: it is frozen, and the resolved one is saved beside the results.
 """
 
 from __future__ import annotations
 
-import difflib
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
 
 from utils.errors import UserError
+from utils.explain import explain, hint_for
+from utils.json_files import read_json
+from utils.methods import check_keys, says_nothing
+from utils.overrides import parse_overrides, with_overrides
+
+__all__ = ["Config", "DatasetSpec", "MethodSettings", "Strict", "load_config", "parse_config", "parse_overrides"]
 
 Device = str | int
+ConfigT = TypeVar("ConfigT", bound="Config")
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
+    """A group of settings: frozen, no unknown keys, no conversion of types, no infinite numbers."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True, protected_namespaces=())
 
 
-class SplitSpec(_Strict):
+class SplitSpec(Strict):
     """How to split one folder of images into training and test images."""
 
     test_fraction: float = Field(0.2, gt=0.0, lt=1.0, description="share of each class's images used for testing")
     seed: int = Field(0, ge=0, description="seed of the permutation")
 
 
-class DatasetSpec(_Strict):
+class DatasetSpec(Strict):
     """A data set described in the config alone, without Python."""
 
     name: str = Field(min_length=1, max_length=100, description="name shown in logs and tables")
     layout: Literal["folders", "lists", "npz", "domains", "synthetic"] = Field(
         "folders", description="folders: one sub-folder per class; lists: text files with 'path label' lines; npz: "
         "x_train, y_train, x_test, y_test; domains: one sub-folder per domain; synthetic: images made in memory")
-    root: str | None = Field(None, description="folder (or npz file) that holds the data; relative to the working folder")
-    train: str | None = Field(None, description="training folder or list file; default '<root>/train'")
-    test: str | None = Field(None, description="test folder or list file; default '<root>/val' or '<root>/test'")
+    root: str | None = Field(None, description="folder (or npz file) that holds the data; relative to the working folder, else to the "
+        "project; ~ is the home folder")
+    train: str | None = Field(None, description="training folder or list file, looked for under root, in the working folder and in the "
+        "project; default '<root>/train'")
+    test: str | None = Field(None, description="test folder or list file, looked for likewise; default '<root>/val' or '<root>/test'")
     split: SplitSpec | None = Field(None, description="split one folder of images instead of naming train and test")
     image_size: int | None = Field(None, ge=1, le=4096, description="pixels; default 224, or the arrays' own size for npz")
     train_transform: str | list[Any] | None = Field(
@@ -51,10 +64,12 @@ class DatasetSpec(_Strict):
         "'resize300_crop224', or a list of torchvision v2 transforms, each [name, {arguments}]")
     mean: list[float] | None = Field(None, description="per channel, of pixels in [0, 1]; default ImageNet's")
     std: list[float] | None = Field(None, description="per channel, of pixels in [0, 1]; default ImageNet's")
-    class_order: list[int] | None = Field(None, description="order in which classes are learned; overrides shuffle and seed")
-    classes: list[int | str] | None = Field(None, description="use only these classes (numbers or folder names)")
+    class_order: list[int | str] | None = Field(None, description="order in which classes are learned, by number or name; overrides "
+        "shuffle and seed")
+    classes: list[int | str] | None = Field(None, description="use only these classes, by number (from 0, in sorted order) or name; where "
+        "all names are whole numbers, a number is a name")
     domains: list[str] | None = Field(None, description="domains in the order in which they are learned (layout 'domains')")
-    num_classes: int | None = Field(None, ge=1,
+    num_classes: int | None = Field(None, ge=1, le=1_000_000,
         description="number of classes, for a dry run without the data; synthetic: how many to make")
     train_per_class: int = Field(20, ge=1, description="synthetic: training images per class")
     test_per_class: int = Field(10, ge=1, description="synthetic: test images per class")
@@ -69,7 +84,7 @@ class DatasetSpec(_Strict):
         return value
 
 
-class BackboneSpec(_Strict):
+class BackboneSpec(Strict):
     """A timm model by name, with its constructor's arguments and a local file of weights."""
 
     timm: str = Field(min_length=1,
@@ -78,14 +93,19 @@ class BackboneSpec(_Strict):
         description="arguments of the timm model, e.g. img_size, patch_size, embed_dim, depth")
     weights: str | None = Field(None,
         description="file of weights (npz, pth, safetensors); relative to the working folder or the project")
+    weights_key: str = Field("",
+        description="which weights to take where several sets in the file fit, e.g. 'teacher'; the message that asks for it names them")
 
 
-class Config(_Strict):
-    """All settings of one experiment. `load_config` reads it from JSON."""
+class Config(Strict):
+    """What any experiment may set. Keys that are not here are kept, for the method to check: `model_extra` has them."""
+
+    model_config = ConfigDict(extra="allow")
+    _source: str = PrivateAttr("config")  # names the settings in messages: the file that they came from
 
     # What is run ---------------------------------------------------------------------------------------------
     model_name: str = Field(min_length=1, max_length=100,
-        description="learner; resolved exactly, then as the release: 'slcapp...' is SLCA++, 'slca...' is SLCA")
+        description="method (python main.py list methods); as in the release, 'slcapp...' means SLCA++ and 'slca_...' SLCA")
     model_postfix: str = Field("", description="free text, kept from the release")
     prefix: str = Field("", description="free text, kept from the release")
     notes: str = Field("", description="free text: sources, expected results")
@@ -103,9 +123,6 @@ class Config(_Strict):
         description="torch.compile of the backbone: a minute or more at the start, faster steps afterwards; needs a "
                     "C++ compiler")
     channels_last: bool = Field(False, description="images and convolutions in channels-last order; for convolutional networks")
-    compat: Literal["none", "release"] = Field("none",
-        description="'release' reproduces its arithmetic where it is wrong (task of a class = class // last task's "
-                    "size)")
 
     # Data and tasks ------------------------------------------------------------------------------------------
     dataset: str | DatasetSpec = Field(
@@ -144,7 +161,6 @@ class Config(_Strict):
     reset_norm: bool | None = Field(None,
         description="start a new final LayerNorm, eps 1e-5; default: true for vit-b-p16*, as in the release, else "
                     "false")
-
     pool: Literal["token", "avg"] | None = Field(None,
         description="feature: class token or mean of the patch tokens; default the timm model's own")
     layer_decay: float | None = Field(None, gt=0.0, le=1.0,
@@ -169,118 +185,12 @@ class Config(_Strict):
         description="epochs after which the learning rate falls")
     lrate_decay: float = Field(0.1, gt=0.0, le=1.0, description="factor of the learning rate at each milestone")
 
-    # Stage 2: Classifier Alignment ---------------------------------------------------------------------------
-    ca_epochs: int = Field(5, ge=0, le=100_000, description="epochs of alignment; 0 switches it off")
-    ca_lr: float | None = Field(None, gt=0.0, le=100.0, description="learning rate of alignment; default lr")
-    ca_samples: int = Field(256, ge=1, description="features drawn per class and epoch")
-    ca_batch_size: int = Field(256, ge=1, description="features per step")
-    ca_mean_decay: float = Field(0.1, ge=0.0, le=1.0,
-        description="how much the oldest means shrink: m_c = (1 - d + d (t_c + 1)/(T + 1)) mu_c")
-    ca_with_logit_norm: float | None = Field(None,
-        description="temperature tau of logit normalisation (0.1; Cars-196 0.05); missing or <= 0: off")
-    ca_ridge: float = Field(1e-4, gt=0.0, description="added to the diagonal of each class's covariance")
-    ca_cov: Literal["full", "lowrank", "diag", "shared"] = Field("full",
-        description="covariance of a class: full (exact), lowrank (ca_rank directions, the rest "
-        "as noise), diag (one variance per dimension) or shared (one of all classes); docs/scale.md has their cost in accuracy")
-    ca_rank: int | None = Field(None, ge=1, le=100_000,
-        description="leading directions kept of each class's covariance; default all, with ca_cov lowrank 64")
-    ca_memory_gb: float = Field(4.0, gt=0.0, le=100_000.0,
-        description="GiB that one epoch's drawn features may take; beyond it they are drawn in rounds of "
-        "fewer per class (4 holds 5,461 classes of 256 x 768)")
-    stats_dtype: Literal["float32", "float16"] = Field("float32",
-        description="in which the covariances' factors are stored; float16 halves them")
-    ca_eval: bool = Field(False, description="also report the test accuracy after every epoch of alignment")
-    save_before_ca: bool = Field(False,
-        description="also write the network before each alignment, <run>/seed<N>/..._before_ca_<task>")
-
-    # Beyond the papers (docs/beyond.md) ----------------------------------------------------------------------
-    readout: Literal["ca", "rgda", "lda", "qda", "ncm"] = Field("ca",
-        description="classifier of methods that keep Gaussians: ca, the aligned "
-        "heads (the papers); rgda, lda, qda, closed-form discriminants of the Gaussians; ncm, the nearest class mean")
-    rgda_a: float = Field(0.75, ge=0.0, le=1.0,
-        description="rgda: share of the covariance that all classes have in common; 0 is qda, 1 is lda")
-    rgda_g: float = Field(1e-3, ge=0.0, le=1.0,
-        description="rgda, lda, qda: share of the identity in the covariance; 0.01 to 0.1 with far fewer images than "
-                    "dimensions")
-    features: Literal["cls", "cls+mean"] = Field("cls",
-        description="what statistics and read-out see: the backbone's feature, or beside it the "
-        "mean of the patch tokens (needs a readout other than ca)")
-    drift: Literal["none", "linear"] = Field("none",
-        description="linear: old statistics follow the backbone by a linear map fitted on the new images")
-    drift_anchors: bool = Field(True,
-        description="fit the map on four altered copies of each image too (mirrored, turned twice, shuffled)")
-    drift_rho: float | None = Field(None, ge=0.0,
-        description="ridge of the map, as a share of the features' mean square; default 0.01 with anchors, 0.1 "
-                    "without")
-    kd: float = Field(0.0, ge=0.0,
-        description="weight of the mean squared distance to the features of the backbone before the task, in stage 1")
-    ca_start: Literal["local", "aligned"] = Field("local",
-        description="heads that alignment starts from: as stage 1 left them (the papers), or as "
-        "the alignment before left them")
-
-    # SLCA++ --------------------------------------------------------------------------------------------------
-    lora_rank: int = Field(4, ge=1, description="rank of the LoRA factors")
-    lora_scale: float = Field(0.8, gt=0.0, description="W + lora_scale B A")
-    lora_targets: list[Literal["qkv", "fc1", "fc2"]] = Field(default_factory=lambda: ["qkv"], min_length=1,
-        description="layers with LoRA: ['qkv'] is what the release trains; the paper describes qkv, fc1, fc2")
-    lora_lrscale_first: float = Field(0.5, ge=0.0,
-        description="LoRA's learning rate in the first task as a multiple of lr; later bcb_lrscale")
-    sce_a: float = Field(1.0, ge=0.0, description="weight of the cross-entropy")
-    sce_b: float = Field(0.1, ge=0.0, description="weight of the reverse cross-entropy")
-    fc_scale_mu: float = Field(0.02, ge=0.0, description="feature scaling per task of age")
-
-    # Statistics of frozen features ---------------------------------------------------------------------------
-    lda_shrinkage: float = Field(1e-4, gt=0.0, le=1.0, description="lda: e of (1 - e) S + e I (Deep SLDA, section 3)")
-    fecam_gamma1: float = Field(1.0, ge=0.0,
-        description="fecam: shrinkage of the diagonal, g1 of S + g1 V1 I + g2 V2 (1 - I) (its CIFAR-100 with ViT: 1; "
-                    "ImageNet-R: 10)")
-    fecam_gamma2: float = Field(0.0, ge=0.0,
-        description="fecam: shrinkage off the diagonal, g2 (its CIFAR-100 with ViT: 0; ImageNet-R: 10)")
-    ranpac_dim: int = Field(10_000, ge=1, le=100_000,
-        description="ranpac: width M of the random projection (paper: 10000); keeps M x M numbers")
-
-    # Prompts -------------------------------------------------------------------------------------------------
-    prompt_pool: int | None = Field(None, ge=1, le=10_000,
-        description="l2p: prompts in the pool (default 10); coda_prompt: components (100)")
-    prompt_length: int | None = Field(None, ge=1, le=1000, description="l2p: tokens of a prompt (10); dualprompt: keys, and values, of an "
-        "E-prompt (5; its ImageNet-R: 20); coda_prompt: keys and values of a prompt together (8)")
-    prompt_top_k: int | None = Field(None, ge=1, description="l2p: prompts that an image takes (4)")
-    prompt_layers: list[Annotated[int, Field(ge=0)]] | None = Field(None, min_length=1,
-        description="blocks with prompts, counted from 0; dualprompt's E-prompts [2, 3, 4], coda_prompt [0, 1, 2, 3, 4]")
-    g_prompt_length: int | None = Field(None, ge=1, le=1000, description="dualprompt: keys, and values, of a G-prompt (5)")
-    g_prompt_layers: list[Annotated[int, Field(ge=0)]] | None = Field(None,
-        description="dualprompt: blocks with G-prompts, from 0 ([0, 1])")
-    prompt_loss_weight: float | None = Field(None, ge=0.0, description="weight of the loss on keys (l2p and dualprompt 1) or of "
-        "orthogonality (coda_prompt 1e-7)")
-
-    # Rehearsal -----------------------------------------------------------------------------------------------
-    memory_size: int = Field(0, ge=0, description="stored images over all classes (rehearsal methods only)")
-    memory_per_class: int = Field(0, ge=0, description="stored images per class, with fixed_memory")
-    fixed_memory: bool = Field(False, description="memory_per_class for every class instead of sharing memory_size")
-    derpp_alpha: float = Field(0.2, ge=0.0,
-        description="DER++: weight of the stored logits (Buzzega et al. 2020, CIFAR-10, 500 images)")
-    derpp_beta: float = Field(0.5, ge=0.0, description="DER++: weight of the stored labels (same source)")
-    bic_val_fraction: float = Field(0.1, gt=0.0, le=0.5,
-        description="BiC: share of the stored images kept for bias correction (Wu et al. 2019)")
-    gem_margin: float = Field(0.5, ge=0.0,
-        description="GEM: gamma, least weight of each old task's gradient (Lopez-Paz and Ranzato 2017)")
-    gem_images: int = Field(256, ge=1,
-        description="GEM: stored images per old task and step (paper: 256 memories per task, all of them)")
-    coil_sinkhorn: float = Field(0.464, gt=0.0, description="COIL: entropic regularisation of optimal transport (PyCIL)")
-    coil_weight: float = Field(1e-3, ge=0.0, description="COIL: weight of both transport losses (PyCIL)")
-
-    # Regularisation ------------------------------------------------------------------------------------------
-    distill_temperature: float = Field(2.0, gt=0.0,
-        description="LwF, BiC, COIL: temperature of distillation (2 in each paper or its code)")
-    lwf_lambda: float = Field(1.0, ge=0.0, description="LwF: weight of distillation (Li and Hoiem 2016; PyCIL: 3)")
-    ewc_lambda: float = Field(1000.0, ge=0.0, description="EWC: weight of the penalty (PyCIL; the paper tunes it per problem)")
-    ewc_images: int = Field(200, ge=1, description="EWC: images per task that the Fisher information is estimated on")
-    ewc_fisher_max: float = Field(1e-4, gt=0.0, description="EWC: Fisher values are cut here, which keeps SGD stable (PyCIL)")
-
     # Run -----------------------------------------------------------------------------------------------------
     keep_checkpoints: Literal["last", "all", "none"] = Field("last",
         description="which tasks' checkpoints stay on disk (last: the newest two)")
-    checkpoint_every: int = Field(1, ge=1, description="epochs between checkpoints inside a task; the newest one stays on disk")
+    checkpoint_minutes: float = Field(5.0, ge=0.0, le=100_000.0,
+        description="minutes between checkpoints inside a task, written after an epoch; the newest one stays on disk")
+    checkpoint_every: int | None = Field(None, ge=1, description="epochs between checkpoints inside a task, instead of minutes")
     resume: Literal["never", "auto"] = Field("never",
         description="auto: as --resume, continue the newest unfinished run, if there is one")
     deterministic: bool = Field(False,
@@ -290,7 +200,7 @@ class Config(_Strict):
     @model_validator(mode="before")
     @classmethod
     def _release_spelling(cls, values: Any) -> Any:
-        """The release writes null for a key that is off, and -1 (or ["-1"]) for the CPU."""
+        """The release writes -1 (or ["-1"]) for the CPU."""
         if isinstance(values, dict) and "device" in values:
             device = values["device"]
             devices = device if isinstance(device, list) else [device]
@@ -310,21 +220,6 @@ class Config(_Strict):
             raise ValueError("every seed must be between 0 and 4294967295")
         return value
 
-    @field_validator("ca_rank")
-    @classmethod
-    def _rank_needs_a_factor(cls, value: int | None, info: ValidationInfo) -> int | None:
-        if value is not None and info.data.get("ca_cov") in ("diag", "shared"):
-            raise ValueError(f"null with ca_cov {info.data['ca_cov']!r}; a rank belongs to full or lowrank")
-        return value
-
-    @field_validator("features")
-    @classmethod
-    def _heads_read_the_class_token(cls, value: str, info: ValidationInfo) -> str:
-        if value == "cls+mean" and info.data.get("readout") == "ca":
-            raise ValueError("'cls' while readout is 'ca' (alignment trains the heads, which read the class token alone), "
-                             "or set readout to rgda, lda, qda or ncm")
-        return value
-
     @property
     def seeds(self) -> list[int]:
         return self.seed if isinstance(self.seed, list) else [self.seed]
@@ -333,140 +228,52 @@ class Config(_Strict):
     def dataset_name(self) -> str:
         return self.dataset if isinstance(self.dataset, str) else self.dataset.name
 
+    @property
+    def source(self) -> str:
+        """The file (or other place) that the settings came from."""
+        return self._source
+
+
+class MethodSettings(Config):
+    """The common settings and a method's own; a learner's `Settings` is a subclass. No other key is taken."""
+
+    model_config = ConfigDict(extra="forbid")
+
 
 def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Config:
-    """Read one experiment from a JSON file.
+    """Read one experiment from a JSON file; the method's own keys are checked by `models.resolve_config`.
 
     Args:
         path: JSON file with one object of settings.
-        overrides: settings that win over the file's (`--set key=value`).
+        overrides: settings that win over the file's (`--set key=value`); "dataset.image_size" is a key inside "dataset".
 
     Raises:
-        UserError: the file is missing or malformed, or a setting is unknown, of a wrong type or out of range.
+        UserError: the file is missing or malformed, a key is unknown or another method's, or a common setting is missing, of a
+            wrong type or out of range.
     """
-    values = _read_json(Path(path))
-    return parse_config({**values, **(overrides or {})}, source=str(path))
+    return parse_config(with_overrides(read_json(Path(path)), overrides or {}), source=str(path))
 
 
-def parse_config(values: Mapping[str, Any], source: str = "config") -> Config:
-    """Validate settings that are already in memory; `source` names them in messages. Raises UserError."""
-    values = {key: value for key, value in values.items() if key != "$schema"}
+def parse_config(values: Mapping[str, Any], source: str = "config", kind: type[ConfigT] = Config) -> ConfigT:
+    """Check settings that are already in memory.
+
+    Args:
+        source: names them in messages.
+        kind: `Config`, which checks the common keys, or a method's settings, which checks them all.
+
+    Raises:
+        UserError: a setting is missing, of a wrong type or out of range; with a method's settings also an unknown key.
+    """
+    values = {key: value for key, value in values.items() if key != "$schema" and not says_nothing(values.get("model_name"), key, value)}
     try:
-        return Config.model_validate(values)
+        config = kind.model_validate(values)
     except ValidationError as error:
-        problems = [_explain(details) for details in _most_telling(error)]
-        raise UserError(f"{source}: " + "; ".join(problems[:5])) from None
+        raise UserError(f"{source}: {explain(error, kind)}") from None
     except RecursionError:
         raise UserError(f"{source}: nested too deeply; settings are flat, at most an object inside a key") from None
+    config._source = source
+    if kind is Config:
+        check_keys(config.model_name, values, Config.model_fields, source, lambda key: hint_for(key, Config))
+    return config
 
 
-def parse_overrides(assignments: Sequence[str]) -> dict[str, Any]:
-    """`["epochs=1", "seed=[1,2]"]` -> `{"epochs": 1, "seed": [1, 2]}`; what is not JSON is taken as text.
-
-    Raises:
-        UserError: an assignment has no "=".
-    """
-    overrides: dict[str, Any] = {}
-    for assignment in assignments:
-        key, equals, text = assignment.partition("=")
-        if not equals or not key.strip():
-            raise UserError(f"--set {assignment}: expected key=value, e.g. --set epochs=1")
-        try:
-            overrides[key.strip()] = json.loads(text, parse_constant=_refuse_constant)
-        except (ValueError, RecursionError):
-            overrides[key.strip()] = text
-    return overrides
-
-
-def json_schema() -> dict[str, Any]:
-    """JSON Schema of a config file, for editors; exported to exps/schema.json."""
-    schema = Config.model_json_schema()
-    schema["properties"]["$schema"] = {"type": "string", "description": "path of this schema, for editors"}
-    return schema
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.json")], n=1)
-        hint = f"; did you mean {path.parent / near[0]}?" if near else ""
-        raise UserError(f"config file {path} does not exist{hint}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"config file {path} cannot be read: {error}") from None
-    try:
-        values = json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}: not valid JSON at line {error.lineno}, column {error.colno}: {error.msg}") from None
-    except RecursionError:
-        raise UserError(f"{path}: nested too deeply; settings are flat, at most an object inside a key") from None
-    except ValueError as error:
-        raise UserError(f"{path}: {error}") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: expected one JSON object of settings, got {type(values).__name__}")
-    return values
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    keys = [key for key, _ in pairs]
-    twice = sorted({key for key in keys if keys.count(key) > 1})
-    if twice:
-        raise ValueError(f"key {twice[0]!r} appears twice; keep one")
-    return dict(pairs)
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not a number that a setting can have; write a finite one")
-
-
-def _most_telling(error: ValidationError) -> list[dict[str, Any]]:
-    """One finding per key: of a union's branches, those that fit what the user wrote best."""
-    best: dict[Any, tuple[tuple[bool, bool], dict[str, Any]]] = {}
-    for details in error.errors(include_url=False):
-        key = details["loc"][0] if details["loc"] else ""
-        # The object branch of a union speaks of the user's own sub-keys; it is the one to explain.
-        inside_object = any(str(part).endswith("Spec") for part in details["loc"])
-        wrong_shape = details["type"] in ("model_type", "model_attributes_type")
-        score = (inside_object and not wrong_shape, not details["type"].endswith("_type"))
-        if key not in best or score > best[key][0]:
-            best[key] = (score, dict(details))
-        elif score == best[key][0] and details["loc"][:1] == best[key][1]["loc"][:1] and _is_union_branch(details["loc"][-1]):
-            best[key][1]["msg"] += " or " + _allowed(details["msg"])
-    return [details for _, details in best.values()]
-
-
-def _explain(details: dict[str, Any]) -> str:
-    """One sentence for one of pydantic's findings: key, got, allowed, nearest valid key."""
-    path = [str(part) for part in details["loc"]]
-    spec = next((part for part in path if part.endswith("Spec")), None)
-    fields = {"DatasetSpec": DatasetSpec, "BackboneSpec": BackboneSpec, "SplitSpec": SplitSpec}.get(spec or "", Config).model_fields
-    key = ".".join(part for part in path if not _is_union_branch(part)) or "config"
-    if details["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(path[-1], list(fields), n=1, cutoff=0.6)
-        hint = f"did you mean {near[0]!r}?" if near else "see exps/schema.json for all keys"
-        return f"unknown key {_short(key)}; {hint}"
-    if details["type"] == "missing":
-        field = fields.get(path[-1])
-        return f"key {key!r} is missing ({field.description})" if field else f"key {key!r} is missing"
-    field = fields.get(path[-1]) or (Config.model_fields.get(path[0]) if path else None)
-    allowed = _allowed(details["msg"])
-    meaning = f" ({field.description})" if field and field.description else ""
-    return f"key {_short(key)}: got {_short(details['input'])}, allowed: {allowed}{meaning}"
-
-
-def _allowed(message: str) -> str:
-    return message.removeprefix("Value error, ").removeprefix("Input should be ")
-
-
-def _is_union_branch(part: Any) -> bool:
-    """Pydantic names the branch of a union inside the path of a finding; users know only their keys."""
-    part = str(part)
-    return part.endswith("Spec") or part in ("str", "int", "float", "bool") or "[" in part
-
-
-def _short(value: Any, limit: int = 80) -> str:
-    try:
-        text = repr(value)
-    except RecursionError:
-        return "a deeply nested value"
-    return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -5,12 +5,17 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import stat
+import sys
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from utils.errors import StorageError
+from utils.terminal import visible
 
+PIPE_SECONDS = 60  # that a named pipe may be without a reader
 PROJECT = Path(__file__).resolve().parent.parent
 DISK_ERRORS = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up", errno.EFBIG: "files may not grow any more",
                errno.EROFS: "the disk is read-only", errno.EIO: "the disk fails"}
@@ -19,26 +24,100 @@ DISK_ERRORS = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota i
 def write_atomic(path: Path | str, data: bytes | str) -> Path:
     """Write `data` (text as UTF-8) to `path` so that a crash or a full disk leaves the previous file as it was.
 
-    The bytes go to a temporary file in the same folder (made if missing), are flushed to the disk, and take
-    the name in one step. Returns the path.
+    The bytes go to a temporary file in the same folder (made if missing), are flushed to the disk, and take the name in one
+    step. A link stays: the file it points to is replaced. What is no regular file (/dev/null, a pipe, /dev/stdout) is never
+    replaced, the bytes are written straight into it. In text, bytes of file names that are not UTF-8 are written out (\\xe9).
+
+    Returns:
+        `path` as given.
 
     Raises:
-        OSError: the disk is full, or the folder cannot be written; the temporary file is gone again.
+        OSError: the disk is full, the folder cannot be written, or nobody reads from the pipe; the temporary file is gone again.
     """
     path = Path(path)
+    if isinstance(data, str):
+        data = encodable(data).encode()
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name[:200]}.{os.getpid()}.tmp")
+    if not _written_straight(path, data):
+        _replace(Path(os.path.realpath(path)) if path.is_symlink() else path, data)
+    return path
+
+
+def encodable(text: str) -> str:
+    """`text` with whatever UTF-8 cannot hold (halves of surrogate pairs) written out."""
+    return text if text.isascii() else "".join(visible(c) if "\ud800" <= c <= "\udfff" else c for c in text)
+
+
+def _replace(target: Path, data: bytes) -> None:
+    """Write a regular file under a temporary name, then rename it."""
+    temporary = target.with_name(f".{target.name[:60]}.{os.getpid()}.tmp")  # 60 letters may take 240 of a name's 255 bytes
+    temporary.unlink(missing_ok=True)  # of a dead process that had our number
     try:
-        with open(temporary, "wb") as file:
-            file.write(data.encode() if isinstance(data, str) else data)
+        with open(temporary, "xb") as file:
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        os.replace(temporary, target)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    sync_folder(path.parent)
-    return path
+    sync_folder(target.parent)
+
+
+def _written_straight(path: Path, data: bytes) -> bool:
+    """Write into what must not be replaced: no regular file, or the file behind stdout or stderr. False where `path` is neither."""
+    try:
+        there = os.stat(path)
+    except FileNotFoundError:  # not there yet, or a link to a file that is not
+        return False
+    descriptor = _standard_descriptor(there)
+    if descriptor is not None:
+        with suppress(BrokenPipeError), open(os.dup(descriptor), "wb") as file:  # | head: the reader has enough
+            file.write(data)
+        return True
+    if stat.S_ISREG(there.st_mode):
+        return False
+    with open(_open_pipe(path) if stat.S_ISFIFO(there.st_mode) else path, "wb") as file:
+        file.write(data)
+    return True
+
+
+def _standard_descriptor(there: os.stat_result) -> int | None:
+    """1 or 2 where that is this very file (/dev/stdout, also behind "> file"), with what was printed so far flushed into it."""
+    for descriptor, stream in ((1, sys.stdout), (2, sys.stderr)):
+        with suppress(OSError):  # closed, or nobody reads any more
+            if os.path.samestat(there, os.fstat(descriptor)):
+                if stream is not None:
+                    stream.flush()
+                return descriptor
+    return None
+
+
+def _open_pipe(path: Path) -> int:
+    """The descriptor of a named pipe once somebody reads from it. Raises OSError after PIPE_SECONDS without a reader."""
+    end = time.monotonic() + PIPE_SECONDS
+    while True:
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            if time.monotonic() > end:
+                raise OSError(errno.ENXIO, f"nobody reads from this pipe (waited {PIPE_SECONDS} s)", str(path)) from None
+            time.sleep(0.05)
+        else:
+            os.set_blocking(descriptor, True)
+            return descriptor
+
+
+def links_that_leave(folder: Path) -> list[Path]:
+    """Links anywhere in `folder` that point to something outside of it."""
+    inside = folder.resolve()
+    found = []
+    for parent, folders, files in os.walk(folder):
+        paths = [Path(parent, name) for name in (*folders, *files)]
+        found += [path for path in paths if path.is_symlink() and inside not in Path(os.path.realpath(path)).parents]
+    return sorted(found)
 
 
 def sync_folder(folder: Path) -> None:
@@ -57,13 +136,22 @@ def locate(path: str) -> str:
     return str(inside) if not Path(path).exists() and inside.exists() else path
 
 
+def file_sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
+
+
 def sha256_of(data: bytes) -> str:
     """Hexadecimal SHA-256 of bytes in memory."""
     return hashlib.sha256(data).hexdigest()
 
 
 @contextmanager
-def disk_errors_told(folder: Path) -> Iterator[None]:
+def disk_errors_as_user_error(folder: Path) -> Iterator[None]:
     """Inside, a disk that is full or fails is one sentence instead of a traceback. Raises StorageError."""
     try:
         yield

@@ -18,16 +18,29 @@ from typing import ClassVar
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from convs.network import OwnTask
 from models.base import BaseLearner
+from models.registry import learner
+from utils.config import MethodSettings
 from utils.rng import numpy_generator, torch_generator
 from utils.run.monitor import Monitor
 
 
+class EWCSettings(MethodSettings):
+    """The penalty."""
+
+    ewc_lambda: float = Field(1000.0, ge=0.0, description="EWC: weight of the penalty (PyCIL; the paper tunes it per problem)")
+    ewc_images: int = Field(200, ge=1, description="EWC: images per task that the Fisher information is estimated on")
+    ewc_fisher_max: float = Field(1e-4, gt=0.0, description="EWC: Fisher values are cut here, which keeps SGD stable (PyCIL)")
+
+
+@learner("ewc")
 class EWC(BaseLearner):
+    Settings = EWCSettings
     title = "EWC"
     defaults: ClassVar = {"bcb_lrscale": 1.0}
 

@@ -10,9 +10,11 @@ from __future__ import annotations
 from typing import ClassVar
 
 from models.base import BaseLearner
+from models.registry import learner
 from utils.config import Config
 
 
+@learner("finetune")
 class Finetune(BaseLearner):
     title = "Seq FT"
     defaults: ClassVar = {"bcb_lrscale": 1.0}

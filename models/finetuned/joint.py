@@ -9,8 +9,10 @@ from __future__ import annotations
 from typing import ClassVar
 
 from models.base import BaseLearner
+from models.registry import learner
 
 
+@learner("joint")
 class Joint(BaseLearner):
     title = "Joint"
     rehearsal_free = False
@@ -18,5 +20,5 @@ class Joint(BaseLearner):
 
     def memory_bytes(self) -> dict[str, int]:
         """All training images count: an equal memory would let a learner train again whenever a class comes in."""
-        every_task = range(self.data.num_tasks)
+        every_task = range(self.stream.num_tasks)
         return {**super().memory_bytes(), "images": self.data.images_bytes(self.data.task_indices("train", every_task))}

@@ -11,17 +11,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
-from models.all_heads import AllHeads, OldNetwork
+from models.all_heads import AllHeads, DistillationSettings, OldNetwork
+from models.registry import learner
+from utils.config import MethodSettings
 from utils.formulas.losses import distillation
 
 
+class LwFSettings(DistillationSettings, MethodSettings):
+    """The weight of what is distilled."""
+
+    lwf_lambda: float = Field(1.0, ge=0.0, description="LwF: weight of distillation (Li and Hoiem 2016; PyCIL: 3)")
+
+
+@learner("lwf")
 class LwF(OldNetwork, AllHeads):
+    Settings = LwFSettings
     title = "LwF"
 
     def training_loss(self, module: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        first = self.data.classes_before(self.task)
+        first = self.stream.classes_before(self.task)
         logits, targets = module(images), labels - first  # (N, K)
         loss = self.classification_loss(logits[:, first:], targets)
         if self.old_net is not None:

@@ -8,8 +8,10 @@ task's logits) is `finetune` with `bcb_lrscale` 0.
 from __future__ import annotations
 
 from models.all_heads import AllHeads
+from models.registry import learner
 
 
+@learner("linear_probe")
 class LinearProbe(AllHeads):
     title = "Linear probe"
     frozen_backbone = True

@@ -15,9 +15,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from models.base import FLOAT_BYTES, BaseLearner
+from models.by_class import positions_by_class, require_finite
+from models.registry import learner
 from utils.run.monitor import Monitor
 
 
+@learner("ncm")
 class NCM(BaseLearner):
     title = "SimpleCIL (NCM)"
     frozen_backbone = True
@@ -30,10 +33,11 @@ class NCM(BaseLearner):
     def end_task(self, task: int, monitor: Monitor) -> None:
         with monitor.stage("statistics"):
             features, labels = self.extract("train", task)
-            self.add_statistics(features, labels, range(self.data.classes_before(task), self.data.classes_upto(task)))
+            self.add_statistics(features, labels, self.stream.classes_of(task))
 
     def add_statistics(self, features: Tensor, labels: Tensor, classes: range) -> None:
         """Take in the features (N, D) and labels (N,) of the task's `classes`."""
+        require_finite(features, labels)
         self.class_means = torch.cat([self.class_means, class_means(features, labels, classes)])
 
     def scores(self, features: Tensor) -> Tensor:
@@ -58,7 +62,7 @@ class NCM(BaseLearner):
 
 def class_means(features: Tensor, labels: Tensor, classes: range) -> Tensor:
     """(C, D): mean feature of each of `classes`; NaN for a class without images."""
-    return torch.stack([features[labels == c].mean(dim=0) for c in classes])
+    return torch.stack([features[found].mean(dim=0) for found in positions_by_class(labels, classes)])
 
 
 def never_without_images(scores: Tensor) -> Tensor:

@@ -16,25 +16,40 @@ A later version of the release makes each task's components orthogonal to the ol
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from convs.prompts import Prompt, Prompts
 from models.prompts.prompting import PromptLearner
+from models.registry import learner
+from utils.config import MethodSettings
 from utils.errors import UserError
 from utils.formulas.schedules import cosine
 from utils.rng import torch_generator
 
 
+class CODAPromptSettings(MethodSettings):
+    """Components."""
+
+    prompt_pool: int = Field(100, ge=1, le=10_000, description="components of all tasks together")
+    prompt_length: int = Field(8, ge=1, le=1000, description="keys and values of a prompt together")
+    prompt_layers: list[Annotated[int, Field(ge=0)]] = Field(default_factory=lambda: [0, 1, 2, 3, 4], min_length=1,
+        description="blocks with prompts, counted from 0")
+    prompt_loss_weight: float = Field(1e-7, ge=0.0, description="weight of the orthogonality loss")
+
+
+@learner("coda_prompt")
 class CODAPrompt(PromptLearner):
+    Settings = CODAPromptSettings
     title = "CODA-Prompt"
-    defaults: ClassVar = {"prompt_pool": 100, "prompt_length": 8, "prompt_layers": [0, 1, 2, 3, 4], "prompt_loss_weight": 1e-7}
     max_grad_norm = None
 
-    def make_prompts(self, config, num_tasks: int, dim: int) -> Prompts:
+    def make_prompts(self, num_tasks: int, dim: int) -> Prompts:
+        config = self.config
         if config.prompt_pool < num_tasks:
             raise UserError(f"prompt_pool: got {config.prompt_pool}, allowed: at least {num_tasks}, one component for each task")
         if config.prompt_length % 2:

@@ -12,25 +12,41 @@ tasks seen so far. As there, a new task's E-prompt starts as the one before it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from convs.prompts import Prompt, Prompts
 from models.prompts.prompting import PromptLearner
+from models.registry import learner
+from utils.config import MethodSettings
 from utils.rng import torch_generator
 
 INIT_MAX = 0.01  # prompts and keys start uniform in [0, 0.01), as in the release
 
 
-class DualPrompt(PromptLearner):
-    title = "DualPrompt"
-    defaults: ClassVar = {"prompt_length": 5, "prompt_layers": [2, 3, 4], "g_prompt_length": 5, "g_prompt_layers": [0, 1],
-                          "prompt_loss_weight": 1.0}
+class DualPromptSettings(MethodSettings):
+    """General and expert prompts."""
 
-    def make_prompts(self, config, num_tasks: int, dim: int) -> Prompts:
+    prompt_length: int = Field(5, ge=1, le=1000, description="keys, and values, of an E-prompt (its ImageNet-R: 20)")
+    prompt_layers: list[Annotated[int, Field(ge=0)]] = Field(default_factory=lambda: [2, 3, 4], min_length=1,
+        description="blocks with E-prompts, counted from 0")
+    g_prompt_length: int = Field(5, ge=1, le=1000, description="keys, and values, of a G-prompt")
+    g_prompt_layers: list[Annotated[int, Field(ge=0)]] = Field(default_factory=lambda: [0, 1],
+        description="blocks with G-prompts, counted from 0")
+    prompt_loss_weight: float = Field(1.0, ge=0.0, description="weight of the loss on keys")
+
+
+@learner("dualprompt")
+class DualPrompt(PromptLearner):
+    Settings = DualPromptSettings
+    title = "DualPrompt"
+
+    def make_prompts(self, num_tasks: int, dim: int) -> Prompts:
+        config = self.config
         return DualPrompts(num_tasks, dim, e_length=config.prompt_length, e_layers=config.prompt_layers, g_length=config.g_prompt_length,
                            g_layers=config.g_prompt_layers, generator=torch_generator(config.torch_seed, "prompts"))
 

@@ -12,25 +12,41 @@ that of what trains, there the frozen weights' gradients count too; heads start 
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from convs.prompts import Prompt, Prompts
 from models.prompts.prompting import PromptLearner
+from models.registry import learner
+from utils.config import MethodSettings
 from utils.errors import UserError
 from utils.rng import torch_generator
 
 INIT_MAX = 0.01  # prompts and keys start uniform in [0, 0.01), as in the release
 
 
-class L2P(PromptLearner):
-    title = "L2P"
-    defaults: ClassVar = {"prompt_pool": 10, "prompt_length": 10, "prompt_top_k": 4, "prompt_layers": [0], "prompt_loss_weight": 1.0}
+class L2PSettings(MethodSettings):
+    """The pool."""
 
-    def make_prompts(self, config, num_tasks: int, dim: int) -> Prompts:
+    prompt_pool: int = Field(10, ge=1, le=10_000, description="prompts in the pool")
+    prompt_length: int = Field(10, ge=1, le=1000, description="tokens of a prompt")
+    prompt_top_k: int = Field(4, ge=1, description="prompts that an image takes")
+    prompt_layers: list[Annotated[int, Field(ge=0)]] = Field(default_factory=lambda: [0], min_length=1,
+        description="blocks with prompts, counted from 0; [0] alone is possible")
+    prompt_loss_weight: float = Field(1.0, ge=0.0, description="weight of the loss on keys")
+
+
+@learner("l2p")
+class L2P(PromptLearner):
+    Settings = L2PSettings
+    title = "L2P"
+
+    def make_prompts(self, num_tasks: int, dim: int) -> Prompts:
+        config = self.config
         if config.prompt_top_k > config.prompt_pool:
             raise UserError(f"prompt_top_k: got {config.prompt_top_k}, allowed: 1 to {config.prompt_pool}, the size of prompt_pool")
         if config.prompt_layers != [0]:

@@ -5,12 +5,12 @@ A parent, not a method. The logits are the new task's own, as in the methods' re
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from convs.backbones import Backbone
 from convs.network import IncrementalNet
 from convs.prompts import PromptedBackbone, Prompts, check_promptable
 from models.base import BaseLearner
@@ -22,24 +22,19 @@ class PromptLearner(BaseLearner):
     frozen_backbone = True
     max_grad_norm: ClassVar[float | None] = 1.0  # the gradient's norm is clipped to this
 
-    def __init__(self, config, data, net, fabric) -> None:
+    def prepare_backbone(self, backbone: Backbone) -> Backbone:
         for key in ("prompt_layers", "g_prompt_layers"):
-            check_promptable(net.backbone.model, getattr(config, key) or [], key)
-        self.prompts = self.make_prompts(config, data.num_tasks, net.backbone.dim)
-        net.backbone = PromptedBackbone(net.backbone, self.prompts)
-        super().__init__(config, data, net, fabric)
+            check_promptable(backbone.model, getattr(self.config, key, []), key)
+        self.prompts = self.make_prompts(self.stream.num_tasks, backbone.dim)
+        return PromptedBackbone(backbone, self.prompts)
 
-    def make_prompts(self, config, num_tasks: int, dim: int) -> Prompts:
-        """The method's prompts for features of `dim` dimensions, drawn from the stream (torch_seed, "prompts")."""
+    def make_prompts(self, num_tasks: int, dim: int) -> Prompts:
+        """The method's prompts for features of `dim` dimensions, drawn from the stream (torch_seed, "prompts"). Raises UserError."""
         raise NotImplementedError
 
     def begin_task(self, task: int) -> None:
         super().begin_task(task)
         self.prompts.begin_task(task)
-
-    def load_network_state(self, state: Mapping[str, Tensor], task: int) -> None:
-        super().load_network_state(state, task)
-        self.prompts.task = task
 
     # Training ------------------------------------------------------------------------------------------------
 
@@ -48,14 +43,14 @@ class PromptLearner(BaseLearner):
 
     def training_loss(self, module: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         logits, prompt_loss = module(images)  # (N, C_t), ()
-        targets = labels - self.data.classes_before(self.task)
+        targets = labels - self.stream.classes_before(self.task)
         return self.classification_loss(logits, targets) + self.config.prompt_loss_weight * prompt_loss, logits, targets
 
     def parameter_groups(self, task: int) -> list[dict[str, Any]]:
         """One rate for all; prompts take no weight decay, which would move those of other tasks too."""
         lr = self.config.lr
-        return [{"params": list(self.prompts.parameters()), "lr": lr, "weight_decay": 0.0},
-                {"params": list(self.net.heads[task].parameters()), "lr": lr}]
+        return [{"params": list(self.prompts.parameters()), "lr": lr, "weight_decay": 0.0, "name": "prompts"},
+                {"params": list(self.net.heads[task].parameters()), "lr": lr, "name": "head"}]
 
     def make_optimizer(self, task: int) -> torch.optim.Optimizer:
         self.optimizer = torch.optim.Adam(self.parameter_groups(task), weight_decay=self.config.weight_decay)

@@ -15,11 +15,13 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.all_heads import OldNetwork
-from models.rehearsal.memory import Rehearsal
+from models.all_heads import DistillationSettings, OldNetwork
+from models.registry import learner
+from models.rehearsal.memory import Rehearsal, RehearsalSettings
 from utils.formulas.losses import distillation
 from utils.rng import numpy_generator
 from utils.run.monitor import Monitor
@@ -28,7 +30,16 @@ PULL = 1e-3  # of alpha to 1 and beta to 0, relative to the mean loss of one ima
 NO_CORRECTION = (1.0, 0.0)
 
 
+class BiCSettings(DistillationSettings, RehearsalSettings):
+    """Distillation and bias correction."""
+
+    bic_val_fraction: float = Field(0.1, gt=0.0, le=0.5,
+        description="BiC: share of the stored images kept for bias correction (Wu et al. 2019)")
+
+
+@learner("bic")
 class BiC(OldNetwork, Rehearsal):
+    Settings = BiCSettings
     title = "BiC"
     least_per_class = 2  # one to train on and one to validate on
 
@@ -49,7 +60,7 @@ class BiC(OldNetwork, Rehearsal):
         pool = super().training_indices(task)
         labels = self.data.labels_of("train", pool)
         generator = numpy_generator(self.config.torch_seed, "bic", task)
-        return np.sort(np.concatenate([generator.permutation(pool[labels == c])[:count] for c in range(self.data.classes_upto(task))]))
+        return np.sort(np.concatenate([generator.permutation(pool[labels == c])[:count] for c in range(self.stream.classes_upto(task))]))
 
     def training_indices(self, task: int) -> np.ndarray:
         return np.setdiff1d(super().training_indices(task), self.validation)
@@ -63,19 +74,19 @@ class BiC(OldNetwork, Rehearsal):
         return loss, logits, labels
 
     def old_logits(self, images: Tensor) -> Tensor:
-        return correct(super().old_logits(images), self.data.classes_before(self.task - 1), *self.old_correction)
+        return correct(super().old_logits(images), self.stream.classes_before(self.task - 1), *self.old_correction)
 
     def end_task(self, task: int, monitor: Monitor) -> None:
         if task > 0:
             with monitor.stage("statistics"):
                 features, labels = self.extract_images(self.validation)
                 logits = self.net.classify(features).detach()
-                self.correction = fit_correction(logits, labels, self.data.classes_before(task))
+                self.correction = fit_correction(logits, labels, self.stream.classes_before(task))
                 monitor.log(f"bias correction on {len(labels)} images: alpha {self.correction[0]:.3f}, beta {self.correction[1]:.3f}")
         super().end_task(task, monitor)
 
     def scores(self, features: Tensor) -> Tensor:
-        return correct(super().scores(features), self.data.classes_before(self.task), *self.correction)
+        return correct(super().scores(features), self.stream.classes_before(self.task), *self.correction)
 
     def extra_state(self) -> dict[str, Tensor]:
         return {**super().extra_state(), "correction": torch.tensor(self.correction, dtype=torch.float64)}

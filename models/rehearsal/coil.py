@@ -23,18 +23,29 @@ from collections.abc import Iterable
 import numpy as np
 import ot
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from convs.network import IncrementalNet
-from models.all_heads import OldNetwork
-from models.rehearsal.memory import Rehearsal, exemplar_means
+from models.all_heads import DistillationSettings, OldNetwork
+from models.registry import learner
+from models.rehearsal.memory import Rehearsal, RehearsalSettings, exemplar_means
 from utils.formulas.losses import distillation
 
 FADE_EPOCHS = 2  # the prospective loss has the weight max(0, 1 - (e / 2)^2)
 
 
+class COILSettings(DistillationSettings, RehearsalSettings):
+    """Distillation and transport."""
+
+    coil_sinkhorn: float = Field(0.464, gt=0.0, description="COIL: entropic regularisation of optimal transport (PyCIL)")
+    coil_weight: float = Field(1e-3, ge=0.0, description="COIL: weight of both transport losses (PyCIL)")
+
+
+@learner("coil")
 class COIL(OldNetwork, Rehearsal):
+    Settings = COILSettings
     title = "COIL"
 
     def __init__(self, *args, **kwargs) -> None:
@@ -53,7 +64,7 @@ class COIL(OldNetwork, Rehearsal):
 
     def class_means(self, task: int) -> tuple[Tensor, Tensor]:
         """Means of the old classes (K_old, D), from the memory, and of the new ones (C_t, D), under the current network."""
-        first, last = self.data.classes_before(task), self.data.classes_upto(task)
+        first, last = self.stream.classes_before(task), self.stream.classes_upto(task)
         stored = self.extract_images(self.memory)
         new, labels = self.extract_images(self.data.task_indices("train", task))
         return exemplar_means(*stored, first), exemplar_means(new, labels - first, last - first)

@@ -16,42 +16,54 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.rehearsal.memory import Rehearsal
+from models.registry import learner
+from models.rehearsal.memory import Rehearsal, RehearsalSettings
+from models.stage1 import Batch
 from utils.rng import numpy_generator, seed_of
 from utils.run.monitor import Monitor
 
-Replayed = tuple[Tensor, Tensor, Tensor]  # images, labels, positions in the reservoir
+
+class DERppSettings(RehearsalSettings):
+    """Weights of what is replayed."""
+
+    derpp_alpha: float = Field(0.2, ge=0.0,
+        description="DER++: weight of the stored logits (Buzzega et al. 2020, CIFAR-10, 500 images)")
+    derpp_beta: float = Field(0.5, ge=0.0, description="DER++: weight of the stored labels (same source)")
 
 
+@learner("derpp")
 class DERpp(Rehearsal):
+    Settings = DERppSettings
     title = "DER++"
 
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
         device = self.fabric.device
-        self.logits = torch.zeros(0, self.data.num_classes, device=device)  # (M, all classes) when stored, 0 beyond `known`
+        self.logits = torch.zeros(0, self.stream.num_classes, device=device)  # (M, all classes) when stored, 0 beyond `known`
         self.known = torch.zeros(0, dtype=torch.long, device=device)  # (M,) classes seen when stored
-        self.replays: Iterator[tuple[Replayed, Replayed]] = iter(())  # the epoch's replayed batches
-        self.parts: Iterator[tuple[Replayed, Replayed]] = iter(())  # the step's, in `accumulate` parts
 
     @property
     def capacity(self) -> int:
         c = self.config
-        return c.memory_per_class * self.data.num_classes if c.fixed_memory else c.memory_size
+        return c.memory_per_class * self.stream.num_classes if c.fixed_memory else c.memory_size
 
     def training_indices(self, task: int) -> np.ndarray:
         return self.data.task_indices("train", task)
 
-    def training_batches(self, task: int, epoch: int) -> Iterable[tuple[Tensor, Tensor]]:
-        both = (self.replayed(task, epoch, what) for what in ("logits", "labels"))
-        self.replays = zip(*both, strict=True) if len(self.memory) else iter(())
-        return super().training_batches(task, epoch)
+    def training_batches(self, task: int, epoch: int) -> Iterable[Batch]:
+        """New images and labels; once the reservoir holds something also x', its places in the reservoir, x'' and y''."""
+        new = super().training_batches(task, epoch)
+        if not len(self.memory):
+            return new
+        return ((images, labels, dark, places, seen, seen_labels) for (images, labels), (dark, _, places), (seen, seen_labels, _)
+                in zip(new, self.replayed(task, epoch, "logits"), self.replayed(task, epoch, "labels"), strict=True))
 
-    def replayed(self, task: int, epoch: int, what: str) -> Iterator[Replayed]:
-        """An epoch's batches from the reservoir: images, labels and positions in the reservoir.
+    def replayed(self, task: int, epoch: int, what: str) -> Iterator[Batch]:
+        """An epoch's batches from the reservoir: images, labels and places in the reservoir.
 
         As many as the task has new images, so that both are cut alike into batches, processes and parts.
         """
@@ -61,24 +73,16 @@ class DERpp(Rehearsal):
         seed = seed_of(c.torch_seed, "derpp order", what, task, epoch)
         batches = self.data.batches("train", indices=self.memory[drawn], batch_size=c.batch_size, augment=True, shuffle_seed=seed)
         slices = self.data.batch_members(drawn, batch_size=c.batch_size, shuffle_seed=seed)
-        for (images, labels), positions in zip(batches, slices, strict=True):
-            yield images, labels, torch.from_numpy(positions)
+        for (images, labels), places in zip(batches, slices, strict=True):
+            yield images, labels, torch.from_numpy(places)
 
-    def backward_batch(self, module: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        replay = next(self.replays, None)
-        if replay is not None:
-            cut = [list(zip(*(tensor.chunk(self.config.accumulate) for tensor in batch), strict=True)) for batch in replay]
-            self.parts = zip(*cut, strict=True)
-        return super().backward_batch(module, images, labels)
-
-    def training_loss(self, module: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        replay = next(self.parts, None)
-        if replay is None or not len(replay[0][0]):  # nothing stored yet, or nothing of this batch for this process
+    def training_loss(self, module: nn.Module, images: Tensor, labels: Tensor, *replayed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        if not replayed:  # nothing stored yet, or nothing of this batch for this process
             return super().training_loss(module, images, labels)
-        (dark, _, positions), (seen, seen_labels, _) = self.fabric.to_device(replay)
+        dark, places, seen, seen_labels = replayed
         n, m = len(images), len(dark)
         logits = module(torch.cat([images, dark, seen]))  # one pass: (N + M + M, K)
-        loss = derpp_loss(logits[:n], labels, logits[n:n + m], self.logits[positions], self.known[positions], logits[n + m:], seen_labels,
+        loss = derpp_loss(logits[:n], labels, logits[n:n + m], self.logits[places], self.known[places], logits[n + m:], seen_labels,
                           self.config.derpp_alpha, self.config.derpp_beta)
         return loss, logits[:n], labels
 
@@ -102,7 +106,7 @@ class DERpp(Rehearsal):
         with torch.no_grad():
             logits = self.net.classify(self.extract_images(self.memory[where])[0])  # (n, K)
         where_on_device = torch.from_numpy(where).to(logits.device)
-        self.logits[where_on_device] = F.pad(logits, (0, self.data.num_classes - logits.shape[1]))
+        self.logits[where_on_device] = F.pad(logits, (0, self.stream.num_classes - logits.shape[1]))
         self.known[where_on_device] = logits.shape[1]
 
     def end_task(self, task: int, monitor: Monitor) -> None:

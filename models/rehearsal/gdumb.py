@@ -14,12 +14,14 @@ from collections.abc import Sequence
 import numpy as np
 from torch import nn
 
+from models.registry import learner
 from models.rehearsal.memory import Rehearsal
 from utils.formulas.schedules import cosine
 from utils.rng import numpy_generator
 from utils.run.monitor import Monitor
 
 
+@learner("gdumb")
 class GDumb(Rehearsal):
     title = "GDumb"
 
@@ -38,7 +40,7 @@ class GDumb(Rehearsal):
     def sample(self, task: int) -> None:
         generator = numpy_generator(self.config.torch_seed, "gdumb", task)
         stream = generator.permutation(self.data.task_indices("train", task))
-        capacity = self.images_per_class(task) * self.data.classes_upto(task) if self.config.fixed_memory else self.config.memory_size
+        capacity = self.images_per_class(task) * self.stream.classes_upto(task) if self.config.fixed_memory else self.config.memory_size
         stored = [(int(i), int(c)) for i, c in zip(self.memory, self.data.labels_of("train", self.memory), strict=True)]
         arriving = [(int(i), int(c)) for i, c in zip(stream, self.data.labels_of("train", stream), strict=True)]
         self.memory = np.array([i for i, _ in greedy_sampler(stored, arriving, capacity, generator)], dtype=np.int64)
@@ -50,7 +52,7 @@ class GDumb(Rehearsal):
         return cosine(base_lr, epoch, self.config.epochs)
 
     def planned_images(self, task: int, new: float) -> float:
-        return self.images_per_class(task) * self.data.classes_upto(task)
+        return self.images_per_class(task) * self.stream.classes_upto(task)
 
     def end_task(self, task: int, monitor: Monitor) -> None:
         """The memory is filled before training; nothing follows."""

@@ -18,24 +18,30 @@ from collections.abc import Iterable
 import numpy as np
 import quadprog
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
-from models.rehearsal.memory import Rehearsal
+from models import stage1
+from models.registry import learner
+from models.rehearsal.memory import Rehearsal, RehearsalSettings
 from utils.rng import numpy_generator, seed_of
 
 RIDGES = (1e-9, 1e-6, 1e-3, 1.0)  # on the dual's diagonal, relative to its mean: parallel gradients make it singular
 
 
+class GEMSettings(RehearsalSettings):
+    """The bound on a step."""
+
+    gem_margin: float = Field(0.5, ge=0.0,
+        description="GEM: gamma, least weight of each old task's gradient (Lopez-Paz and Ranzato 2017)")
+    gem_images: int = Field(256, ge=1,
+        description="GEM: stored images per old task and step (paper: 256 memories per task, all of them)")
+
+
+@learner("gem")
 class GEM(Rehearsal):
+    Settings = GEMSettings
     title = "GEM"
-
-    def __init__(self, *args, **kwargs) -> None:
-        super().__init__(*args, **kwargs)
-        self.step = 0  # of the epoch; names the stream that draws from the memory
-
-    def training_batches(self, task: int, epoch: int) -> Iterable[tuple[Tensor, Tensor]]:
-        self.step = 0
-        return super().training_batches(task, epoch)
 
     def training_indices(self, task: int) -> np.ndarray:
         """The new images alone: old ones bound the step, they are not fitted."""
@@ -43,7 +49,7 @@ class GEM(Rehearsal):
 
     def planned_images(self, task: int, new: float) -> float:
         c = self.config
-        stored = [self.images_per_class(task - 1) * self.data.task_sizes[earlier] for earlier in range(task)]
+        stored = [self.images_per_class(task - 1) * self.stream.task_sizes[earlier] for earlier in range(task)]
         return new + math.ceil(new / c.batch_size) * sum(min(count, c.gem_images) for count in stored)
 
     def after_backward(self, module: nn.Module) -> None:
@@ -54,11 +60,10 @@ class GEM(Rehearsal):
             for earlier in range(self.task):
                 old[earlier] = self.memory_gradient(module, parameters, earlier)
             write_gradients(parameters, project(gradient, old, self.config.gem_margin))
-        self.step += 1
 
     def memory_gradient(self, module: nn.Module, parameters: list[nn.Parameter], earlier: int) -> Tensor:
         """Gradient (P,) of the loss on the memory of task `earlier`."""
-        stored = self.memory[self.data.task_of_class[self.data.labels_of("train", self.memory)] == earlier]
+        stored = self.memory[self.stream.task_of_class[self.data.labels_of("train", self.memory)] == earlier]
         stream = (self.config.torch_seed, "gem", self.task, self.epoch, self.step, earlier)
         drawn = numpy_generator(*stream).permutation(stored)[: self.config.gem_images]
         if not len(drawn):  # a task whose classes have no images asks for nothing
@@ -66,7 +71,7 @@ class GEM(Rehearsal):
         # One batch; shuffling it costs nothing and gives every process a slice of it.
         whole = {"indices": drawn, "batch_size": len(drawn), "augment": False, "shuffle_seed": seed_of(*stream)}
         for images, labels in self.data.batches("train", **whole):
-            self.backward_batch(module, *self.fabric.to_device((images, labels)))
+            stage1.backward_batch(self, module, self.fabric.to_device((images, labels)))
         return read_gradients(parameters)
 
 

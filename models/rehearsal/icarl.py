@@ -16,9 +16,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.all_heads import OldNetwork
+from models.registry import learner
 from models.rehearsal.memory import Rehearsal, exemplar_means
 
 
+@learner("icarl")
 class ICaRL(OldNetwork, Rehearsal):
     title = "iCaRL"
 
@@ -34,7 +36,7 @@ class ICaRL(OldNetwork, Rehearsal):
     def update_memory(self, task: int) -> None:
         super().update_memory(task)
         features, labels = self.extract_images(self.memory)
-        self.class_means = exemplar_means(features, labels, self.data.classes_upto(task))
+        self.class_means = exemplar_means(features, labels, self.stream.classes_upto(task))
 
     def scores(self, features: Tensor) -> Tensor:
         """Minus the distance to each class's mean exemplar (N, K), both of length 1."""

@@ -8,8 +8,10 @@ Differs from ER: several epochs per task and a memory by herding instead of one 
 
 from __future__ import annotations
 
+from models.registry import learner
 from models.rehearsal.memory import Rehearsal
 
 
+@learner("replay")
 class Replay(Rehearsal):
     title = "Replay"

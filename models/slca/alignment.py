@@ -7,16 +7,48 @@ matrix product whatever the number of tasks.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from utils.config import Strict
+from utils.errors import UserError
 from utils.machine.device import fuses_sgd
+from utils.run.interrupt import check_stop
 
 NORM_EPS = 1e-7  # release: added to each task's logit norm
+FLOAT_BYTES = 4  # of a drawn number
+
+
+class AlignmentSettings(Strict):
+    """Stage 2."""
+
+    ca_epochs: int = Field(5, ge=0, le=100_000, description="epochs of alignment; 0 switches it off")
+    ca_lr: float | None = Field(None, gt=0.0, le=100.0, description="learning rate of alignment; default lr")
+    ca_samples: int = Field(256, ge=1, description="features drawn per class and epoch")
+    ca_batch_size: int = Field(256, ge=1, description="features per step")
+    ca_mean_decay: float = Field(0.1, ge=0.0, le=1.0,
+        description="how much the oldest means shrink: m_c = (1 - d + d (t_c + 1)/(T + 1)) mu_c")
+    ca_with_logit_norm: float | None = Field(None,
+        description="temperature tau of logit normalisation (0.1; Cars-196 0.05); missing or <= 0: off")
+    ca_memory_gb: float = Field(4.0, gt=0.0, le=100_000.0,
+        description="GiB that one epoch's drawn features may take; beyond it they are drawn in rounds of "
+        "fewer per class (4 holds 5,461 classes of 256 x 768)")
+    ca_eval: bool = Field(False, description="also report the test accuracy after every epoch of alignment")
+    save_before_ca: bool = Field(False,
+        description="also write the network before each alignment, <run>/seed<N>/..._before_ca_<task>")
+    ca_start: Literal["local", "aligned"] = Field("local",
+        description="heads that alignment starts from: as stage 1 left them (the papers), or as "
+        "the alignment before left them")
+    compat: Literal["none", "release"] = Field("none",
+        description="'release' reproduces its arithmetic where it is wrong (task of a class = class // last task's "
+                    "size)")
 
 
 def task_indicator(head_sizes: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
@@ -87,6 +119,7 @@ class Alignment:
 
     def step(self, features: Tensor, labels: Tensor) -> Tensor:
         """One step of SGD; returns the detached loss before it."""
+        check_stop()
         loss = self.loss(features, labels)
         self.optimizer.zero_grad()
         loss.backward()
@@ -96,3 +129,19 @@ class Alignment:
     def finish(self) -> None:
         """Write the aligned weights into the heads; may be called after every epoch."""
         self.fused.copy_to(self.heads)
+
+
+def samples_per_round(settings: AlignmentSettings, classes: int, dim: int) -> list[int]:
+    """Samples of each class per round, `ca_samples` in all: one round where all features drawn fit `ca_memory_gb`."""
+    samples = settings.ca_samples
+    needed = classes * samples * dim * FLOAT_BYTES
+    rounds = min(max(math.ceil(needed / (settings.ca_memory_gb * 2**30)), 1), samples)
+    return [samples * (r + 1) // rounds - samples * r // rounds for r in range(rounds)]
+
+
+def refuse_bad_loss(loss: float, task: int, epoch: int) -> None:
+    """Raises UserError for a loss that is no number or infinite."""
+    if not math.isfinite(loss):
+        raise UserError(f"the loss became {loss} in the alignment of task {task + 1}, epoch {epoch + 1}. Likely settings: ca_lr (or lr) "
+                        "too high, ca_with_logit_norm too near 0, or ca_ridge too large. The last good checkpoint is kept; change the "
+                        "setting and start a new run.")

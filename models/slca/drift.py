@@ -12,13 +12,34 @@ patches shuffled) show the backbone more than the new classes. Ideas: SDC (arXiv
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal
 
 import torch
 from lightning_fabric import Fabric
+from pydantic import Field
 from torch import Tensor
+
+from utils.config import Strict
 
 SHUFFLE_GRID = 4  # patches per side that `shuffle_patches` permutes
 RHO = {True: 0.01, False: 0.1}  # with anchors, without; chosen on validation data by the prototype, see docs/beyond.md
+
+
+class DriftSettings(Strict):
+    """Whether and how old statistics follow the backbone."""
+
+    drift: Literal["none", "linear"] = Field("none",
+        description="linear: old statistics follow the backbone by a linear map fitted on the new images")
+    drift_anchors: bool = Field(True,
+        description="fit the map on four altered copies of each image too (mirrored, turned twice, shuffled)")
+    drift_rho: float | None = Field(None, ge=0.0,
+        description="ridge of the map, as a share of the features' mean square; default 0.01 with anchors, 0.1 "
+                    "without")
+
+    @property
+    def rho(self) -> float:
+        """`drift_rho`, or its default."""
+        return RHO[self.drift_anchors] if self.drift_rho is None else self.drift_rho
 
 
 class DriftSums:
@@ -46,6 +67,12 @@ class DriftSums:
         if not self.cross.any():
             return identity
         return identity + torch.linalg.solve(self.gram + rho * self.gram.trace() / dim * identity, self.cross)
+
+
+def distance_from_identity(operator: Tensor) -> float:
+    """|W - I| / |I| in the Frobenius norm: 0 where the backbone did not move."""
+    identity = torch.eye(len(operator), dtype=operator.dtype, device=operator.device)
+    return (torch.linalg.matrix_norm(operator - identity) / len(operator) ** 0.5).item()
 
 
 def with_anchors(images: Tensor, generator: torch.Generator) -> Iterator[Tensor]:

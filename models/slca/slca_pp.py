@@ -10,13 +10,17 @@ Differs from the authors' release: the heads' scales are in the checkpoint; T - 
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
+from convs.backbones import Backbone
 from convs.lora import add_lora
-from models.slca.slca import SLCA
+from models.registry import learner
+from models.slca.slca import SLCA, SLCASettings
+from utils.errors import UserError
 from utils.formulas.losses import symmetric_cross_entropy
 from utils.formulas.schedules import cosine
 from utils.run.monitor import Monitor
@@ -25,13 +29,31 @@ TRAINED_WORDS = ("lora_", "norm", "bias", "cls_token")
 SCALE_NOISE = 0.02  # width of u's uniform noise; fixed, it does not follow fc_scale_mu
 
 
+class SLCAPlusPlusSettings(SLCASettings):
+    """What SLCA++ adds."""
+
+    lora_rank: int = Field(4, ge=1, description="rank of the LoRA factors")
+    lora_scale: float = Field(0.8, gt=0.0, description="W + lora_scale B A")
+    lora_targets: list[Literal["qkv", "fc1", "fc2"]] = Field(default_factory=lambda: ["qkv"], min_length=1,
+        description="layers with LoRA: ['qkv'] is what the release trains; the paper describes qkv, fc1, fc2")
+    lora_lrscale_first: float = Field(0.5, ge=0.0,
+        description="LoRA's learning rate in the first task as a multiple of lr; later bcb_lrscale")
+    sce_a: float = Field(1.0, ge=0.0, description="weight of the cross-entropy")
+    sce_b: float = Field(0.1, ge=0.0, description="weight of the reverse cross-entropy")
+    fc_scale_mu: float = Field(0.02, ge=0.0, description="feature scaling per task of age")
+
+
+@learner("slca_pp")
 class SLCAPlusPlus(SLCA):
+    Settings = SLCAPlusPlusSettings
     title = "SLCA++"
     defaults: ClassVar = {"bcb_lrscale": 0.1}
 
-    def __init__(self, config, data, net, fabric) -> None:
-        add_lora(net.backbone.model, config.lora_rank, config.lora_scale, config.lora_targets)
-        super().__init__(config, data, net, fabric)
+    def prepare_backbone(self, backbone: Backbone) -> Backbone:
+        if self.config.lora_scale > torch.finfo(torch.float32).max:
+            raise UserError(f"lora_scale: got {self.config.lora_scale}, allowed: up to 3.4e+38, the largest float32")
+        add_lora(backbone.model, self.config.lora_rank, self.config.lora_scale, self.config.lora_targets)
+        return backbone
 
     # Stage 1: Hybrid Slow Learner ----------------------------------------------------------------------------
 
@@ -41,9 +63,9 @@ class SLCAPlusPlus(SLCA):
     def parameter_groups(self, task: int) -> list[dict[str, Any]]:
         c = self.config
         lora_scale = c.lora_lrscale_first if task == 0 else c.bcb_lrscale
-        return [*self.backbone_groups(c.lr * lora_scale, lambda name: "lora_" in name),
+        return [*self.backbone_groups(c.lr * lora_scale, lambda name: "lora_" in name, "lora"),
                 *self.backbone_groups(c.lr * c.bcb_lrscale, lambda name: "lora_" not in name),
-                {"params": list(self.net.heads[task].parameters()), "lr": c.lr}]
+                {"params": list(self.net.heads[task].parameters()), "lr": c.lr, "name": "head"}]
 
     def learning_rate(self, base_lr: float, epoch: int) -> float:
         """Cosine to one floor for all groups; the milestones' number alone plays a part, as in the release."""

@@ -11,12 +11,14 @@ from torch import Tensor
 
 from convs.backbones import build_backbone
 from convs.network import IncrementalNet
-from models import learner_class, resolve_config, resolve_name
 from models.base import FLOAT_BYTES, BaseLearner
-from models.tools.build import backbone_entry
-from utils.config import Config
-from utils.data.data_manager import DataManager
-from utils.data.registry import count_images, dataset_info
+from models.registry import learner_class, resolve_config
+from models.tools.build import backbone_entry, check_images_fit
+from utils.config import Config, MethodSettings
+from utils.data.check import check_data
+from utils.data.registry import dataset_info
+from utils.data.stream import TaskStream
+from utils.methods import resolve_name
 
 META = torch.device("meta")
 SGD_COPIES = 3  # of each trained parameter: itself, its gradient, its momentum
@@ -54,12 +56,13 @@ def describe_run(config: Config, name: str = "") -> str:
     """The dry run's text: settings, tasks, parameters, memory.
 
     Raises:
-        UserError: the config asks for tasks or a backbone that cannot be.
+        UserError: the data are there but wrong, or the config asks for tasks or a backbone that cannot be.
     """
     config = resolve_config(config)
-    plan = DataManager.plan(config, config.seeds[0])
-    learner = shape_learner(config, plan)
-    train_images, _ = count_images(config.dataset, config.data_root)
+    data = check_data(config)
+    stream, train_images = data.stream, data.train_images
+    check_images_fit(config)
+    learner = shape_learner(config, stream)
     numbers, estimate = count_parameters(learner), estimate_memory(config, learner, train_images)
     info = dataset_info(config.dataset, config.data_root)
     at_once = math.ceil(config.batch_size / config.accumulate)
@@ -67,8 +70,9 @@ def describe_run(config: Config, name: str = "") -> str:
     return "\n".join([
         f"{name or config.model_name}: {learner.title} ({resolve_name(config.model_name)}) on {info.name}, dry run",
         "", "settings", json.dumps(config.model_dump(mode="json"), indent=2),
-        "", f"tasks: {plan.num_classes} classes in {plan.num_tasks} tasks of {_sizes(plan.task_sizes)}; {images} training images; "
+        "", f"tasks: {stream.num_classes} classes in {stream.num_tasks} tasks of {_sizes(stream.task_sizes)}; {images} training images; "
         f"{len(config.seeds)} seed(s)",
+        *([f"data, not on this machine: {data.missing}"] if data.missing else []),
         f"parameters: {numbers['all']:,} in all, {numbers['trained_backbone']:,} trained in the backbone, "
         f"{numbers['trained_heads']:,} trained in the heads",
         f"memory, estimated: {_gib(estimate.total)} = {_gib(estimate.parameters)} weights, gradients and momentum + "
@@ -77,28 +81,35 @@ def describe_run(config: Config, name: str = "") -> str:
     ])
 
 
-def shape_learner(config: Config, plan) -> BaseLearner:
+@dataclass(frozen=True)
+class _NoImages:
+    """Stands where a learner expects its data: tasks alone."""
+
+    stream: TaskStream
+
+
+def shape_learner(config: MethodSettings, stream: TaskStream) -> BaseLearner:
     """The learner with all its heads, on the meta device."""
     backbone = build_backbone(backbone_entry(config), pretrained=False, reset_norm=config.reset_norm, pool=config.pool, device="meta")
     net = IncrementalNet(backbone)
-    learner = learner_class(config.model_name)(config, plan, net, _Shapes())
+    learner = learner_class(config.model_name)(config, _NoImages(stream), net, _Shapes())
     if learner.has_heads:
-        for size in plan.task_sizes:
+        for size in stream.task_sizes:
             net.add_head(size)
     return learner
 
 
-def estimate_memory(config: Config, learner: BaseLearner, train_images: int | None) -> Estimate:
+def estimate_memory(config: MethodSettings, learner: BaseLearner, train_images: int | None) -> Estimate:
     """Bytes of parameters, activations and statistics; the allocator's and the library's own needs come on top."""
     numbers = count_parameters(learner)
     trained = numbers["trained_backbone"] + max(learner.net.head_sizes, default=0) * learner.net.backbone.dim
     parameters = FLOAT_BYTES * (numbers["all"] + (SGD_COPIES - 1) * trained)
-    classes = learner.data.num_classes
+    classes = learner.stream.num_classes
     statistics = learner.planned_statistics(classes, None if train_images is None else train_images // classes)
     return Estimate(parameters, _activation_bytes(config, learner), statistics)
 
 
-def _activation_bytes(config: Config, learner: BaseLearner) -> int:
+def _activation_bytes(config: MethodSettings, learner: BaseLearner) -> int:
     """What autograd saves in one forward pass of one image, counted on the meta device, times the images of a batch's part."""
     backbone = learner.net.backbone
     own = {p.untyped_storage()._cdata for p in backbone.parameters()}

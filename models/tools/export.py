@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from convs.lora import merge_lora
-from models.tools.predict import TrainedLearner, add_run_arguments, load_learner
+from models.tools.predict import TrainedLearner, load_learner
 from utils.errors import UserError
 from utils.files import write_atomic
 from utils.rng import torch_generator
@@ -31,8 +31,8 @@ class Classifier(nn.Module):
     def __init__(self, trained: TrainedLearner) -> None:
         super().__init__()
         self.net = merge_lora(trained.learner.net)
-        self.register_buffer("mean", torch.tensor(trained.stream.mean).view(1, -1, 1, 1))
-        self.register_buffer("std", torch.tensor(trained.stream.std).view(1, -1, 1, 1))
+        self.register_buffer("mean", torch.tensor(trained.format.mean).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(trained.format.std).view(1, -1, 1, 1))
         self._learner = copy.copy(trained.learner)  # same statistics, merged network
         self._learner.net = self.net
 
@@ -41,19 +41,11 @@ class Classifier(nn.Module):
         return learner.fold_domains(learner.scores(learner.features((pixels - self.mean) / self.std)))
 
 
-def export_arguments(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="main.py export",
-                                     description="Write a trained run as one program: FILE.pt2 (torch.export) or FILE.onnx.")
-    add_run_arguments(parser)
-    parser.add_argument("file", type=Path, metavar="FILE", help="ends in .pt2 or .onnx")
-    return parser.parse_args(argv)
-
-
 def export_run(arguments: argparse.Namespace) -> None:
     """Export, compare with the run's own scores, write. Raises UserError."""
     trained = load_learner(arguments.run, seed=arguments.seed, after_task=arguments.after_task, device="cpu")
     difference = export(trained, arguments.file)
-    print(f"{arguments.file}: input (N, {trained.stream.channels}, {trained.stream.image_size}, {trained.stream.image_size}) float32 "
+    print(f"{arguments.file}: input (N, {trained.format.channels}, {trained.format.image_size}, {trained.format.image_size}) float32 "
           f"pixels in [0, 1], output scores; largest difference from the run's {difference:.1e}")
 
 
@@ -65,8 +57,8 @@ def export(trained: TrainedLearner, file: Path) -> float:
     """
     if file.suffix not in (".pt2", ".onnx"):
         raise UserError(f"export: got the file {file}, allowed: a name that ends in .pt2 (torch.export) or .onnx")
-    stream = trained.stream
-    pixels = torch.rand(SAMPLES, stream.channels, stream.image_size, stream.image_size, generator=torch_generator("export"))
+    form = trained.format
+    pixels = torch.rand(SAMPLES, form.channels, form.image_size, form.image_size, generator=torch_generator("export"))
     module = Classifier(trained).eval()
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns about its own internals
@@ -90,8 +82,8 @@ def export(trained: TrainedLearner, file: Path) -> float:
 
 def _facts(trained: TrainedLearner) -> str:
     classes = trained.stream.label_period or trained.stream.classes_upto(trained.learner.task)
-    return json.dumps({"classes": [trained.class_name(c) for c in range(classes)], "image_size": trained.stream.image_size,
-                       "channels": trained.stream.channels}, ensure_ascii=False)
+    return json.dumps({"classes": [trained.class_name(c) for c in range(classes)], "image_size": trained.format.image_size,
+                       "channels": trained.format.channels}, ensure_ascii=False)
 
 
 def _pt2(program: torch.export.ExportedProgram, pixels: Tensor, facts: str) -> tuple[bytes, Tensor]:

@@ -22,12 +22,12 @@ from torch import Tensor
 
 from convs.network import IncrementalNet
 from convs.weights import tensors_sha256
-from models import learner_class
 from models.base import BaseLearner
+from models.registry import learner_class, resolve_config
 from models.tools.build import make_backbone
-from utils.config import Config, parse_config
+from utils.config import MethodSettings, parse_config
 from utils.data.folders import image_files
-from utils.data.stream import Stream
+from utils.data.stream import InputFormat, StoredData
 from utils.errors import UserError
 from utils.files import write_atomic
 from utils.images.store import read_image
@@ -54,9 +54,9 @@ class Predictions:
 class TrainedLearner:
     """A learner as one of a run's checkpoints holds it, with what it needs to know about images and classes."""
 
-    def __init__(self, learner: BaseLearner, stream: Stream, batch_size: int) -> None:
-        self.learner, self.stream, self.batch_size = learner, stream, batch_size
-        self.transform = stream.transform()
+    def __init__(self, learner: BaseLearner, inputs: InputFormat, batch_size: int) -> None:
+        self.learner, self.stream, self.format, self.batch_size = learner, learner.stream, inputs, batch_size
+        self.transform = inputs.transform()
 
     @torch.inference_mode()
     def predict(self, images: ImagesIn, top_k: int = 5) -> Predictions:
@@ -109,7 +109,7 @@ def load_learner(run: str | Path, *, seed: int | None = None, after_task: int | 
     """
     folder = Path(run)
     found = RunFolder(folder) if (folder / "run.json").is_file() else RunFolder.newest(folder)
-    config = parse_config({**found.status().get("config", {}), "device": device}, source=str(found.path / "run.json"))
+    config = resolve_config(parse_config({**found.status().get("config", {}), "device": device}, source=str(found.path / "run.json")))
     if seed is not None and seed not in config.seeds:
         raise UserError(f"seed: got {seed}, allowed: {', '.join(map(str, config.seeds))}, the seeds of {found.path}")
     for number in config.seeds if seed is None else [seed]:
@@ -121,20 +121,19 @@ def load_learner(run: str | Path, *, seed: int | None = None, after_task: int | 
                     "(keep_checkpoints must not be 'none', and 'all' keeps every task's)")
 
 
-def _restore(config: Config, checkpoint: Checkpoint, where: Path) -> TrainedLearner:
+def _restore(config: MethodSettings, checkpoint: Checkpoint, where: Path) -> TrainedLearner:
     """The learner of a checkpoint. Pre-trained weights are read only where part of them stayed frozen."""
     if checkpoint.meta["base_sha256"] == NOTHING_FROZEN:
         config = config.model_copy(update={"pretrained": False})
     on_cpu = parse_device(config.device)[0] == "cpu"
     fabric = make_fabric(config.device, "32-true" if on_cpu and config.precision == "16-mixed" else config.precision)
-    stream = Stream(**checkpoint.meta["stream"])
-    learner = learner_class(config.model_name)(config, stream, IncrementalNet(make_backbone(config)), fabric)
-    backbone = learner.net.backbone
-    check_base_weights(checkpoint, tensors_sha256(learner.frozen_state().items()), where, backbone.weights["source"])
+    data = StoredData.from_json(checkpoint.meta["data"])
+    learner = learner_class(config.model_name)(config, data, IncrementalNet(make_backbone(config)), fabric)
+    check_base_weights(checkpoint, learner.untrained_sha256(checkpoint.weights), where, learner.net.backbone.weights["source"])
     learner.load_network_state(checkpoint.weights, checkpoint.task)
     learner.load_extra_state({name: tensor.to(fabric.device) for name, tensor in checkpoint.state.items()})
     learner.net.eval()
-    return TrainedLearner(learner, stream, config.test_batch_size or config.batch_size)
+    return TrainedLearner(learner, data.inputs, config.test_batch_size or config.batch_size)
 
 
 def _stacked(images: np.ndarray | Tensor) -> Tensor:
@@ -156,23 +155,6 @@ def _pixels(image: str | Path | Image.Image | np.ndarray) -> Tensor:
 
 
 # Command line --------------------------------------------------------------------------------------------------
-
-
-def predict_arguments(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="main.py predict", description="Classify a folder of images with a trained run.")
-    add_run_arguments(parser)
-    parser.add_argument("images", type=Path, metavar="FOLDER", help="folder of images (sub-folders too), or one image")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1")
-    parser.add_argument("--top", type=int, default=5, metavar="K", help="classes per image (default: 5)")
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="default: predictions.csv in RUN")
-    return parser.parse_args(argv)
-
-
-def add_run_arguments(parser: argparse.ArgumentParser) -> None:
-    """RUN and which of its checkpoints."""
-    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a run, or of an experiment (its newest run)")
-    parser.add_argument("--seed", type=int, help="which of the run's seeds (default: the first)")
-    parser.add_argument("--after_task", type=int, metavar="N", help="the checkpoint after task N instead of the newest")
 
 
 def predict_folder(arguments: argparse.Namespace) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from itertools import accumulate
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,14 +16,17 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from convs.backbones import find_weights
-from models import resolve_config
+from models import stage1
 from models.base import BaseLearner
-from models.slca.alignment import Alignment
+from models.registry import resolve_config
+from models.slca.alignment import Alignment, samples_per_round
 from models.slca.slca import SLCA
 from models.tools.build import backbone_entry, make_learner
 from models.tools.dry_run import shape_learner
 from utils.config import Config
 from utils.data.data_manager import DataManager
+from utils.data.notes import told_before
+from utils.data.places import home_expanded
 from utils.data.registry import count_images, dataset_info
 from utils.errors import UserError
 from utils.machine.device import make_fabric
@@ -58,15 +60,17 @@ def estimate_time(config: Config) -> str:
     except UserError as error:
         return f"time, not estimated: {error}"
     try:
-        learner, speed, counts = _measure(config, fabric)
+        with told_before():  # by `describe_run`, which reads the data set too
+            learner, speed, counts = _measure(config, fabric)
     except UserError as error:
         why = str(error).splitlines()[0][:120]
-        train_images, test_images = count_images(config.dataset, config.data_root)
+        with told_before():
+            train_images, test_images = count_images(config.dataset, config.data_root)
         if train_images is None:
             return f"time, not estimated: the number of images is not known ({why})"
-        plan = DataManager.plan(config, config.seeds[0])
-        learner = shape_learner(config, plan)
-        share = [size / plan.num_classes for size in plan.task_sizes]
+        stream = DataManager.plan(config, config.seeds[0])
+        learner = shape_learner(config, stream)
+        share = [size / stream.num_classes for size in stream.task_sizes]
         counts = [(train_images * s, (test_images or 0) * sum(share[: t + 1])) for t, s in enumerate(share)]
         speed = _compute(learner, fabric.device, why)
     alignment = _alignment_seconds(learner, sum(train for train, _ in counts), fabric.device)
@@ -105,7 +109,7 @@ def _measure(config: Config, fabric) -> tuple[BaseLearner, Speed, list[tuple[int
 
     test = _per_image(look, batches, fabric.device)
     memory = torch.cuda.max_memory_allocated(fabric.device) if fabric.device.type == "cuda" else None
-    seen = [(data.count("train", t), data.count("test", list(range(t + 1)))) for t in range(data.num_tasks)]
+    seen = [(data.count("train", t), data.count("test", list(range(t + 1)))) for t in range(data.stream.num_tasks)]
     return learner, Speed(train, test, f"measured on {min(BATCHES, len(batches))} batches of {size} on {fabric.device}", memory), seen
 
 
@@ -114,13 +118,13 @@ def _training_seconds(learner: BaseLearner, batches: list) -> float:
     fabric, optimizer = learner.fabric, learner.make_optimizer(0)
     module, optimizer = fabric.setup(learner.training_module(0), optimizer)
     learner.net.train(learner.backbone_trains)
-    return _per_image(lambda some: learner.train_epoch(module, optimizer, some), batches, fabric.device)
+    return _per_image(lambda some: stage1.train_epoch(learner, module, optimizer, some), batches, fabric.device)
 
 
 def _need_files(config: Config) -> None:
     """Raises UserError where a run would first download data or weights."""
     info, entry = dataset_info(config.dataset, config.data_root), backbone_entry(config)
-    if isinstance(config.dataset, str) and info.folder and not (Path(config.data_root) / info.folder).is_dir():
+    if isinstance(config.dataset, str) and info.folder and not (home_expanded(config.data_root) / info.folder).is_dir():
         raise UserError(f"the data are not in {config.data_root}/{info.folder}")
     if config.pretrained and find_weights(entry) is None:
         raise UserError("the weights are not in pretrained/")
@@ -154,7 +158,7 @@ def _alignment_seconds(learner: BaseLearner, train_images: float, device: torch.
 
     Features are drawn from classes of random features, which cost what real ones of as many images do.
     """
-    c, ends = learner.config, list(accumulate(learner.data.task_sizes))
+    c, ends = learner.config, list(accumulate(learner.stream.task_sizes))
     if not isinstance(learner, SLCA) or not learner.aligns or len(ends) == 1:
         return [0.0] * len(ends)
     images = max(round(train_images / ends[-1]), 1)
@@ -174,7 +178,7 @@ def _sample_and_step(learner: SLCA, classes: int, device: torch.device) -> tuple
     gaussians.classes = [gaussians[label % FITTED] for label in range(classes)]
     alignment = Alignment([nn.Linear(learner.net.backbone.dim, classes, device=device)], lr=c.lr, momentum=c.momentum,
                           weight_decay=c.weight_decay, tau=c.ca_with_logit_norm)
-    means, count = gaussians.means(), learner.samples_per_round()[0]
+    means, count = gaussians.means(), samples_per_round(c, classes, learner.net.backbone.dim)[0]
     gaussians.sample(means, count, generator)  # takes the buffers' memory
     _wait(device)
     start = time.perf_counter()

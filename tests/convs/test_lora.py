@@ -97,3 +97,43 @@ def test_lora_fits_other_vits(name):
     model = build_backbone(describe(name), pretrained=False, device="meta").model
     add_lora(model, rank=4, scale=0.8, targets=["qkv", "fc1", "fc2"])
     assert sum(isinstance(module, LoRALinear) for module in model.modules()) == 3 * len(model.blocks)
+
+
+@pytest.mark.parametrize("targets", [["q"], ["k", "v"], ["v", "fc2"]])
+def test_targets_by_name_correct_their_rows_alone(targets):
+    backbone = micro_backbone().eval()
+    plain = backbone.model.blocks[0].attn.qkv.weight.clone()
+    add_lora(backbone.model, rank=3, scale=0.5, targets=targets, start="kaiming", generator=torch.Generator().manual_seed(0))
+    for name, parameter in backbone.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(parameter, std=0.5)
+    merged = merge_lora(backbone)
+    moved = (merged.model.blocks[0].attn.qkv.weight - plain).abs().sum(dim=1).view(3, -1).sum(dim=1) > 0  # q, k, v
+    assert [name for name, moves in zip("qkv", moved.tolist(), strict=True) if moves] == [t for t in targets if len(t) == 1]
+    images = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(merged(images), backbone(images), atol=1e-5, rtol=1e-5)
+    assert torch.equal(backbone.model.blocks[0].attn.qkv.weight, plain)
+
+
+def test_A_starts_as_it_is_told_to():
+    base = nn.Linear(16, 48)
+    bound = 1 / 4  # Kaiming-uniform, a = sqrt 5: 1 / sqrt(in)
+    kaiming = [LoRALinear(base, 4, 1.0, "kaiming", torch.Generator().manual_seed(seed)).lora_A for seed in (0, 0, 1)]
+    assert torch.equal(kaiming[0], kaiming[1]) and not torch.equal(kaiming[0], kaiming[2])
+    assert 0.8 * bound < kaiming[0].abs().max() <= bound
+    assert not LoRALinear(base, 4, 1.0, "zero").lora_A.any()
+    top = LoRALinear(base, 4, 1.0).lora_A
+    torch.testing.assert_close(top @ top.T, torch.eye(4), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("targets", "message"), [
+    (["qkv", "v"], "not both"), (["proj"], "lora_targets: got 'proj', allowed: qkv, q, k, v, fc1, fc2")])
+def test_targets_that_do_not_go_together_are_a_clear_error(targets, message):
+    with pytest.raises(UserError, match=message):
+        add_lora(micro_backbone().model, rank=4, scale=0.8, targets=targets)
+
+
+@pytest.mark.parametrize("targets", [["qkv"], ["q"], ["fc1"]])
+def test_a_rank_above_the_layer_s_smaller_side_is_a_clear_error(targets):
+    with pytest.raises(UserError, match="lora_rank: got 17, allowed: 1 to 16"):
+        add_lora(micro_backbone().model, rank=17, scale=0.8, targets=targets)

@@ -7,7 +7,8 @@ import pytest
 
 from models import learner_class, resolve_config, resolve_name
 from models.tools.dry_run import describe_run
-from utils.config import json_schema, load_config, parse_config, parse_overrides
+from models.tools.schema import json_schema
+from utils.config import load_config, parse_config, parse_overrides
 from utils.errors import UserError
 
 EXPS = Path(__file__).parents[2] / "exps"
@@ -44,7 +45,7 @@ def test_the_exported_schema_is_current():
     for schemas in zip([exported, *exported["$defs"].values()], [current, *current["$defs"].values()], strict=True):
         # How a type is spelt differs between releases of pydantic; names, meanings and defaults do not.
         facts = [{key: (p.get("description"), p.get("default")) for key, p in schema["properties"].items()} for schema in schemas]
-        assert facts[0] == facts[1]
+        assert facts[0] == facts[1], "run `python main.py schema`, which writes exps/schema.json"
 
 
 @pytest.mark.parametrize(("change", "message"), [

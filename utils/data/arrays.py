@@ -17,6 +17,7 @@ from utils.rng import numpy_generator
 
 DIGIT_SIZE = 28  # pixels the 8x8 digits are enlarged to
 SYNTHETIC_CELLS = 4  # a class's pattern is a grid of so many coloured cells a side
+SYNTHETIC_BYTES = 32 * 2**30  # of all images made; they are kept in memory
 SYNTHETIC_NOISE = 25.0  # standard deviation in grey levels
 
 
@@ -73,6 +74,14 @@ def load_digits() -> Splits:
     names = [str(i) for i in range(10)]
     train, test = split_set(ImageSet(large[..., None], digits.target.astype(np.int64)), 0.2, 0, names)
     return train, test, names
+
+
+def check_synthetic(num_classes: int, per_class: int, size: int, channels: int, num_domains: int) -> None:
+    """Raises UserError if so many images would not fit into a usual machine's memory."""
+    needed = num_classes * per_class * num_domains * size * size * channels
+    if needed > SYNTHETIC_BYTES:
+        raise UserError(f"synthetic images: {num_classes * per_class * num_domains:,} of {size} px take {needed / 2**30:,.0f} GiB, "
+                        f"allowed: {SYNTHETIC_BYTES // 2**30} GiB; ask for fewer or smaller ones")
 
 
 def make_synthetic(num_classes: int, train_per_class: int, test_per_class: int, size: int, channels: int,

@@ -1,29 +1,33 @@
-"""The stream of tasks as batches: owns the class order, the task of each class, and who sees which image when.
+"""The stream of tasks as batches: which images belong to which task and split, and who sees which image when.
 
-Labels are new ones throughout: the position of a class in the class order (METHOD.md), or in the domain scenario the slot
-class + task * C (utils/data/tasks.py).
+Labels are new ones throughout (utils/data/stream.py).
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from utils.config import Config
+from utils.data.fingerprint import Fingerprint, fingerprint
 from utils.data.folders import check_classes
+from utils.data.notes import tell
+from utils.data.places import home_expanded
 from utils.data.registry import DatasetInfo, ImageSet, dataset_info, load_dataset
-from utils.data.tasks import TaskPlan, plan_tasks
+from utils.data.stream import InputFormat, StoredData, TaskStream
+from utils.data.tasks import plan_tasks
+from utils.data.types import members_by_group
 from utils.errors import UserError
 from utils.images.cache import open_files
 from utils.images.loader import BatchMaker, BatchPool, WorkItem
 from utils.images.store import ArrayStore, ImageStore
 from utils.images.transforms import SMALL, make_transform
+from utils.machine.cores import available_cores
 from utils.rng import numpy_generator
 
 Tasks = int | Sequence[int]
@@ -47,6 +51,11 @@ class _Images:
     test: ImageSet
     names: list[str]  # of classes, by old label
     stores: dict[str, ImageStore]
+    notes: tuple[str, ...] = ()  # what was passed over, reinterpreted or left out; told when it was found
+
+    @cached_property
+    def fingerprint(self) -> Fingerprint:
+        return fingerprint(self.train, self.test, self.names)
 
     @classmethod
     def open(cls, config: Config, world_size: int) -> _Images:
@@ -54,18 +63,46 @@ class _Images:
         *splits, names = load_dataset(config.dataset, config.data_root)
         sets: list[ImageSet] = []
         stores: dict[str, ImageStore] = {}
+        notes = list(splits[0].notes)
         for split, images in zip(("train", "test"), splits, strict=True):
             if isinstance(images.images, np.ndarray):
                 stores[split] = ArrayStore(images.images)
             else:
                 stores[split], kept = open_files(images.images, config.cache, name=f"{config.dataset_name} {split}", processes=world_size,
-                                                 folder=Path(config.data_root) / "cache", skip_bad=config.bad_images == "skip")
-                images = images if len(kept) == len(images) else images.subset(kept)
+                                                 folder=home_expanded(config.data_root) / "cache", skip_bad=config.bad_images == "skip")
+                if len(kept) < len(images):
+                    notes.append(_left_out(images, kept, split))
+                    images = images.subset(kept)
             sets.append(images)
         train, test = sets
-        if config.bad_images == "skip":
-            check_classes(train, test, names, f"data set {config.dataset_name}")
-        return cls(train, test, names, stores)
+        later = validation_notes(config, train)
+        if len(train) + len(test) < sum(map(len, splits)):
+            later += check_classes(train, test, names, f"data set {config.dataset_name}")
+        later = [note for note in later if note not in notes]
+        return cls(train, test, names, stores, (*notes, *tell(f"data set {config.dataset_name}", later)))
+
+
+def validation_notes(config: Config, train: ImageSet) -> list[str]:
+    """A note about classes (of one domain, in that scenario) that are too small to give a validation image."""
+    if not config.val_fraction:
+        return []
+    by_domain = config.scenario == "domain" and train.domains is not None
+    groups = train.labels + (int(train.labels.max()) + 1) * train.domains if by_domain else train.labels
+    sizes = np.unique(groups, return_counts=True)[1]
+    single = int((sizes == 1).sum())
+    if not single:
+        return []
+    nothing = "; there is no validation image at all, and validation accuracies will be null" if single == len(sizes) else ""
+    return [f"{single} of {len(sizes)} classes have one training image, which is trained on, so they have no validation image{nothing}"]
+
+
+def _left_out(images: ImageSet, kept: np.ndarray, split: str) -> str:
+    """A note about unreadable images. Raises UserError if there are no others."""
+    bad = np.setdiff1d(np.arange(len(images)), kept)
+    told = f"{len(bad)} of {len(images)} images of the split {split!r} cannot be read"
+    if not len(kept):
+        raise UserError(f"{told}, the first is {images.images[0]}; no image is left, are these image files?")
+    return f"{told} and are left out, the first is {images.images[int(bad[0])]}"
 
 
 class DataManager:
@@ -76,7 +113,7 @@ class DataManager:
         channels: what the network takes, when that differs from the images' (grey is repeated, colour made grey)
         rank, world_size: this process among those that share the work
         device: where the network is; with `augment_on: "device"` batches are finished and end up there
-        like: a manager of the same config (another seed), whose images and worker processes are used again
+        share_images_of: a manager of the same config (another seed), whose images and worker processes are used again
 
     Raises:
         UserError: the data set is missing or wrong, or the config asks for tasks that it cannot give.
@@ -84,20 +121,13 @@ class DataManager:
 
     def __init__(self, config: Config, seed: int, *, mean: Sequence[float] | None = None, std: Sequence[float] | None = None,
                  channels: int | None = None, rank: int = 0, world_size: int = 1, device: torch.device | None = None,
-                 like: DataManager | None = None) -> None:
+                 share_images_of: DataManager | None = None) -> None:
         self.info = dataset_info(config.dataset, config.data_root)
-        self._images: _Images = like._images if like is not None else _Images.open(config, world_size)
+        self._images: _Images = share_images_of._images if share_images_of is not None else _Images.open(config, world_size)
         train, test, names = self._images.train, self._images.test, self._images.names
-        self._plan = _plan(config, seed, self.info, len(names), names)
+        plan = _plan(config, seed, self.info, len(names), names)
+        self.stream = replace(plan, class_names=_names_in_order(plan, names, self.info.domains))
         self.rank, self.world_size = rank, world_size
-        self.class_order = self._plan.class_order
-        self.task_sizes = self._plan.task_sizes
-        self.num_tasks = self._plan.num_tasks
-        self.num_classes = self._plan.num_classes  # slots in the domain scenario
-        self.label_period = self._plan.label_period  # C in the domain scenario, else None
-        self.task_of_class = self._plan.task_of_class  # (num_classes,) int64
-        self.class_names = self._names(names)
-        self._ends = np.cumsum(self.task_sizes)
 
         labels = {"train": self._new_labels(train, len(names)), "test": self._new_labels(test, len(names))}
         held_out = _validation_members(labels["train"], config.val_fraction)
@@ -106,26 +136,36 @@ class DataManager:
             "val": _Split("train", labels["train"], held_out),
             "test": _Split("test", labels["test"], np.arange(len(test))),
         }
-        self._pool: BatchPool = like._pool if like is not None else self._make_pool(config, mean, std, channels, device)
+        shared = share_images_of._pool if share_images_of is not None else None
+        self._pool: BatchPool = shared or self._make_pool(config, mean, std, channels, device)
 
     @classmethod
-    def plan(cls, config: Config, seed: int) -> TaskPlan:
+    def plan(cls, config: Config, seed: int) -> TaskStream:
         """The stream of tasks from what is known without the data (a dry run). Raises UserError."""
         info = dataset_info(config.dataset, config.data_root)
         if info.num_classes is None:
             raise UserError(f"data set {info.name}: its number of classes is not known while the data is not there; place the data, "
                             'or add "num_classes" to the dataset object')
-        return _plan(config, seed, info, info.num_classes, None)
+        return _plan(config, seed, info, info.num_classes, info.class_names)
 
-    # Tasks and classes ---------------------------------------------------------------------------------------
+    @property
+    def stored(self) -> StoredData:
+        """What a checkpoint keeps of the data."""
+        test = self._pool.maker.transforms[False]  # the test transform
+        return StoredData(self.stream, InputFormat(test.size, test.channels, test.mean.flatten().tolist(), test.std.flatten().tolist(),
+                                                   self.info.test_transform))
 
-    def classes_before(self, task: int) -> int:
-        """Classes learned before `task`."""
-        return int(self._ends[task]) - self.task_sizes[task]
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """What tells these images from others, for a resumed run."""
+        return self._images.fingerprint
 
-    def classes_upto(self, task: int) -> int:
-        """Classes seen once `task` is learned."""
-        return int(self._ends[task])
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the reader passed over, reinterpreted or left out, a sentence each."""
+        return self._images.notes
+
+    # Images of tasks -----------------------------------------------------------------------------------------
 
     def count(self, split: str, tasks: Tasks) -> int:
         """Number of images of `tasks` in `split` ("train", "val" or "test"), over all processes."""
@@ -134,9 +174,9 @@ class DataManager:
     def task_indices(self, split: str, tasks: Tasks) -> np.ndarray:
         """(n,) int64 positions of the images of `tasks` in the data set's own order; for `batches(indices=...)`."""
         chosen = self._splits[split]
-        wanted = np.zeros(self.num_tasks, dtype=bool)
+        wanted = np.zeros(self.stream.num_tasks, dtype=bool)
         wanted[[tasks] if isinstance(tasks, (int, np.integer)) else list(tasks)] = True
-        return chosen.members[wanted[self.task_of_class[chosen.labels[chosen.members]]]]
+        return chosen.members[wanted[self.stream.task_of_class[chosen.labels[chosen.members]]]]
 
     def labels(self, split: str, tasks: Tasks) -> np.ndarray:
         """(n,) int64 new labels, in the order in which `batches` without shuffling gives the images of all processes."""
@@ -200,19 +240,13 @@ class DataManager:
 
     # Set-up --------------------------------------------------------------------------------------------------
 
-    def _names(self, names: list[str]) -> list[str]:
-        """Class names in learning order; in the domain scenario "domain/class"."""
-        if self._plan.domain_order is None:
-            return [names[c] for c in self.class_order]
-        return [f"{self.info.domains[d]}/{name}" for d in self._plan.domain_order for name in names]
-
     def _new_labels(self, images: ImageSet, num_old: int) -> np.ndarray:
-        if self._plan.domain_order is None:
+        if self.stream.domain_order is None:
             position = np.empty(num_old, dtype=np.int64)
-            position[self.class_order] = np.arange(num_old)
+            position[self.stream.class_order] = np.arange(num_old)
             return position[images.labels]
         assert images.domains is not None, f"data set {self.info.name} has domains but its images have none"
-        task_of_domain = np.argsort(self._plan.domain_order)
+        task_of_domain = np.argsort(self.stream.domain_order)
         return images.labels + num_old * task_of_domain[images.domains]
 
     def _make_pool(self, config: Config, mean: Sequence[float] | None, std: Sequence[float] | None, channels: int | None,
@@ -228,7 +262,7 @@ class DataManager:
         elif all(store.in_memory for store in self._images.stores.values()) and (self.info.image_size <= SMALL or on_device):
             workers = 0
         else:
-            workers = max(1, min(MAX_WORKERS, (os.cpu_count() or 1) // self.world_size))
+            workers = max(1, min(MAX_WORKERS, available_cores() // self.world_size))
         return BatchPool(maker, workers, device if on_device else None, pin_memory=device is not None and device.type == "cuda")
 
 
@@ -246,9 +280,16 @@ class Batches:
         return self._pool.run(self._items)
 
 
-def _plan(config: Config, seed: int, info: DatasetInfo, num_classes: int, names: Sequence[str] | None) -> TaskPlan:
+def _plan(config: Config, seed: int, info: DatasetInfo, num_classes: int, names: Sequence[str] | None) -> TaskStream:
     return plan_tasks(config, num_classes, seed, class_order=info.class_order, class_names=names,
                       num_domains=len(info.domains), fixed_domain_order=info.fixed_domain_order)
+
+
+def _names_in_order(stream: TaskStream, names: Sequence[str], domains: Sequence[str]) -> list[str]:
+    """Class names in learning order; in the domain scenario "domain/class"."""
+    if stream.domain_order is None:
+        return [names[c] for c in stream.class_order]
+    return [f"{domains[d]}/{name}" for d in stream.domain_order for name in names]
 
 
 def _validation_members(labels: np.ndarray, fraction: float) -> np.ndarray:
@@ -256,11 +297,10 @@ def _validation_members(labels: np.ndarray, fraction: float) -> np.ndarray:
 
     A class of two or more images gives at least one and keeps at least one.
     """
-    if not fraction:
+    if not fraction or not len(labels):
         return np.empty(0, dtype=np.int64)
     parts = []
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
+    for members in members_by_group(labels):
         count = min(max(1, round(fraction * len(members))), len(members) - 1)
         # named by the first image, not by the label, which the class order changes
         parts.append(numpy_generator("validation", int(members[0])).permutation(members)[:count])

@@ -1,80 +1,77 @@
-"""Readers of class folders and npz arrays, and the checks that every layout goes through.
+"""Reader of class folders, and the checks that every layout goes through.
 
-A reader looks at names, never into images, and gives two `ImageSet`s and the class names. Mistakes in the data are told
-in one sentence with the path.
+A reader looks at names, never into images, and gives two `ImageSet`s and the class names. All mistakes in the data are told
+together, with their paths; what is passed over or taken otherwise is noted on the training set.
 """
 
 from __future__ import annotations
 
-import logging
-import zipfile
+import difflib
+import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from utils.data.types import ImageSet, Splits
+from utils.data.notes import PassedOver, some, tell, together
+from utils.data.paths import PathsBuilder
+from utils.data.types import ImageSet, Splits, members_by_group
+from utils.data.walk import EXTENSIONS, has_images, images_below, is_image, same_spelling, sub_folders
 from utils.errors import UserError
 
-log = logging.getLogger("slca.data")
-
-EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"}
-NPZ_KEYS = ("x_train", "y_train", "x_test", "y_test")
-
-
-# Folders -----------------------------------------------------------------------------------------------------
-
-def class_folders(folder: Path) -> list[Path]:
-    """The class folders of `folder` in sorted order of their names."""
-    return sorted((p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")), key=lambda p: p.name)
+TEST_NAMES = ("val", "test")  # of the test folder beside train/
+SPLIT_NAMES = {"val", "test", "valid", "validation", "testing"}  # beside "train", no names of classes
 
 
 def image_files(folder: Path) -> list[Path]:
-    """All image files under `folder`, sorted; hidden files (.DS_Store, ._x.jpg) are none."""
-    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in EXTENSIONS and not p.name.startswith(".") and p.is_file())
+    """All image files under `folder`, sorted; what is passed over is logged."""
+    passed = PassedOver(folder)
+    files = [Path(place) / name for place, name in images_below(folder, passed)]
+    tell("images", passed.notes())
+    return files
 
 
-def read_class_folders(folder: Path, names: Sequence[str] | None = None) -> tuple[ImageSet, list[str]]:
+def class_names(folder: Path) -> list[str]:
+    """Names of the class folders of `folder`, sorted; an entry's place is its label."""
+    return list(_class_folders(folder, PassedOver(folder), []))
+
+
+def read_class_folders(folder: Path, names: Sequence[str] | None = None, *, selected: bool = False,
+                       passed: PassedOver | None = None) -> tuple[ImageSet, list[str]]:
     """One sub-folder per class. With `names` (the training set's classes) any other class is an error.
 
+    Args:
+        selected: the config lists the classes to use, so that others may be empty or unknown.
+        passed: counts what is passed over, for a set of several such folders; else a note says it.
+
     Raises:
-        UserError: no folder, no class folders, a class folder without images, or a class that is not in `names`.
+        UserError: no folder, no class folders, class folders without images, or classes that are not in `names`.
     """
-    if not folder.is_dir():
-        raise UserError(f"folder {folder} does not exist; it should hold one sub-folder of images per class")
-    classes = class_folders(folder)
-    if not classes:
-        raise UserError(f"folder {folder} has no sub-folders; it should hold one sub-folder of images per class")
-    names = list(names) if names is not None else [p.name for p in classes]
-    number = {name: i for i, name in enumerate(names)}
-    paths: list[Path] = []
-    labels: list[int] = []
-    for class_folder in classes:
-        if class_folder.name not in number:
-            raise UserError(f"class folder {class_folder} has no counterpart among the training classes; remove it, or add "
-                            "training images for it")
-        files = image_files(class_folder)
-        if not files:
-            raise UserError(f"class folder {class_folder} has no images (allowed: {', '.join(sorted(EXTENSIONS))}); add some or "
-                            "remove the folder")
-        paths += files
-        labels += [number[class_folder.name]] * len(files)
-    return ImageSet(paths, np.array(labels, dtype=np.int64)), names
+    own = PassedOver(folder) if passed is None else passed
+    found = _scan(folder, names, selected, own)
+    if found.problems:
+        raise UserError(together(found.problems))
+    return found.images.noted(*found.notes, *(own.notes() if passed is None else ())), found.names
 
 
-def find_test_folder(root: Path) -> Path | None:
-    """`root`/val or `root`/test, whichever is there."""
-    return next((root / name for name in ("val", "test") if (root / name).is_dir()), None)
-
-
-def read_folders(train: Path, test: Path) -> Splits:
+def read_folders(train: Path, test: Path, *, selected: bool = False) -> Splits:
     """Class folders under `train` and under `test`. Raises UserError."""
     if train.is_dir() and test.is_dir() and train.samefile(test):
         raise UserError(f"train and test are the same folder, {train}; name two, or split one with "
                         '"split": {"test_fraction": 0.2}')
-    train_set, names = read_class_folders(train)
-    test_set, _ = read_class_folders(test, names)
-    return train_set, test_set, names
+    passed = PassedOver(Path(os.path.commonpath([os.path.abspath(train), os.path.abspath(test)])))
+    train_found = _scan(train, None, selected, passed)
+    test_found = _scan(test, train_found.names, selected, passed)
+    if train_found.problems or test_found.problems:
+        raise UserError(together(train_found.problems + test_found.problems))
+    notes = (*train_found.notes, *test_found.notes, *passed.notes())
+    return train_found.images.noted(*notes), test_found.images, train_found.names
+
+
+def find_test_folder(root: Path) -> Path | None:
+    """`root`/val or `root`/test, whichever is there."""
+    return next((root / name for name in TEST_NAMES if os.path.isdir(root / name)), None)
 
 
 def split_set(images: ImageSet, test_fraction: float, seed: int, names: Sequence[str]) -> tuple[ImageSet, ImageSet]:
@@ -84,121 +81,164 @@ def split_set(images: ImageSet, test_fraction: float, seed: int, names: Sequence
     """
     train_parts, test_parts = [], []
     groups = images.labels if images.domains is None else images.labels + len(names) * images.domains
-    for group in np.unique(groups):
-        members = np.flatnonzero(groups == group)
-        members = members[np.random.default_rng([seed, int(group)]).permutation(len(members))]
+    for members in members_by_group(groups):
+        members = members[np.random.default_rng([seed, int(groups[members[0]])]).permutation(len(members))]
         held_out = min(max(1, round(test_fraction * len(members))), len(members) - 1)
         test_parts.append(members[:held_out])
         train_parts.append(members[held_out:])
-    return images.subset(np.sort(np.concatenate(train_parts))), images.subset(np.sort(np.concatenate(test_parts)))
+    train, test = images.subset(np.sort(np.concatenate(train_parts))), images.subset(np.sort(np.concatenate(test_parts)))
+    return train, ImageSet(test.images, test.labels, test.domains)  # the notes stay with the training set
 
 
-# Arrays ------------------------------------------------------------------------------------------------------
+# Reading -----------------------------------------------------------------------------------------------------
 
-def read_npz(path: Path) -> Splits:
-    """An npz file with x_train, y_train, x_test, y_test; x (N, H, W, C) or (N, H, W) uint8, y (N,) whole numbers.
+@dataclass
+class _Found:
+    """What is under one folder of classes."""
 
-    Class names come from `class_names` or `classes` (K,) text if the file has it, else they are the numbers.
-
-    Raises:
-        UserError: no such file, or a key, type or shape that does not fit.
-    """
-    arrays = open_npz(path)
-    sets, shapes = [], []
-    for split in ("train", "test"):
-        images, labels = _checked_images(path, arrays, split), _checked_labels(path, arrays, split)
-        if len(images) != len(labels):
-            raise UserError(f"{path}: x_{split} has {len(images)} images, y_{split} has {len(labels)} labels; they must agree")
-        sets.append(ImageSet(images, labels))
-        shapes.append(images.shape[1:])
-    if shapes[0] != shapes[1]:
-        raise UserError(f"{path}: x_train has images of {shapes[0]}, x_test of {shapes[1]}; (height, width, channels) must agree")
-    count = int(max(s.labels.max() for s in sets if len(s))) + 1
-    key = next((key for key in ("class_names", "classes") if key in arrays), None)
-    names = [str(name) for name in arrays[key]] if key else [str(i) for i in range(count)]
-    if len(names) < count:
-        raise UserError(f"{path}: {key} has {len(names)} names, but the labels go up to {count - 1}")
-    return sets[0], sets[1], names
+    names: list[str]
+    images: ImageSet
+    problems: list[str]
+    notes: list[str]
 
 
-def npz_shape(path: Path) -> tuple[int, int, int, int]:
-    """Number of classes, height, width, channels, from the labels and the header of x_train alone. Raises UserError."""
-    arrays = open_npz(path)
-    count = int(max(_checked_labels(path, arrays, split).max() for split in ("train", "test"))) + 1
-    with zipfile.ZipFile(path) as archive, archive.open("x_train.npy") as file:
-        version = np.lib.format.read_magic(file)
-        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape = read_header(file)[0]
-    _check_shape(path, "train", shape)
-    return (len(arrays["classes"]) if "classes" in arrays else count, shape[1], shape[2], shape[3] if len(shape) == 4 else 1)
+_Empty = tuple[Path, PassedOver]  # a class folder without images, and what lies in it
 
 
-def open_npz(path: Path) -> np.lib.npyio.NpzFile:
-    """Open an npz file without ever unpickling, and check its keys. Raises UserError."""
-    try:
-        arrays = np.load(path, allow_pickle=False)
-    except FileNotFoundError:
-        raise UserError(f"npz file {path} does not exist; give its path as \"root\" of the dataset object") from None
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is not an npz file that can be read ({error}); write it with numpy.savez_compressed") from None
-    found = sorted(getattr(arrays, "files", []))
-    missing = [key for key in NPZ_KEYS if key not in found]
-    if missing:
-        raise UserError(f"{path}: key {missing[0]!r} is missing, got {', '.join(found) or 'a single array'}, allowed: "
-                        f"{', '.join(NPZ_KEYS)}")
-    return arrays
+def _class_folders(folder: Path, passed: PassedOver, notes: list[str]) -> dict[str, list[Path]]:
+    """Class -> its folders: one, or several whose names differ in their Unicode spelling alone."""
+    spelled: dict[str, list[str]] = {}
+    for name in sub_folders(folder, passed):
+        spelled.setdefault(same_spelling(name), []).append(name)
+    merged = [names for names in spelled.values() if len(names) > 1]
+    if merged:
+        notes.append(f"{len(merged)} class(es) under {folder}/ have several folders whose names differ in their Unicode spelling alone and "
+                     f"are read as one, the first is {merged[0][0]!r} ({' and '.join(map(ascii, merged[0]))})")
+    by_place: dict[str, list[str]] = {}
+    for names in spelled.values():
+        by_place.setdefault(os.path.realpath(folder / names[0]), []).append(names[0])
+    notes += [f"the class folders {' and '.join(names)} under {folder}/ are one folder, by a link: its images have {len(names)} classes"
+              for names in by_place.values() if len(names) > 1]
+    return {names[0]: [folder / name for name in names] for names in spelled.values()}
 
 
-def _read_array(path: Path, arrays: np.lib.npyio.NpzFile, key: str) -> np.ndarray:
-    try:
-        return arrays[key]
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: {key} cannot be read ({error}); objects are not allowed, and the file must be whole") from None
+def _scan(folder: Path, names: Sequence[str] | None, selected: bool, passed: PassedOver) -> _Found:
+    """All images under the class folders of `folder`, and all that is wrong with them. Raises UserError without any class."""
+    if not os.path.isdir(folder):
+        raise UserError(f"folder {folder} {'is a file' if os.path.exists(folder) else 'does not exist'}; it should hold one sub-folder of "
+                        "images per class")
+    notes: list[str] = []
+    classes = _class_folders(folder, passed, notes)
+    if not classes:
+        raise UserError(_no_classes(folder))
+    own_names = list(classes) if names is None else list(names)
+    label_of = {same_spelling(name): i for i, name in enumerate(own_names)}
+    known = {name: label_of[same_spelling(name)] for name in classes if same_spelling(name) in label_of}
+    respelled = [name for name, label in known.items() if name != own_names[label]]
+    if respelled:
+        notes.append(f"{len(respelled)} class folder(s) under {folder}/ are spelled otherwise in Unicode than the training classes that "
+                     f"they are taken for, the first is {respelled[0]!r} ({respelled[0]!a})")
+    images, empty = _read_images(classes, known, passed)
+    problems = [] if selected or (names is not None and known) else _wrong_level(folder, classes)
+    if not problems:
+        notes += _all_deeper(folder, classes, images)
+        odd = _empty(empty) + _unknown(folder, [name for name in classes if name not in known], own_names)
+        (notes if selected else problems).extend(odd)
+    return _Found(own_names, images, problems, notes)
 
 
-def _checked_images(path: Path, arrays: np.lib.npyio.NpzFile, split: str) -> np.ndarray:
-    images = _read_array(path, arrays, f"x_{split}")
-    if images.dtype != np.uint8:
-        raise UserError(f"{path}: x_{split} is {images.dtype}, allowed: uint8, 0 to 255 (from pixels in [0, 1]: "
-                        "(255 * x).round().astype('uint8'))")
-    _check_shape(path, split, images.shape)
-    return images if images.ndim == 4 else images[..., None]
+def _read_images(classes: dict[str, list[Path]], labels: dict[str, int], passed: PassedOver) -> tuple[ImageSet, list[_Empty]]:
+    """The images of the classes that have a label, and the classes without any."""
+    paths, counts, empty = PathsBuilder(), [], []
+    for name in labels:
+        before, own = len(paths), PassedOver(passed.root)
+        for place in classes[name]:
+            for parent, file in images_below(place, own):
+                paths.add(parent, file)
+        passed.include(own)
+        counts.append(len(paths) - before)
+        if not counts[-1]:
+            empty.append((classes[name][0], own))
+    return ImageSet(paths.done(), np.repeat(np.array(list(labels.values()), dtype=np.int64), counts)), empty
 
 
-def _check_shape(path: Path, split: str, shape: tuple[int, ...]) -> None:
-    if len(shape) == 3 or (len(shape) == 4 and shape[3] in (1, 3)):
-        return
-    hint = "; move the channels last: x.transpose(0, 2, 3, 1)" if len(shape) == 4 and shape[1] in (1, 3) else ""
-    raise UserError(f"{path}: x_{split} has shape {shape}, allowed: (N, H, W), (N, H, W, 1) or (N, H, W, 3){hint}")
+def _all_deeper(folder: Path, classes: dict[str, list[Path]], images: ImageSet) -> list[str]:
+    """A note if every image lies in a sub-folder of its class folder: perhaps those are the classes."""
+    own = {str(place) for places in classes.values() for place in places}
+    if len(classes) < 2 or not len(images) or any(os.fsdecode(place) in own for place in images.images.folders):
+        return []
+    return [f"no class folder under {folder}/ holds images itself, they lie in sub-folders (the first is {images.images[0]}); the "
+            f"{len(classes)} folders directly under it are the classes"]
 
 
-def _checked_labels(path: Path, arrays: np.lib.npyio.NpzFile, split: str) -> np.ndarray:
-    labels = _read_array(path, arrays, f"y_{split}")
-    labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
-    if labels.ndim != 1 or labels.dtype.kind not in "iu":
-        raise UserError(f"{path}: y_{split} is {labels.dtype} of shape {labels.shape}, allowed: (N,) whole numbers from 0")
-    if len(labels) == 0 or labels.min() < 0:
-        got = "no labels" if len(labels) == 0 else f"the label {labels.min()}"
-        raise UserError(f"{path}: y_{split} has {got}, allowed: at least one, all from 0 up")
-    return labels.astype(np.int64)
+def _no_classes(folder: Path) -> str:
+    images = sum(is_image(name) for name in os.listdir(folder))
+    if images:
+        return (f"folder {folder} has no sub-folders but {images} image(s) itself; it should hold one sub-folder of images per class"
+                f" (if it is one class, name the folder above it, {Path(os.path.abspath(folder)).parent})")
+    return f"folder {folder} has no sub-folders; it should hold one sub-folder of images per class"
+
+
+def _wrong_level(folder: Path, classes: dict[str, list[Path]]) -> list[str]:
+    """A sentence if the classes seem to be one level further down, or the folders are a split and no classes."""
+    lower = {name.lower() for name in classes}
+    if "train" in lower and len(lower) > 1 and lower - {"train"} <= SPLIT_NAMES:
+        return [f"folder {folder} holds {some(list(classes))}, which look like training and test images and not like classes; leave "
+                'out "split", or name the folders under "train" and "test" (or list them under "classes" if they are classes)']
+    if len(classes) > 1:
+        return []
+    (name, (place, *_)), = classes.items()
+    inner = [sub for sub in sub_folders(place, PassedOver(place)) if has_images(place / sub)]
+    if len(inner) < 2 or any(is_image(file) for file in os.listdir(place)):
+        return []
+    where = os.path.abspath(place)
+    return [f"folder {folder} holds one class, {name}, whose sub-folders {some(inner)} look like the classes; name {where} instead of "
+            f'{os.path.abspath(folder)} (or list {name!r} under "classes" if it is one class)']
+
+
+def _empty(empty: Sequence[_Empty]) -> list[str]:
+    if not empty:
+        return []
+    place, passed = empty[0]
+    held = ", ".join(f"{count} {suffix}" for suffix, count in passed.suffixes().most_common(3))
+    what = f"class folder {place} has no images" if len(empty) == 1 else f"{len(empty)} class folders have no images, the first is {place}"
+    return [f"{what} ({f'it holds {held}; ' if held else ''}allowed: {', '.join(sorted(EXTENSIONS))}); add some or remove the folder"]
+
+
+def _unknown(folder: Path, unknown: Sequence[str], names: Sequence[str]) -> list[str]:
+    if not unknown:
+        return []
+    near = difflib.get_close_matches(unknown[0], names, n=1)
+    what = (f"class folder {folder / unknown[0]} has no counterpart" if len(unknown) == 1 else
+            f"{len(unknown)} class folders under {folder}/ have no counterpart ({some(unknown)})")
+    return [f"{what} among the training classes{f' (is it {near[0]!r}?)' if near else ''}; remove it, or add training images for it"]
 
 
 # Checks common to all layouts --------------------------------------------------------------------------------
 
-def check_classes(train: ImageSet, test: ImageSet, names: Sequence[str], where: str) -> None:
-    """Every class needs training images; one without test images is only worth a warning. Raises UserError."""
+def label_limit(count: int) -> int:
+    """Class numbers of a set of `count` images stay below this: a class without an image is possible, millions are a mistake."""
+    return min(10 * count + 10, max(10_000, count))
+
+
+def check_classes(train: ImageSet, test: ImageSet, names: Sequence[str], where: str) -> list[str]:
+    """Every class needs training images; what else is odd about them is returned as notes. Raises UserError."""
     without_train = np.setdiff1d(np.arange(len(names)), train.labels)
     if len(without_train):
         raise UserError(f"{where}: {_named(without_train, names)} no training image; every class 0 to {len(names) - 1} needs one "
                         "(or list the classes to use under \"classes\")")
+    notes = []
     without_test = np.setdiff1d(np.arange(len(names)), test.labels)
-    if len(without_test):
-        log.warning("%s: %s no test image and will not count in any accuracy", where, _named(without_test, names))
+    if not len(test):
+        notes.append("there is no test image at all, so no accuracy can be measured; all of them will be null")
+    elif len(without_test):
+        notes.append(f"{_named(without_test, names)} no test image and will not count in any accuracy")
     if train.domains is not None:
         slots = len(names) * (int(train.domains.max()) + 1)
         empty = slots - len(np.unique(train.domains * len(names) + train.labels))
         if empty:
-            log.warning("%s: %d of %d pairs of a domain and a class have no training image and will not be learned", where, empty, slots)
+            notes.append(f"{empty} of {slots} pairs of a domain and a class have no training image and will not be learned")
+    return notes
 
 
 def _named(classes: np.ndarray, names: Sequence[str]) -> str:

@@ -6,19 +6,20 @@ is already unpacked (loading) and an archive (utils/data/prepare.py).
 
 from __future__ import annotations
 
-import io
 import json
 import logging
-import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from utils.data.folders import EXTENSIONS
+from utils.data.annotations import cars_annotations, id_table, plain_lines, split_parts
+from utils.data.duplicates import is_first_process
+from utils.data.paths import Paths
 from utils.data.types import ImageSet, Splits
+from utils.data.walk import files_below, is_hidden, is_image
 from utils.errors import UserError
 from utils.files import write_atomic
 
@@ -52,8 +53,7 @@ class FolderFiles:
     root: Path
 
     def names(self) -> list[str]:
-        return sorted((Path(folder) / file).relative_to(self.root).as_posix()
-                      for folder, _, files in os.walk(self.root) for file in files)
+        return files_below(self.root)
 
     def read(self, name: str) -> bytes:
         return (self.root / name).read_bytes()
@@ -66,7 +66,7 @@ def entry_sets(entries: Sequence[Entry], folder: Path) -> Splits:
     sets = []
     for test in (False, True):
         part = [entry for entry in entries if entry.test == test]
-        sets.append(ImageSet([folder / entry.path for entry in part], np.array([number[e.label] for e in part], dtype=np.int64)))
+        sets.append(ImageSet(Paths.of(folder / entry.path for entry in part), np.array([number[e.label] for e in part], dtype=np.int64)))
     return sets[0], sets[1], names
 
 
@@ -76,12 +76,16 @@ def cub_entries(files: Files) -> list[Entry]:
     """CUB-200-2011: images.txt "id path", image_class_labels.txt "id class", train_test_split.txt "id is_training"."""
     names = files.names()
     base = _folder_of(names, "images.txt", "CUB-200-2011")
-    table = {key: dict(line.split(maxsplit=1) for line in _lines(files, names, base + f"{key}.txt"))
+    table = {key: id_table(base + f"{key}.txt", _lines(files, names, base + f"{key}.txt"))
              for key in ("images", "image_class_labels", "train_test_split", "classes")}
-    entries = []
-    for image, path in table["images"].items():
-        label = table["classes"][table["image_class_labels"][image]]
-        entries.append(Entry(f"{base}images/{path}", label, test=table["train_test_split"][image] == "0"))
+    for key in ("image_class_labels", "train_test_split"):
+        _no_id_lacks(table["images"], table[key], f"{base}{key}.txt", "image")
+    _no_id_lacks(table["image_class_labels"].values(), table["classes"], f"{base}classes.txt", "class")
+    odd = {flag for flag in table["train_test_split"].values() if flag not in ("0", "1")}
+    if odd:
+        raise UserError(f"{base}train_test_split.txt: got {min(odd)!r}, allowed: 0 (test image) or 1 (training image)")
+    entries = [Entry(f"{base}images/{path}", table["classes"][table["image_class_labels"][image]], table["train_test_split"][image] == "0")
+               for image, path in table["images"].items()]
     return _present(entries, names)
 
 
@@ -92,20 +96,19 @@ def cars_entries(files: Files) -> list[Entry]:
     """
     names = files.names()
     if any(name.endswith("cars_annos.mat") for name in names):  # all images in one folder, with a flag
-        annotations = _matlab(files, _one(names, "cars_annos.mat", "Cars-196"))
+        file = _one(names, "cars_annos.mat", "Cars-196")
         base = _folder_of(names, "cars_annos.mat", "Cars-196")
-        classes = [str(name) for name in annotations["class_names"]]
-        return _present([Entry(base + str(a["relative_im_path"]), _car_class(int(a["class"]), classes), bool(a["test"]))
-                         for a in annotations["annotations"]], names)
-    classes = [str(name) for name in _matlab(files, _one(names, "cars_meta.mat", "Cars-196"))["class_names"]]
+        rows, classes = cars_annotations(file, files.read(file), ("relative_im_path", "class", "test"))
+        return _present([Entry(base + path, _car_class(int(number), classes, file), bool(int(test))) for path, number, test in rows], names)
+    file = _one(names, "cars_meta.mat", "Cars-196")
+    _, classes = cars_annotations(file, files.read(file), ())
     entries = []
     for annotation_file, folder, test in (("cars_train_annos.mat", "cars_train", False),
                                           ("cars_test_annos_withlabels.mat", "cars_test", True)):
-        annotations = _matlab(files, _one(names, annotation_file, "Cars-196"))["annotations"]
+        file = _one(names, annotation_file, "Cars-196")
+        rows, _ = cars_annotations(file, files.read(file), ("fname", "class"))
         by_name = {PurePosixPath(name).name: name for name in names if PurePosixPath(name).parent.name == folder}
-        for a in np.atleast_1d(annotations):
-            path = by_name.get(str(a["fname"]), f"{folder}/{a['fname']}")
-            entries.append(Entry(path, _car_class(int(a["class"]), classes), test))
+        entries += [Entry(by_name.get(name, f"{folder}/{name}"), _car_class(int(number), classes, file), test) for name, number in rows]
     return _present(entries, names)
 
 
@@ -170,7 +173,7 @@ def folder_entries(files: Files) -> list[Entry]:
 def write_split(folder: Path, entries: Sequence[Entry]) -> None:
     """Keep the split beside the data, once; a folder that cannot be written only loses the file."""
     file = folder / SPLIT_FILE
-    if file.exists():
+    if file.exists() or not is_first_process():
         return
     split = {"train": [e.path for e in entries if not e.test], "test": [e.path for e in entries if e.test]}
     try:
@@ -181,30 +184,18 @@ def write_split(folder: Path, entries: Sequence[Entry]) -> None:
 
 
 def _given_split(files: Files, name: str, base: str) -> list[Entry]:
-    try:
-        split = json.loads(files.read(name))
-        parts = {part: [str(path) for path in split[part]] for part in ("train", "test")}
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"{name} is no split file, allowed: {{\"train\": [paths], \"test\": [paths]}}; remove it to have it made") from None
-    both = set(parts["train"]) & set(parts["test"])
-    if both:
-        raise UserError(f"{name}: {sorted(both)[0]} is in train and in test; each image belongs to one")
+    parts = split_parts(name, files.read(name))
     return [Entry(base + path, _class_of(path), part == "test") for part, paths in parts.items() for path in paths]
 
 
 # Help --------------------------------------------------------------------------------------------------------
-
-def is_image(name: str) -> bool:
-    path = PurePosixPath(name)
-    return path.suffix.lower() in EXTENSIONS and not path.name.startswith(".")
-
 
 def _class_of(path: str) -> str:
     return PurePosixPath(path).parent.name
 
 
 def _class_folder_images(names: Sequence[str], what: str) -> list[str]:
-    images = sorted(name for name in names if is_image(name) and "/" in name)
+    images = sorted(name for name in names if is_image(name) and "/" in name and not any(map(is_hidden, PurePosixPath(name).parts)))
     if not images:
         raise UserError(f"{what}: no images in class folders found; expected <class>/<image>")
     return images
@@ -227,7 +218,7 @@ def _folder_of(names: Sequence[str], file: str, what: str) -> str:
 def _lines(files: Files, names: Sequence[str], name: str) -> list[str]:
     if name not in names:
         raise UserError(f"the file {name} is missing; expected the official layout (see docs/datasets.md)")
-    return [line.strip() for line in files.read(name).decode("utf-8", errors="replace").splitlines() if line.strip()]
+    return plain_lines(name, files.read(name))
 
 
 def _present(entries: list[Entry], names: Sequence[str]) -> list[Entry]:
@@ -239,15 +230,15 @@ def _present(entries: list[Entry], names: Sequence[str]) -> list[Entry]:
     return entries
 
 
-def _matlab(files: Files, name: str) -> dict:
-    from scipy.io import loadmat
-
-    try:
-        return loadmat(io.BytesIO(files.read(name)), squeeze_me=True)
-    except Exception as error:  # scipy raises many kinds for a damaged file
-        raise UserError(f"{name} cannot be read as a MATLAB file ({error})") from None
+def _no_id_lacks(wanted: Iterable[str], table: Mapping[str, str], file: str, what: str) -> None:
+    lacking = list(dict.fromkeys(number for number in wanted if number not in table))
+    if lacking:
+        raise UserError(f"{file} has no line for {len(lacking)} {what} number(s), the first is {lacking[0]}; get the file anew from its "
+                        "source")
 
 
-def _car_class(number: int, classes: Sequence[str]) -> str:
+def _car_class(number: int, classes: Sequence[str], file: str) -> str:
     """"001.AM General Hummer SUV 2000"; a slash in a name ("C/V") would be a folder."""
+    if not 1 <= number <= len(classes):
+        raise UserError(f"{file}: got the class {number}, allowed: 1 to {len(classes)}; is it of the same release as cars_meta.mat?")
     return f"{number:03d}.{classes[number - 1].replace('/', '-')}"

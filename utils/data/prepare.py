@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -26,6 +25,7 @@ from utils.data.official import Entry, domainnet_entries, imagenet_r_entries, wr
 from utils.data.registry import REGISTRY, Registered, load_dataset, registered
 from utils.data.types import DatasetInfo
 from utils.errors import UserError
+from utils.terminal import shows_bars
 
 log = logging.getLogger("slca.data")
 
@@ -226,7 +226,7 @@ def _copy(files: Source, targets: dict[str, str], folder: Path, name: str) -> No
                         f"{free / 2**30:.1f} GiB are free; make room or name another --root")
     made: set[Path] = set()
     with tqdm(total=len(targets), initial=len(targets) - len(todo), desc=f"preparing {name}", unit="file",
-              disable=not sys.stderr.isatty()) as bar:
+              disable=not shows_bars()) as bar:
         for member in files.members(todo):
             size = files.sizes[member.name]
             assert size is not None, "measured before"

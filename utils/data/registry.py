@@ -7,16 +7,17 @@ training set, the test set and the class names. A new benchmark is one entry in 
 from __future__ import annotations
 
 import difflib
-import logging
+import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from utils.config import DatasetSpec
 from utils.data.arrays import load_digits, load_torchvision, make_synthetic
 from utils.data.described import load_spec, spec_info
+from utils.data.domains import read_domains
 from utils.data.folders import find_test_folder, read_folders
-from utils.data.lists import read_domains
+from utils.data.notes import tell
 from utils.data.official import (
     Entry,
     Files,
@@ -30,12 +31,13 @@ from utils.data.official import (
     sketch_entries,
     write_split,
 )
-from utils.data.types import IMAGENET_MEAN, IMAGENET_STD, DatasetInfo, ImageSet, Splits
+from utils.data.places import home_expanded
+from utils.data.types import IMAGENET_MEAN, IMAGENET_STD, DataMissing, DatasetInfo, ImageSet, Splits
+from utils.data.walk import is_image
 from utils.errors import UserError
 
-__all__ = ["REGISTRY", "DatasetInfo", "ImageSet", "Registered", "count_images", "dataset_info", "list_datasets", "load_dataset"]
-
-log = logging.getLogger("slca.data")
+__all__ = ["REGISTRY", "DatasetInfo", "ImageSet", "Registered", "count_images", "dataset_info", "list_datasets", "load_dataset",
+           "register_dataset"]
 
 CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 CIFAR100_MEAN, CIFAR100_STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
@@ -75,10 +77,15 @@ def _load_benchmark(info: DatasetInfo, entries: EntryReader, data_root: Path) ->
     _need_folder(info, folder, data_root)
     if (folder / "train").is_dir():
         return read_folders(folder / "train", find_test_folder(folder) or folder / "val")
-    found = entries(FolderFiles(folder))
+    files = FolderFiles(folder)
+    found = entries(files)
     if entries is imagenet_r_entries:
         write_split(folder, found)
-    return entry_sets(found, folder)
+    train, test, names = entry_sets(found, folder)
+    unlisted = sorted({name for name in files.names() if is_image(name)} - {entry.path for entry in found})
+    if unlisted:
+        train = train.noted(f"{len(unlisted)} images under {folder}/ are in none of its lists and are left out, the first is {unlisted[0]}")
+    return train, test, names
 
 
 def _load_domainnet(info: DatasetInfo, data_root: Path) -> Splits:
@@ -88,9 +95,9 @@ def _load_domainnet(info: DatasetInfo, data_root: Path) -> Splits:
 
 
 def _need_folder(info: DatasetInfo, folder: Path, data_root: Path) -> None:
-    if not folder.is_dir():
-        raise UserError(f"data set {info.name} is not there: folder {folder}/ does not exist; get it from {info.source}, then run "
-                        f"python main.py prepare {info.name} --source ARCHIVE_OR_FOLDER --root {data_root}")
+    if not os.path.isdir(folder):
+        raise DataMissing(f"data set {info.name} is not there: folder {os.path.abspath(folder)}/ does not exist; get it from "
+                          f"{info.source}, then run python main.py prepare {info.name} --source ARCHIVE_OR_FOLDER --root {data_root}")
 
 
 _DOMAINNET = DatasetInfo("domainnet", 345, 224, 3, IMAGENET_MEAN, IMAGENET_STD, "crop224", "resize256_crop224", 409_832, 176_743,
@@ -122,6 +129,14 @@ REGISTRY: dict[str, Registered] = {entry.info.name: entry for entry in (
 )}
 
 
+def register_dataset(entry: Registered) -> None:
+    """Add a data set, for a plugin. Raises UserError when its name is taken."""
+    name = entry.info.name
+    if name in REGISTRY:
+        raise UserError(f"data set {name!r} exists already; choose another name (python main.py list datasets shows those taken)")
+    REGISTRY[name] = entry
+
+
 def list_datasets() -> list[DatasetInfo]:
     """The registered data sets, for `python main.py list datasets`."""
     return [entry.info for entry in REGISTRY.values()]
@@ -140,13 +155,13 @@ def count_images(dataset: str | DatasetSpec, data_root: str = "data") -> tuple[i
     """Training and test images: the published numbers, else those of the files; None where they are not there.
 
     Raises:
-        UserError: no such data set, or a description that contradicts itself.
+        UserError: no such data set, a description that contradicts itself, or files that are wrong.
     """
     info = dataset_info(dataset, data_root)
     if info.train_count is None or info.test_count is None:
         try:
             train, test, _ = load_dataset(dataset, data_root)
-        except UserError:  # not there, or not as it should be: a run would say what is wrong
+        except DataMissing:
             return info.train_count, info.test_count
         return len(train), len(test)
     return info.train_count, info.test_count
@@ -155,15 +170,18 @@ def count_images(dataset: str | DatasetSpec, data_root: str = "data") -> tuple[i
 def load_dataset(dataset: str | DatasetSpec, data_root: str = "data") -> Splits:
     """Training set, test set and class names of `dataset`; images in files are listed, not read.
 
+    What the reader passed over or took otherwise is logged, and stands in the training set's `notes`.
+
     Raises:
-        UserError: no such data set, or its files are missing or wrong; says what to place where.
+        DataMissing: the data set is not on this machine; says what to place where.
+        UserError: its files are incomplete or wrong.
     """
     if not isinstance(dataset, str):
         return load_spec(dataset)
     entry = registered(dataset)
-    train, test, names = entry.load(Path(data_root))
-    _compare_counts(entry.info, len(train), len(test), len(names))
-    return train, test, names
+    train, test, names = entry.load(home_expanded(data_root))
+    notes = [*train.notes, *_compare_counts(entry.info, len(train), len(test), len(names))]
+    return replace(train, notes=tell(f"data set {dataset}", notes)), test, names
 
 
 def registered(name: str) -> Registered:
@@ -175,12 +193,12 @@ def registered(name: str) -> Registered:
     raise UserError(f"dataset: got {name!r}, allowed: {', '.join(REGISTRY)}; {hint}")
 
 
-def _compare_counts(info: DatasetInfo, train: int, test: int, classes: int) -> None:
-    """Another split than the field's gives other numbers: say so, but let it run."""
+def _compare_counts(info: DatasetInfo, train: int, test: int, classes: int) -> list[str]:
+    """Another split than the field's gives other numbers: a note, but it may run. Raises UserError for other classes."""
     if classes != info.num_classes:
         raise UserError(f"data set {info.name}: found {classes} classes under {info.folder}, expected {info.num_classes}")
     if None in (info.train_count, info.test_count) or (train, test) == (info.train_count, info.test_count):
-        return
+        return []
     swapped = " (train and test are swapped)" if (test, train) == (info.train_count, info.test_count) else ""
-    log.warning("data set %s: %d training and %d test images, the published split has %d and %d%s; accuracies will not compare",
-                info.name, train, test, info.train_count, info.test_count, swapped)
+    return [f"{train} training and {test} test images, the published split has {info.train_count} and {info.test_count}{swapped}; "
+            "accuracies will not compare"]

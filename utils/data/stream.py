@@ -1,34 +1,31 @@
-"""The stream of tasks as plain facts: what a checkpoint keeps of the data, so that a prediction needs no data set."""
+"""The stream of tasks as plain facts, the one place that knows which class is learned when; and how an image becomes input.
+
+A `TaskStream` is made by utils/data/tasks.py; data manager, learner and checkpoint share it.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 
 from utils.images.transforms import Transform, make_transform
 
-if TYPE_CHECKING:
-    from utils.data.data_manager import DataManager
-
 
 @dataclass(frozen=True)
-class Stream:
-    """Tasks and classes as `DataManager` gives them, and how an image becomes the network's input.
-
-    Stands where a learner expects a DataManager; it has no batches.
+class TaskStream:
+    """Tasks and classes. Labels are new ones throughout: a class's position in the class order, or in the domain scenario the
+    slot class + task * C, so that every domain has a head of its own and a prediction is the slot modulo C.
     """
 
-    class_order: list[int]  # (K,) class_order[new label] = the data set's own label
+    class_order: list[int]  # (K,) class_order[new label] = the data set's own label; domain scenario: slot -> slot (identity)
     task_sizes: list[int]  # (T,) classes (slots) of each task
-    class_names: list[str]  # (K,) in learning order; domain scenario: "domain/class"
-    label_period: int | None  # domain scenario: number of classes
-    image_size: int  # pixels a side
-    channels: int
-    mean: list[float]  # per channel, of pixels in [0, 1]
-    std: list[float]
-    test_transform: str  # a name that utils/images/transforms.py knows
+    label_period: int | None = None  # domain scenario: C; two slots with the same label modulo C are one class
+    domain_order: list[int] | None = None  # domain scenario: domain_order[task] = the data set's number of the domain
+    class_names: list[str] = field(default_factory=list)  # (K,) in learning order, "domain/class"; empty where no data was seen
 
     @property
     def num_tasks(self) -> int:
@@ -36,26 +33,63 @@ class Stream:
 
     @property
     def num_classes(self) -> int:
+        """K, slots in the domain scenario."""
         return sum(self.task_sizes)
 
-    @property
+    @cached_property
     def task_of_class(self) -> np.ndarray:
-        """(K,) int64."""
+        """(K,) int64: the task of each new label."""
         return np.repeat(np.arange(self.num_tasks), self.task_sizes)
 
+    @cached_property
+    def _ends(self) -> list[int]:
+        return np.cumsum([0, *self.task_sizes]).tolist()
+
     def classes_before(self, task: int) -> int:
-        return sum(self.task_sizes[:task])
+        """Classes learned before `task`."""
+        return self._ends[task]
 
     def classes_upto(self, task: int) -> int:
-        return sum(self.task_sizes[: task + 1])
+        """Classes seen once `task` is learned."""
+        return self._ends[task + 1]
+
+    def classes_of(self, task: int) -> range:
+        """New labels of the classes of `task`."""
+        return range(self._ends[task], self._ends[task + 1])
+
+    def names_by_own_label(self) -> list[str]:
+        """(K,) class names by the data set's own label."""
+        names = [""] * self.num_classes
+        for name, label in zip(self.class_names, self.class_order, strict=True):
+            names[label] = name
+        return names
+
+
+@dataclass(frozen=True)
+class InputFormat:
+    """How an image becomes the network's input when nothing is augmented."""
+
+    image_size: int  # pixels a side
+    channels: int
+    mean: list[float]  # per channel, of pixels in [0, 1]
+    std: list[float]
+    test_transform: str  # a name that utils/images/transforms.py knows
 
     def transform(self) -> Transform:
         """The test transform: uint8 images to the network's input (N, channels, image_size, image_size)."""
         return make_transform(self.test_transform, self.image_size, self.mean, self.std)
 
 
-def stream_of(data: DataManager) -> Stream:
-    """The facts of a data manager that its checkpoints keep."""
-    transform = data._pool.maker.transforms[False]  # the test transform
-    return Stream(list(data.class_order), list(data.task_sizes), list(data.class_names), data.label_period, transform.size,
-                  transform.channels, transform.mean.flatten().tolist(), transform.std.flatten().tolist(), data.info.test_transform)
+@dataclass(frozen=True)
+class StoredData:
+    """What a checkpoint keeps of the data, so that a prediction needs no data set. A learner can be made with it; it has no images."""
+
+    stream: TaskStream
+    inputs: InputFormat
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> StoredData:
+        return cls(TaskStream(**content["stream"]), InputFormat(**content["inputs"]))

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from utils.data.paths import Paths
+from utils.errors import UserError
+
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class DataMissing(UserError):
+    """The data set is not on this machine at all: a run stops, a dry run goes on with what the config says."""
 
 
 @dataclass(frozen=True)
 class ImageSet:
     """One split of one data set."""
 
-    images: np.ndarray | list[Path]  # (N, H, W, C) uint8, or N image files
+    images: np.ndarray | Paths  # (N, H, W, C) uint8, or N image files
     labels: np.ndarray  # (N,) int64, the data set's own labels 0..num_classes-1
     domains: np.ndarray | None = None  # (N,) int64 domain of each image, sets with domains only
+    notes: tuple[str, ...] = ()  # what the reader passed over or reinterpreted; the training set's speak of the whole data set
 
     def __post_init__(self) -> None:
         assert len(self.images) == len(self.labels), f"{len(self.images)} images, {len(self.labels)} labels"
@@ -27,8 +34,12 @@ class ImageSet:
 
     def subset(self, keep: np.ndarray) -> ImageSet:
         """The images at the positions `keep` (n,) int64, in that order."""
-        images = self.images[keep] if isinstance(self.images, np.ndarray) else [self.images[i] for i in keep]
-        return ImageSet(images, self.labels[keep], None if self.domains is None else self.domains[keep])
+        return replace(self, images=self.images[keep], labels=self.labels[keep],
+                       domains=None if self.domains is None else self.domains[keep])
+
+    def noted(self, *notes: str) -> ImageSet:
+        """The same images with more notes."""
+        return replace(self, notes=self.notes + notes) if notes else self
 
 
 Splits = tuple[ImageSet, ImageSet, "list[str]"]  # train, test, class names
@@ -50,6 +61,15 @@ class DatasetInfo:
     test_count: int | None = None
     domains: tuple[str, ...] = ()  # names, in the set's own order
     fixed_domain_order: bool = False  # the user listed them: never shuffled
-    class_order: tuple[int, ...] | None = None  # overrides shuffle and seed
+    class_order: tuple[int | str, ...] | None = None  # as the config writes it; overrides shuffle and seed
+    class_names: tuple[str, ...] | None = None  # by label; None where they are not known without the images
     folder: str = ""  # under data_root
     source: str = ""  # where to get it, and its licence
+
+
+def members_by_group(groups: np.ndarray) -> list[np.ndarray]:
+    """Positions (n_g,) int64, ascending, of the members of each group that occurs, groups in ascending order."""
+    if not len(groups):
+        return []
+    order = np.argsort(groups, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(groups[order])) + 1)

@@ -27,3 +27,11 @@ def distillation(logits: Tensor, old_logits: Tensor, temperature: float) -> Tens
     Not multiplied by T^2, as LwF and BiC have it. Args: both logits (N, C). Returns the mean over N.
     """
     return -((old_logits / temperature).softmax(dim=1) * (logits / temperature).log_softmax(dim=1)).sum(dim=1).mean()
+
+
+def cosface(cosines: Tensor, targets: Tensor, scale: float, margin: float) -> Tensor:
+    """Cross-entropy of s cos, the true class having s (cos - m) (CosFace, arXiv 1801.09414, Eq. 4).
+
+    Args: cosines (N, C) in [-1, 1], targets (N,), scale s, margin m. Returns the mean over N.
+    """
+    return F.cross_entropy(scale * (cosines - margin * F.one_hot(targets, cosines.shape[1])), targets)

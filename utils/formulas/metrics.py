@@ -123,17 +123,26 @@ def forgetting(matrix: AccuracyMatrix) -> float | None:
 
     A task without test images is left out. Negative when later tasks improved the earlier ones.
     """
+    return forgetting_curve(matrix)[-1] if len(matrix) else None
+
+
+def forgetting_curve(matrix: AccuracyMatrix) -> list[float | None]:
+    """`forgetting` after each task, (T + 1,): of the first t + 1 rows and columns."""
     table = _table(matrix)                                                          # (T + 1, T + 1)
-    if len(table) < 2:
-        return None
-    best = np.fmax.reduce(table[:-1, :-1], axis=0)              # nan above the diagonal, so t >= i
-    return _mean_where_defined(best - table[-1, :-1])
+    best = np.fmax.accumulate(table, axis=0)                    # nan above the diagonal, so t >= i
+    return [_mean_where_defined(best[t - 1, :t] - table[t, :t]) if t else None for t in range(len(table))]
 
 
 def backward_transfer(matrix: AccuracyMatrix) -> float | None:
     """mean over i < T of R[T, i] - R[i, i]; None for one task. A task without test images is left out."""
+    return backward_transfer_curve(matrix)[-1] if len(matrix) else None
+
+
+def backward_transfer_curve(matrix: AccuracyMatrix) -> list[float | None]:
+    """`backward_transfer` after each task, (T + 1,)."""
     table = _table(matrix)
-    return _mean_where_defined((table[-1] - np.diag(table))[:-1]) if len(table) else None
+    first = np.diag(table)
+    return [_mean_where_defined((table[t] - first)[:t]) for t in range(len(table))]
 
 
 def _table(matrix: AccuracyMatrix) -> np.ndarray:
@@ -146,18 +155,6 @@ def _table(matrix: AccuracyMatrix) -> np.ndarray:
 def _mean_where_defined(values: np.ndarray) -> float | None:
     defined = values[~np.isnan(values)]
     return float(defined.mean()) if defined.size else None
-
-
-def fold_scores(scores: np.ndarray, period: int) -> np.ndarray:
-    """Domain-incremental: one score per class, the best of its domains' heads.
-
-    scores (N, T * C) with head d * C + c for class c of domain d and period C -> (N, C). The argmax of the
-    result is the argmax over all heads modulo C (the protocol of DUCT and E2-LoRA).
-    """
-    images, heads = scores.shape
-    if heads % period:
-        raise ValueError(f"{heads} heads are not a whole number of domains with {period} classes each")
-    return scores.reshape(images, heads // period, period).max(axis=1)              # (N, T, C) -> (N, C)
 
 
 def release_accuracy(

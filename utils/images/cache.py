@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,6 +24,8 @@ from tqdm import tqdm
 from utils.errors import UserError
 from utils.images.disk_cache import open_disk_cache
 from utils.images.store import ArrayStore, FileStore, ImageStore, read_image
+from utils.machine.cores import available_cores
+from utils.terminal import shows_bars
 
 log = logging.getLogger("slca.data")
 
@@ -151,8 +152,8 @@ def _decoded_bytes(sizes: list[tuple[int, int]], count: int) -> int:
 def _decoded(paths: Sequence[Path], skip_bad: bool, what: str) -> Iterator[np.ndarray | None]:
     """Every image (H, W, 3) in order, decoded by threads; None for an unreadable one with `skip_bad`."""
     bad: list[str] = []
-    count = os.cpu_count() or 1
-    bar = tqdm(total=len(paths), desc=what, unit="image", disable=not sys.stderr.isatty(), leave=False)
+    count = available_cores()
+    bar = tqdm(total=len(paths), desc=what, unit="image", disable=not shows_bars(), leave=False)
     with bar, ThreadPoolExecutor(max_workers=count) as threads:
         for start in range(0, len(paths), AHEAD * count):
             for result in threads.map(_try_read, paths[start:start + AHEAD * count]):

@@ -6,6 +6,8 @@ size, else a list of B tensors (C, H, W).
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -15,6 +17,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from utils.data.paths import Paths
 from utils.errors import UserError
 from utils.images.transforms import Images
 
@@ -48,7 +51,7 @@ class FileStore:
     in_memory = False
 
     def __init__(self, paths: Sequence[Path]) -> None:
-        self.paths = list(paths)
+        self.paths = paths if isinstance(paths, Paths) else Paths.of(paths)  # workers share its arrays; Path objects they would copy
 
     def get(self, indices: np.ndarray) -> list[Tensor]:
         return [torch.from_numpy(read_image(self.paths[i])).permute(2, 0, 1) for i in indices]
@@ -67,7 +70,7 @@ def read_image(path: Path) -> np.ndarray:
         UserError: the file is no image, is cut short, or holds floating-point pixels.
     """
     try:
-        with Image.open(path) as image:
+        with open(path, "rb", opener=_without_waiting) as file, Image.open(file) as image:
             if image.mode == "F":
                 raise UserError(f"image {path} holds floating-point pixels, whose range is unknown; save it with 8 or 16 bits")
             if image.mode.startswith("I"):  # 16-bit grey
@@ -77,5 +80,20 @@ def read_image(path: Path) -> np.ndarray:
             return np.array(image.convert("RGB"))  # a copy: the tensor made of it must be writable
     except FileNotFoundError:
         raise UserError(f"image {path} does not exist; was it moved or deleted?") from None
+    except NotRegular:
+        raise UserError(f"image {path} is a folder, a pipe or a device and no file; remove it, or set \"bad_images\": \"skip\"") from None
     except (OSError, UnidentifiedImageError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(f"image {path} cannot be read ({error}); repair or remove it, or set \"bad_images\": \"skip\"") from None
+
+
+class NotRegular(Exception):
+    """What was to be opened has no end that could be read to."""
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Open for reading like `os.open`, but never wait for somebody to write into a pipe. Raises NotRegular."""
+    file = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+    if not stat.S_ISREG(os.fstat(file).st_mode):
+        os.close(file)
+        raise NotRegular(path)
+    return file

@@ -11,6 +11,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -26,16 +27,26 @@ def launch(fabric: Fabric) -> None:
     """Start the other processes, unless torchrun has; every process but the first becomes silent.
 
     Raises:
-        UserError: an earlier run of the same command used another number of processes.
+        UserError: an earlier run of the same command used another number of processes, or this is an interactive session.
     """
     if several_processes() and torch.distributed.get_world_size() != fabric.world_size:
         raise UserError(f"device: this config asks for {fabric.world_size} process(es), the one before it for "
                         f"{torch.distributed.get_world_size()}; configs of one command must use as many devices each. Run them one by one.")
     if fabric.world_size == 1:
         return
+    if getattr(fabric.strategy.launcher, "is_interactive_compatible", True) is False and not runs_a_file():
+        raise UserError(f"device: {fabric.world_size} devices need {fabric.world_size} processes, each of which starts this program's file "
+                        "again, and an interactive session (a notebook, python -, python -c) has none. Ask for one device here, or run "
+                        "python main.py --config FILE, or a file of your own.")
     fabric.launch()
     if not fabric.is_global_zero:
         logging.disable(logging.CRITICAL)
+
+
+def runs_a_file() -> bool:
+    """Whether this process was started from a python file or module, so that another can be started likewise."""
+    main = sys.modules.get("__main__")
+    return getattr(main, "__spec__", None) is not None or Path(getattr(main, "__file__", None) or "").is_file()
 
 
 def several_processes() -> bool:

@@ -7,8 +7,6 @@ import subprocess
 from importlib import metadata
 from pathlib import Path
 
-import torch
-
 from utils.files import PROJECT
 
 PACKAGES = ("torch", "torchvision", "timm", "lightning-fabric", "numpy")
@@ -17,14 +15,19 @@ GIT_SECONDS = 10
 
 def environment() -> dict[str, str | None]:
     """Versions that a result depends on, the machine's kind and the project's git commit; no paths, no host name."""
+    import torch  # takes seconds, which --version need not wait for
+
     return {
-        "python": platform.python_version(),
-        **{package: _version(package) for package in PACKAGES},
+        **versions(),
         "platform": f"{platform.system()} {platform.release()} {platform.machine()}",
         "cpu": _cpu_name(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "git_commit": git_commit(PROJECT),
     }
+
+
+def versions() -> dict[str, str | None]:
+    """Python, the packages that compute, and the project's git commit."""
+    return {"python": platform.python_version(), **{package: _version(package) for package in PACKAGES}, "git_commit": git_commit(PROJECT)}
 
 
 def _version(package: str) -> str | None:

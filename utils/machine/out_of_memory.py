@@ -14,7 +14,7 @@ CPU_ALLOCATOR_WORDS = ("DefaultCPUAllocator: can't allocate memory", "not enough
 
 
 @contextmanager
-def memory_errors_told(config: Config, stage_of: object = None) -> Iterator[None]:
+def out_of_memory_as_user_error(config: Config, stage_of: object = None) -> Iterator[None]:
     """Turn an out-of-memory error inside the block into a UserError.
 
     Args:

@@ -13,19 +13,23 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from utils.errors import UserError
-from utils.files import write_atomic
+from utils.files import encodable, write_atomic
 from utils.report.compare_tables import Cell, Entry, csv_row, latex, markdown, most_tasks, page_context, sort_entries, table_rows, terminal
 from utils.report.page import PAGES, write_picture
 from utils.report.plots import curve_figure
 from utils.report.results import RunResult, csv_text, read_results
 from utils.report.tables import printable
+from utils.run.runs import runs_in
+from utils.terminal import show
 
 
 def compare(
     run_folders: Sequence[Path | str], out_dir: Path | str = "logs/compare", labels: Sequence[str] | None = None,
     sort: str | None = None,
 ) -> str:
-    """Print the table of several runs and write `comparison.{md,csv,tex,png,html}` into `out_dir`.
+    """Write the table of several runs as `comparison.{md,csv,tex,png,html}` into `out_dir`, then print it.
+
+    A comparison of other figures that is there already is kept, in a folder `older-N` beside it.
 
     Args:
         run_folders: each a run's folder, or an experiment's folder, of which the newest run is taken.
@@ -44,36 +48,57 @@ def compare(
     notes = check_comparable(entries)
     rows = table_rows(entries)
     text = terminal(rows, notes)
-    print(text)
-    write_comparison(Path(out_dir), entries, rows, notes)
+    page, older = write_comparison(Path(out_dir), entries, rows, notes)
+    show(text)
+    show(f"\ncomparison: {page}" + (f"\nthe one that was there before: {older}" if older else ""))
     return text
 
 
-def write_comparison(out: Path, entries: Sequence[Entry], rows: Sequence[Sequence[Cell]], notes: Sequence[str]) -> None:
-    """Write the table in every form, the picture and the page into `out`."""
+def write_comparison(
+    out: Path, entries: Sequence[Entry], rows: Sequence[Sequence[Cell]], notes: Sequence[str]
+) -> tuple[Path, Path | None]:
+    """Write the table in every form, the picture and the page into `out`; returns the page and where an older one was put."""
+    table = csv_text([csv_row(entry, most_tasks(entries)) for entry in entries])
+    older = keep_older(out, table)
     labels, results = [entry.label for entry in entries], [entry.result for entry in entries]
     picture = write_picture(
         out / "comparison.png", lambda theme: curve_figure(results, labels, theme), f"Curves: {', '.join(labels)}"
     )
     write_atomic(out / "comparison.md", markdown(rows, notes))
-    write_atomic(out / "comparison.csv", csv_text([csv_row(entry, most_tasks(entries)) for entry in entries]))
+    write_atomic(out / "comparison.csv", table)
     write_atomic(out / "comparison.tex", latex(rows, notes))
     context = page_context(entries, rows, notes)
     page = write_atomic(out / "comparison.html", PAGES.get_template("compare.html.j2").render(curve=picture, **context))
-    print(f"\ncomparison: {page}")
+    return page, older
+
+
+def keep_older(out: Path, table: str) -> Path | None:
+    """Move a comparison in `out` whose csv is not `table` into `older-N`; returns that folder, None where nothing was moved."""
+    files = [file for file in sorted(out.glob("comparison.*")) if file.is_file()]
+    try:
+        if not files or (out / "comparison.csv").read_text(encoding="utf-8") == encodable(table):
+            return None
+    except (OSError, UnicodeDecodeError):  # an incomplete one is kept too
+        pass
+    older = out / f"older-{1 + max((int(folder.name[6:]) for folder in out.glob('older-*') if folder.name[6:].isdecimal()), default=0)}"
+    older.mkdir()
+    for file in files:
+        file.rename(older / file.name)
+    return older
 
 
 # Which runs, and whether they can be compared ------------------------------------------------------------------
 
 
 def find_results(folder: Path | str) -> Path:
-    """The `results.json` of a run's folder, or of the newest run in an experiment's folder (runs are named by time).
+    """The `results.json` of a run's folder, or of the newest run in an experiment's folder (`runs_in`).
 
     Raises:
         UserError: there is none.
     """
     folder = Path(folder)
-    found = [folder / "results.json"] if (folder / "results.json").is_file() else sorted(folder.glob("*/results.json"))
+    found = [folder / "results.json"] if (folder / "results.json").is_file() else [
+        run / "results.json" for run in runs_in(folder, "results.json")]
     if not found:
         problem = "has no results.json, nor has any folder in it" if folder.is_dir() else "is not a folder"
         raise UserError(f"compare: {folder} {problem}. Give runs that finished a seed, e.g. logs/slca_demo.")

@@ -83,9 +83,9 @@ COLUMNS = (
 SORTABLE = tuple(column.key for column in COLUMNS)
 HEADER = ("Method", "Rehearsal-free", *(column.header for column in COLUMNS))
 CAPTION = (
-    "Mean ± standard deviation over seeds. {mark}: best continual method, for accuracy and forgetting; joint training "
-    "is not one. Memory kept: images, features, statistics and all parameters that are not the pre-trained ones, after the last task. "
-    "Training time: without evaluation."
+    "Mean ± standard deviation over seeds, each of which is another class order. {mark}: best continual method, for accuracy and "
+    "forgetting; joint training is not one. Memory kept: images, features, statistics and all parameters that are not the pre-trained "
+    "ones, after the last task. Training time: without evaluation."
 )
 
 

@@ -8,21 +8,25 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from matplotlib.figure import Figure
 
 from utils.files import write_atomic
 from utils.report.plots import DARK, LIGHT, Theme, curve_figure, matrix_figure, png_bytes
 from utils.report.published import Published, published
 from utils.report.results import HEADLINES, RunResult, SeedResult, statistic
-from utils.report.tables import bytes_text, count_text, headline_rows, mean_std_text, seconds_text, stream_text, title_line
+from utils.report.tables import SPREAD, bytes_text, count_text, headline_rows, mean_std_text, seconds_text, stream_text, title_line
+from utils.run.runs import read_status
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PARTS = ("curve.png", "matrix.png", "report.html")
 TILES = ("last", "average_incremental", "forgetting", "backward_transfer")
 PAGES = Environment(
     loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True, undefined=StrictUndefined,
@@ -46,7 +50,24 @@ def write_report(result: RunResult, folder: Path | str) -> Path:
     name = title_line(result)
     curve = write_picture(folder / "curve.png", lambda theme: curve_figure([result], theme=theme), f"Curve: {name}")
     matrix = write_picture(folder / "matrix.png", lambda theme: matrix_figure(result, theme), f"Matrix: {name}")
-    return write_atomic(folder / "report.html", report_page(result, curve, matrix))
+    return write_atomic(folder / "report.html", report_page(result, curve, matrix, run=run_facts(folder)))
+
+
+def report_is_there(folder: Path | str) -> bool:
+    """Whether `write_report` wrote all its files, and not before the results that they show."""
+    folder = Path(folder)
+    try:
+        results = (folder / "results.json").stat().st_mtime_ns
+        return all((folder / name).stat().st_mtime_ns >= results for name in PARTS)
+    except OSError:
+        return False
+
+
+def run_facts(folder: Path) -> list[tuple[str, str]]:
+    """Which run a page is about: its folder, when it started, the command that started it; nothing without a run.json."""
+    status = read_status(folder)
+    facts = [("Run folder", str(folder)), ("Started", status.get("started")), ("Command", status.get("command"))] if status else []
+    return [(name, str(value)) for name, value in facts if value]
 
 
 def write_picture(path: Path, draw: Callable[[Theme], Figure], words: str) -> Picture:
@@ -58,8 +79,8 @@ def write_picture(path: Path, draw: Callable[[Theme], Figure], words: str) -> Pi
     return Picture(base64.b64encode(light).decode(), base64.b64encode(dark).decode(), words, css_width)
 
 
-def report_page(result: RunResult, curve: Picture, matrix: Picture) -> str:
-    """The run's page as HTML text."""
+def report_page(result: RunResult, curve: Picture, matrix: Picture, run: Sequence[tuple[str, str]] = ()) -> str:
+    """The run's page as HTML text; `run` are names and values that say which run it is."""
     reference = published(result.config, result.method)
     return PAGES.get_template("report.html.j2").render(
         title=f"{result.name} on {result.dataset}",
@@ -69,9 +90,11 @@ def report_page(result: RunResult, curve: Picture, matrix: Picture) -> str:
         matrix=matrix,
         headlines=headline_rows(result, reference, most_seeds=len(result.seeds)),
         paper=reference.words if reference else "",
+        spread=SPREAD if len(result.seeds) > 1 else "",
+        run=run,
         after_tasks=_after_tasks(result),
         cost=_cost(result),
-        environment=_pairs(result.environment),
+        environment=_pairs({name: "none" if value is None else value for name, value in result.environment.items()}),
         config=_pairs(result.config),
         streams=[(seed.seed, _stream(seed, result.class_names)) for seed in result.seeds],
     )
@@ -123,7 +146,7 @@ def _cost(result: RunResult) -> list[tuple[str, str]]:
 
 def _stream(seed: SeedResult, class_names: list[str]) -> list[tuple[str, str]]:
     """Each task's classes by name (by number where the names are not known), in the order of learning."""
-    names = [class_names[label] if label < len(class_names) else str(label) for label in seed.class_order]
+    names = [class_names[label] if 0 <= label < len(class_names) else str(label) for label in seed.class_order]
     ends = list(accumulate(seed.task_sizes))
     return [
         (f"Task {t + 1}", ", ".join(names[end - size : end]))

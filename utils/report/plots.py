@@ -1,24 +1,30 @@
 """Pictures of results: `curve.png` (accuracy over the classes seen) and `matrix.png` (the accuracy matrix).
 
 Drawn on matplotlib's Agg canvas through `Figure` objects: no global state, no display. Each picture exists in a
-light and a dark theme, since the report page follows the reader's setting; files on disk are the light one.
+light and a dark theme, since the report page follows the reader's setting; files on disk are the light one. matplotlib is
+imported when the first picture is drawn: training needs none of it.
 """
 
 from __future__ import annotations
 
+import importlib
 import io
+import os
+import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import LinearSegmentedColormap
-from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from utils.report.results import RunResult
+from utils.terminal import visible_name
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
 
 DPI = 200
 TEXT, SMALL = 10.0, 9.0                             # points
@@ -56,6 +62,8 @@ DARK = Theme(
 
 def png_bytes(figure: Figure) -> bytes:
     """The figure as a PNG file's bytes; the same figure gives the same bytes."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     buffer = io.BytesIO()
     FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})
     return buffer.getvalue()
@@ -94,6 +102,9 @@ def curve_figure(results: Sequence[RunResult], labels: Sequence[str] | None = No
 
 def matrix_figure(result: RunResult, theme: Theme = LIGHT) -> Figure:
     """The accuracy matrix R[t, i] (%), mean over seeds: row t after task t, column i the test images of task i."""
+    _import_matplotlib()
+    from matplotlib.colors import LinearSegmentedColormap
+
     assert result.seeds, "a matrix needs at least one finished seed"
     matrix = np.array([seed.accuracy_matrix for seed in result.seeds], dtype=float).mean(axis=0)    # (T, T), nan above
     tasks = len(matrix)
@@ -113,8 +124,27 @@ def matrix_figure(result: RunResult, theme: Theme = LIGHT) -> Figure:
     return figure
 
 
+def _import_matplotlib() -> None:
+    """Import matplotlib, whatever MPLBACKEND says: a notebook's backend, or a toolkit's, that is not installed here is no error."""
+    if "matplotlib" in sys.modules:
+        return
+    asked = os.environ.pop("MPLBACKEND", None)  # a name that matplotlib does not know would end its import half-way
+    try:
+        matplotlib = importlib.import_module("matplotlib")
+    finally:
+        if asked is not None:
+            os.environ["MPLBACKEND"] = asked
+    if asked:
+        with suppress(ValueError):  # for other users of matplotlib in this process
+            matplotlib.rcParams["backend"] = asked
+
+
 def _figure(width: float, height: float, theme: Theme) -> tuple[Figure, Axes]:
     """An empty figure of `width` x `height` inches with bare axes."""
+    _import_matplotlib()
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
     margins = ConstrainedLayoutEngine(w_pad=MARGIN, h_pad=MARGIN)
     figure = Figure(figsize=(width, height), dpi=DPI, facecolor=theme.background, layout=margins)
     axes = figure.add_subplot(facecolor=theme.background)
@@ -124,7 +154,8 @@ def _figure(width: float, height: float, theme: Theme) -> tuple[Figure, Axes]:
 
 
 def _plain(text: str) -> str:
-    """`text` shortened, and with the dollars escaped that matplotlib would read as formulas."""
+    """`text` shortened, without control characters, and with the dollars escaped that matplotlib would read as formulas."""
+    text = visible_name(text)
     short = text if len(text) <= LONGEST_LABEL else text[: LONGEST_LABEL - 1] + "…"
     return short.replace("$", r"\$")
 

@@ -1,5 +1,8 @@
 """What a run leaves behind as numbers: `results.json`, `results.csv` and `results_tidy.csv`.
 
+results.json is the one that counts: a seed that is in it is not computed again. It is written after the tables that are made
+from it, and what is shown of it (page, pictures) is made anew when a run is resumed.
+
 Percentages are in [0, 100] and unrounded; only tables and pictures round. Tasks are counted from 1 wherever a
 person reads them (tables, pictures, csv); lists in `results.json` are simply in the order of the tasks.
 """
@@ -9,7 +12,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -18,7 +21,7 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from utils.errors import UserError
-from utils.files import write_atomic
+from utils.files import encodable, write_atomic
 from utils.formulas import metrics
 
 Statistic = dict[str, "float | None"]       # {"mean": ..., "std": ...}, std with ddof 1 and None for one seed
@@ -35,6 +38,7 @@ HEADLINES = {                               # key of the summary and attribute o
 }
 MEMORY_KINDS = ("images", "features", "statistics", "parameters")   # of what a learner keeps, in bytes
 WHERE_DEFINED = ("last_all_domains", "last_validation")     # shown only for runs that have them
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "＝", "＋", "－", "＠")   # full-width forms too (OWASP, CSV injection)
 NEEDS_TWO_TASKS = ("average_incremental", "forgetting", "backward_transfer")
 
 
@@ -111,12 +115,12 @@ class RunResult:
     @property
     def dataset(self) -> str:
         dataset = self.config.get("dataset", "")
-        return str(dataset["name"] if isinstance(dataset, dict) else dataset)
+        return str(dataset.get("name", "") if isinstance(dataset, dict) else dataset)
 
     @property
     def backbone(self) -> str:
         backbone = self.config.get("convnet_type", "")
-        return str(backbone["timm"] if isinstance(backbone, dict) else backbone)
+        return str(backbone.get("timm", "") if isinstance(backbone, dict) else backbone)
 
     @property
     def num_tasks(self) -> int:
@@ -153,11 +157,36 @@ def summarise(seeds: Sequence[SeedResult]) -> dict[str, Statistic]:
 
 
 def write_results(result: RunResult, folder: Path | str) -> None:
-    """Write `results.json`, `results.csv` and `results_tidy.csv` into `folder`, each in one atomic step."""
+    """Write `results.csv`, `results_tidy.csv` and then `results.json` into `folder`, each in one atomic step."""
     folder = Path(folder)
-    write_atomic(folder / "results.json", TypeAdapter(RunResult).dump_json(result, indent=2) + b"\n")
-    write_atomic(folder / "results.csv", csv_text(_wide_rows(result)))
-    write_atomic(folder / "results_tidy.csv", csv_text(_tidy_rows(result)))
+    for name, text in _tables(result).items():
+        write_atomic(folder / name, text)
+    write_atomic(folder / "results.json", TypeAdapter(RunResult).dump_json(_encodable(result), indent=2) + b"\n")
+
+
+def tables_are_current(result: RunResult, folder: Path | str) -> bool:
+    """Whether the CSV files in `folder` are those of `result`."""
+    try:
+        return all((Path(folder) / name).read_text(encoding="utf-8") == encodable(text) for name, text in _tables(result).items())
+    except (OSError, ValueError):
+        return False
+
+
+def _tables(result: RunResult) -> dict[str, str]:
+    return {"results.csv": csv_text(_wide_rows(result)), "results_tidy.csv": csv_text(_tidy_rows(result))}
+
+
+def _encodable(result: RunResult) -> RunResult:
+    """The result with bytes of names that are not UTF-8 written out; JSON has no place for them."""
+    def clean(value: Any) -> Any:
+        if isinstance(value, str):
+            return encodable(value)
+        if isinstance(value, dict):
+            return {clean(key): clean(inner) for key, inner in value.items()}
+        return [clean(inner) for inner in value] if isinstance(value, list) else value
+
+    names = {name: clean(getattr(result, name)) for name in ("config", "environment", "method", "title", "class_names")}
+    return replace(result, **names)
 
 
 def read_results(path: Path | str) -> RunResult:
@@ -166,39 +195,76 @@ def read_results(path: Path | str) -> RunResult:
     Raises:
         UserError: the file is missing, or is not one that `write_results` wrote.
     """
+    path = Path(path)
     try:
-        return TypeAdapter(RunResult).validate_json(Path(path).read_bytes())
+        if path.exists() and not path.is_file():  # reading a pipe would wait for ever
+            raise OSError(0, "it is no regular file")
+        result = TypeAdapter(RunResult).validate_json(path.read_bytes())
     except OSError as error:
         reason = error.strerror or error
         raise UserError(f"cannot read {path}: {reason}. Give a run that has finished at least one seed.") from None
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the file"
-        problem = f"{where}: {first['msg']}"
-        raise UserError(f"{path} is not a run's results.json: {problem}. Run the experiment again.") from None
+        first = error.errors(include_url=False, include_input=False)[0]
+        raise _damaged(path, f"{'.'.join(map(str, first['loc'])) or 'the file'}: {first['msg']}") from None
+    except RecursionError:
+        raise _damaged(path, "it is nested too deeply") from None
+    for number, seed in enumerate(result.seeds):
+        tasks = len(result.seeds[0].task_sizes)
+        other = f"task_sizes: got {len(seed.task_sizes)} tasks, the first seed has {tasks}" if len(seed.task_sizes) != tasks else ""
+        problem = other or _length_problem(seed)
+        if problem:
+            raise _damaged(path, f"seeds.{number}.{problem}")
+    return result
+
+
+def _damaged(path: Path, problem: str) -> UserError:
+    return UserError(f"{path} is not a run's results.json: {problem}. Run the experiment again.")
+
+
+def _length_problem(seed: SeedResult) -> str:
+    """Which curve does not have one entry per task; "" when all have."""
+    tasks = len(seed.task_sizes)
+    if tasks == 0 or min(seed.task_sizes) < 1:
+        return f"task_sizes: {seed.task_sizes} is no number of classes for each of one or more tasks"
+    curves = {"top1_curve": seed.top1_curve, "top5_curve": seed.top5_curve, "task_il_curve": seed.task_il_curve, "grouped": seed.grouped,
+              "accuracy_matrix": seed.accuracy_matrix}
+    curves |= {f"accuracy_matrix.{t}": row for t, row in enumerate(seed.accuracy_matrix)}
+    optional = {"validation_curve": seed.validation_curve, "all_domains_curve": seed.all_domains_curve, "memory_curve": seed.memory_curve}
+    curves |= {name: curve for name, curve in optional.items() if curve}
+    return next((f"{name}: got {len(curve)} entries for {tasks} tasks" for name, curve in curves.items() if len(curve) != tasks), "")
 
 
 def csv_text(rows: Sequence[dict[str, Any]]) -> str:
-    """Rows with equal keys as comma-separated text with a header; None is an empty cell."""
+    """Rows with equal keys as comma-separated text with a header; None is an empty cell.
+
+    A spreadsheet runs a text that begins with = + - @ or a tab as a formula; such a text gets a ' in front, which it shows as text.
+    """
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({key: _no_formula(value) for key, value in row.items()} for row in rows)
     return text.getvalue()
+
+
+def _no_formula(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    value = value.replace("\r", r"\x0d")  # python's writer would leave it bare, and readers end the line there
+    return "'" + value if value.lstrip(" \n").startswith(FORMULA_STARTS) else value
 
 
 def _wide_rows(result: RunResult) -> list[dict[str, Any]]:
     """One row per seed and task: everything that was measured after that task."""
     rows = []
     for seed in result.seeds:
+        forgetting, transfer = metrics.forgetting_curve(seed.accuracy_matrix), metrics.backward_transfer_curve(seed.accuracy_matrix)
         for t, seen in enumerate(seed.classes_seen):
-            so_far = [row[: t + 1] for row in seed.accuracy_matrix[: t + 1]]
             rows.append({
                 "seed": seed.seed, "task": t + 1, "classes_seen": seen,
                 "top1": seed.top1_curve[t], "top5": seed.top5_curve[t], "task_il": seed.task_il_curve[t],
                 "old": seed.grouped[t].get("old"), "new": seed.grouped[t].get("new"),
                 "average_incremental": metrics.average_incremental(seed.top1_curve[: t + 1]),
-                "forgetting": metrics.forgetting(so_far), "backward_transfer": metrics.backward_transfer(so_far),
+                "forgetting": forgetting[t], "backward_transfer": transfer[t],
                 **{f"memory_{kind}": seed.memory_curve[t].get(kind) if seed.memory_curve else None for kind in MEMORY_KINDS},
             })
     return rows

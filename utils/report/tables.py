@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from utils.data.registry import list_datasets
 from utils.report.published import Published, published
 from utils.report.results import HEADLINES, WHERE_DEFINED, RunResult, Statistic, statistic
+from utils.terminal import visible_name
 
 TASKS_PER_LINE = 10         # of the curve, on a terminal of 100 columns
 SEEDS_SHOWN = 5             # with more seeds than these, only mean ± std
+SPREAD = "Mean ± standard deviation over the seeds, each of which is another class order."
 
 
 def results_table(result: RunResult) -> str:
@@ -20,6 +21,8 @@ def results_table(result: RunResult) -> str:
     learned = [len(seed.task_sizes) for seed in result.seeds]
     if len(set(learned)) > 1:
         lines += ["", f"Unfinished: the seeds have learned {', '.join(map(str, learned))} tasks; the mean mixes them."]
+    if len(result.seeds) > 1:
+        lines += ["", SPREAD]
     if reference:
         lines += ["", f"{reference.words}."]
     return "\n".join(lines)
@@ -43,6 +46,8 @@ def headline_rows(result: RunResult, reference: Published | None, most_seeds: in
 
 def datasets_table() -> str:
     """Every registered data set on one line: name, classes, images, size in pixels, folder under `data_root`, source."""
+    from utils.data.registry import list_datasets  # imports torch, which a comparison of results does not need
+
     rows = [["name", "classes", "training", "test", "pixels", "folder", "source"]]
     for info in list_datasets():
         counts = ["?" if count is None else f"{count:,}" for count in (info.train_count, info.test_count)]
@@ -68,8 +73,8 @@ def _count(number: int, noun: str, plural: str = "") -> str:
 
 
 def printable(text: str) -> str:
-    """`text` without control characters: a name from a config must not steer the terminal."""
-    return "".join(character if character.isprintable() else "?" for character in text)
+    """`text` as one line, its control characters written out: a name from a config must not steer the terminal."""
+    return visible_name(text)
 
 
 def text_table(rows: Sequence[Sequence[str]]) -> list[str]:

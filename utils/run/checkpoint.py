@@ -12,6 +12,7 @@ A folder is filled under a temporary name and renamed, so one that has its name 
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable, Mapping
@@ -21,12 +22,13 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import load, save_file
 from torch import Tensor
 
 from utils.errors import StorageError, UserError
-from utils.files import sha256_of, sync_folder, write_atomic
+from utils.files import file_sha256, sha256_of, sync_folder, write_atomic
 
+PARTIAL = ".partial"  # ends the name of a folder that is being written
 _NAME = re.compile(r"task_(\d+)(?:_epoch_(\d+))?")
 
 
@@ -66,25 +68,40 @@ class CheckpointStore:
         if self.keep == "none":
             return
         name = f"task_{task + 1:02d}" + ("" if epoch is None else f"_epoch_{epoch:04d}")
-        partial = self.folder / f".{name}.partial"
+        partial = self.folder / f".{name}{PARTIAL}"
         try:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
-            checksums = {}
-            for file, tensors in (("weights.safetensors", weights), ("state.safetensors", state)):
-                data = save({key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()})
-                write_atomic(partial / file, data)
-                checksums[file] = sha256_of(data)
+            checksums = {file: write_tensors(partial / file, tensors)
+                         for file, tensors in (("weights.safetensors", weights), ("state.safetensors", state))}
             content = json.dumps({"meta": dict(meta), "sha256": checksums})
             write_atomic(partial / "checkpoint.json", json.dumps({"content": content, "sha256": sha256_of(content.encode())}))
             shutil.rmtree(self.folder / name, ignore_errors=True)
             partial.rename(self.folder / name)
             sync_folder(self.folder)
-        except OSError as error:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise StorageError(f"checkpoint {self.folder / name} cannot be written: {error.strerror or error}; earlier checkpoints are "
+        except (OSError, SafetensorError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise StorageError(f"checkpoint {self.folder / name} cannot be written: {reason}; earlier checkpoints are "
                             "intact. Free some space, then continue with --resume.") from None
-        self._prune(task, epoch)
+        finally:  # also when a signal stops the program here
+            shutil.rmtree(partial, ignore_errors=True)
+        self.tidy(task, epoch)
+
+    def tidy(self, task: int, epoch: int | None) -> None:
+        """Remove what a run that is now after `task` (inside it, with `epoch` epochs done) does not need.
+
+        That is: half-written folders, checkpoints inside tasks but this one, older tasks beyond `keep`, and checkpoints from
+        further on, which are damaged, or the run would have gone on from them.
+        """
+        if self.keep == "none" or not self.folder.is_dir():
+            return
+        here = _order(task, epoch)
+        stale = [name for name, t, e in self._names() if _order(t, e) > here or (e is not None and (t, e) != (task, epoch))]
+        finished = [name for name, t, e in self._names() if e is None and _order(t, e) <= here]
+        for name in stale + (finished[:-2] if self.keep == "last" else []):
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+        for leftover in self.folder.glob(f".*{PARTIAL}"):
+            shutil.rmtree(leftover, ignore_errors=True)
 
     def newest(self, task: int | None = None, *, inside: int | None = None) -> Checkpoint | None:
         """The newest undamaged checkpoint of a finished task (at or before `task`), or one inside task `inside`."""
@@ -124,13 +141,42 @@ class CheckpointStore:
             match = _NAME.fullmatch(folder.name)
             if match:
                 found.append((folder.name, int(match[1]) - 1, int(match[2]) if match[2] else None))
-        return sorted(found, key=lambda item: (item[1], float("inf") if item[2] is None else item[2]))
+        return sorted(found, key=lambda item: _order(item[1], item[2]))
 
-    def _prune(self, task: int, epoch: int | None) -> None:
-        finished = [name for name, _, e in self._names() if e is None]
-        stale = [name for name, t, e in self._names() if e is not None and (t, e) != (task, epoch)]
-        for name in stale + (finished[:-2] if self.keep == "last" else []):
-            shutil.rmtree(self.folder / name, ignore_errors=True)
+
+def _order(task: int, epoch: int | None) -> tuple[int, float]:
+    """Checkpoints sort by it: those inside a task before the one after it."""
+    return task, float("inf") if epoch is None else epoch
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
+    """Write a safetensors file of tensors on any device, flushed to the disk; returns its SHA-256.
+
+    Tensors are copied only where the format asks for it: from another device, out of a strided view, or where two share memory.
+    """
+    seen: set[int] = set()
+    plain: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        tensor = tensor.detach().cpu().contiguous()
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() in seen or storage.nbytes() != tensor.nbytes:
+            tensor = tensor.clone()
+        seen.add(tensor.untyped_storage().data_ptr())
+        plain[name] = tensor
+    save_file(plain, path)
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+    return file_sha256(path)
+
+
+def write_tensors_atomic(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """`write_tensors` under a temporary name, then renamed. Raises OSError or SafetensorError."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write_tensors(temporary, tensors)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def check_base_weights(checkpoint: Checkpoint, sha256: str, folder: Path, source: str) -> None:

@@ -24,13 +24,13 @@ def folder_lock(folder: Path) -> Iterator[None]:
     but not the lock. Worker processes do not inherit it.
 
     Raises:
-        UserError: somebody else holds it.
+        UserError: somebody else holds it, or it is a link or cannot be written.
     """
-    path = (folder / ".lock").resolve()
+    path = folder.resolve() / ".lock"
     taken = UserError(f"{folder} is in use by another run that is still going; wait for it, stop it, or start a new run without --resume")
     if path in _held:  # opening and closing the file once more would drop the lock that is held
         raise taken
-    with path.open("a+b") as stream:
+    with _opened(path) as stream:
         try:
             _lock(stream)
         except OSError as error:
@@ -42,6 +42,16 @@ def folder_lock(folder: Path) -> Iterator[None]:
             yield
         finally:
             _held.discard(path)
+
+
+def _opened(path: Path) -> BinaryIO:
+    """The lock's file, made if missing; a link is not followed. Raises UserError."""
+    try:
+        return open(os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666), "r+b", buffering=0)
+    except OSError as error:
+        problem = "it is a link" if path.is_symlink() else error.strerror
+        raise UserError(f"{path} cannot be opened to lock the folder ({problem}); a run needs a folder that it can write, and a .lock of "
+                        "its own there") from None
 
 
 if os.name == "nt":

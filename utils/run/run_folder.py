@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
+import os
 import re
+import shlex
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,15 +19,18 @@ import torch
 
 from utils.config import Config
 from utils.errors import UserError
-from utils.files import write_atomic
+from utils.files import links_that_leave, write_atomic
+from utils.json_files import json_text
 from utils.machine.environment import environment
 from utils.run.locks import folder_lock
+from utils.run.runs import next_number, read_status, runs_in
 
 log = logging.getLogger("slca")
 
 # Settings that change where or how fast a run computes, not what; a resumed run may change them.
 NEUTRAL_KEYS = frozenset({"num_workers", "device", "notes", "prefix", "model_postfix", "data_root", "cache", "save_before_ca", "ca_eval",
-                          "test_batch_size", "keep_checkpoints", "checkpoint_every", "resume", "accumulate", "grad_checkpointing"})
+                          "test_batch_size", "keep_checkpoints", "checkpoint_every", "checkpoint_minutes", "resume", "accumulate",
+                          "grad_checkpointing"})
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,8 @@ class RunFolder:
                 return run
         if runs and not runs[-1].finished:
             runs[-1].check_same(config, "--resume")
-        stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+        started = datetime.now().astimezone()
+        stamp = started.strftime("%Y-%m-%d_%H-%M-%S")
         for suffix in ("", *(f"-{i}" for i in range(2, 1000))):
             path = experiment / (stamp + suffix)
             try:
@@ -62,7 +68,8 @@ class RunFolder:
             except OSError as error:
                 raise UserError(f"--out: the folder {path} cannot be made ({error.strerror}); name another with --out DIR") from None
             run = cls(path, new=True)
-            run._write({"finished": False, "config": config.model_dump(mode="json"), "environment": environment(),
+            run._write({"finished": False, "number": next_number(experiment), "started": started.isoformat(timespec="seconds"),
+                        "command": command_line(), "config": config.model_dump(mode="json"), "environment": environment(),
                         "threads": torch.get_num_threads()})
             return run
         raise UserError(f"--out: too many runs named {stamp} in {experiment}")
@@ -70,7 +77,7 @@ class RunFolder:
     @classmethod
     def all(cls, experiment: Path) -> list[RunFolder]:
         """Runs of an experiment, oldest first."""
-        return [cls(file.parent) for file in sorted(experiment.glob("*/run.json"))]
+        return [cls(folder) for folder in runs_in(experiment)]
 
     @classmethod
     def newest(cls, experiment: Path, config: Config | None = None) -> RunFolder:
@@ -85,7 +92,15 @@ class RunFolder:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Keep other processes out while this one writes; also tidies what a killed one left. Raises UserError when taken."""
+        """Keep other processes out while this one writes; also tidies what a killed one left.
+
+        Raises:
+            UserError: the folder is taken, or a link in it leads elsewhere.
+        """
+        leaving = links_that_leave(self.path)
+        if leaving:
+            raise UserError(f"{leaving[0]} is a link to {os.path.realpath(leaving[0])}, outside of the run's folder. A run writes into its "
+                            "own folder alone: remove the link (to keep runs on another disk, name a folder there with --out)")
         with folder_lock(self.path):
             for leftover in self.path.rglob(".*.tmp"):
                 leftover.unlink(missing_ok=True)
@@ -97,11 +112,7 @@ class RunFolder:
 
     def status(self) -> dict[str, Any]:
         """What run.json holds; nothing when it cannot be read."""
-        try:
-            content = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return content if isinstance(content, dict) else {}
+        return read_status(self.path)
 
     @property
     def finished(self) -> bool:
@@ -125,6 +136,9 @@ class RunFolder:
 
     def check_same(self, config: Config, doing: str) -> None:
         """Raises UserError, naming the keys, when `config` computes something else than the run's own."""
+        if not self.status():
+            raise UserError(f"{doing}: {self.path / 'run.json'} is damaged, so this run cannot be told from others; remove the folder "
+                            f"{self.path}, or leave {doing} out")
         changed = self.changed_keys(config)
         if changed:
             before, now = self.status().get("config") or {}, config.model_dump(mode="json")
@@ -133,7 +147,13 @@ class RunFolder:
                             f"a new run without {doing}.")
 
     def _write(self, content: dict[str, Any]) -> None:
-        write_atomic(self.path / "run.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        write_atomic(self.path / "run.json", json_text(content))
+
+
+def command_line() -> str | None:
+    """The command that started this process, as a person would type it again; None in a notebook or another program."""
+    program = Path(sys.argv[0]).name if sys.argv else ""
+    return shlex.join(["python", program, *sys.argv[1:]]) if program == "main.py" else None
 
 
 def experiment_folder(out_dir: Path, name: str) -> Path:

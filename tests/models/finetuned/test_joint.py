@@ -19,17 +19,17 @@ def test_joint_learns_all_classes_in_one_task(tmp_path):
 def test_one_task_keeps_the_class_order_of_the_seed_and_wins_over_listed_tasks():
     several = make_config(dataset=TINY)
     single = make_config(dataset=TINY, all_at_once=True)
-    assert DataManager(several, 1993).class_order == DataManager(single, 1993).class_order
+    assert DataManager(several, 1993).stream.class_order == DataManager(single, 1993).stream.class_order
     listed = make_config(dataset=TINY, all_at_once=True, tasks=[[0, 1], [2, 3, 4]], init_cls=None, increment=None)
-    assert DataManager(listed, 1993).task_sizes == [5]
+    assert DataManager(listed, 1993).stream.task_sizes == [5]
 
 
 def test_joint_over_domains_learns_each_class_from_all_domains():
     domains = {**TINY, "num_domains": 3}
     config = make_config(model_name="joint", dataset=domains, scenario="domain", init_cls=None, increment=None)
     data = DataManager(config, 1993)
-    assert data.task_sizes == [5]
-    assert data.label_period is None
+    assert data.stream.task_sizes == [5]
+    assert data.stream.label_period is None
     assert data.count("train", 0) == 3 * 5 * 6
     assert sorted(set(data.labels("test", 0).tolist())) == list(range(5))
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from models import stage1
 from models.rehearsal.derpp import DERpp, derpp_loss, reservoir_slots
 from tests.support import learn, make_config, synthetic_learner
 from trainer import train
@@ -63,14 +64,14 @@ def test_a_run_stopped_inside_a_task_goes_on_with_the_same_reservoir(tmp_path, m
     config = make_config(model_name="derpp", memory_size=10, epochs=3, batch_size=8, dataset={
         "name": "tiny", "layout": "synthetic", "num_classes": 4, "image_size": 16, "train_per_class": 12, "test_per_class": 4})
     straight = train(config, tmp_path / "a").seeds[0]
-    real = DERpp.train_epoch
+    real = DERpp.training_batches
 
-    def stopped(self, *args):
-        if (self.task, self.epoch) == (1, 2):
+    def stopped(self, task, epoch):
+        if (task, epoch) == (1, 2):
             raise KeyboardInterrupt
-        return real(self, *args)
+        return real(self, task, epoch)
 
-    monkeypatch.setattr(DERpp, "train_epoch", stopped)
+    monkeypatch.setattr(DERpp, "training_batches", stopped)
     with pytest.raises(KeyboardInterrupt):
         train(config, tmp_path / "b")
     monkeypatch.undo()
@@ -87,8 +88,6 @@ def test_a_step_in_two_parts_sees_the_same_replayed_images():
         learner = synthetic_learner("derpp", accumulate=accumulate, epochs=1)
         learn(learner, [0])
         learner.begin_task(1)
-        images, labels = next(iter(learner.training_batches(1, 0)))
-        learner.backward_batch(learner.net, images, labels)
-        assert next(learner.parts, None) is None
+        stage1.backward_batch(learner, learner.net, next(iter(learner.training_batches(1, 0))))
         seen.append(learner.net.heads[0].weight.grad)
     torch.testing.assert_close(seen[0], seen[1], rtol=1e-4, atol=1e-6)

@@ -10,7 +10,7 @@ from utils.errors import UserError
 
 
 def kept_of_each_class(learner):
-    return np.bincount(learner.data.labels_of("train", learner.memory), minlength=learner.data.classes_upto(learner.task)).tolist()
+    return np.bincount(learner.data.labels_of("train", learner.memory), minlength=learner.stream.classes_upto(learner.task)).tolist()
 
 
 def test_herding_follows_the_greedy_algorithm_written_out():

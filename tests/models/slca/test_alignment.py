@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from models.slca.alignment import Alignment, normalise_logits, task_indicator
+from models.slca.alignment import Alignment, normalise_logits, samples_per_round, task_indicator
 from models.slca.gaussians import Gaussian
 from models.slca.slca_pp import scale_features
 from tests.support import StubData, load_parity, make_config, make_learner
@@ -129,7 +129,7 @@ def test_rounds_within_a_memory_budget_draw_as_many_features_of_every_class():
     learner = make_learner(make_config(ca_samples=25, ca_batch_size=64, ca_memory_gb=budget), StubData([2, 3]))
     generator = torch.Generator().manual_seed(0)
     learner.gaussians.classes = [Gaussian.fit(torch.randn(6, 16, generator=generator)) for _ in range(5)]
-    assert learner.samples_per_round() == [8, 8, 9]
+    assert samples_per_round(learner.config, len(learner.gaussians), learner.net.backbone.dim) == [8, 8, 9]
     batches = list(learner.drawn_batches(1, epoch=0))
     assert torch.cat([labels for _, labels in batches]).bincount().tolist() == [25] * 5
     assert all(len(features) <= 45 for features, _ in batches)
@@ -139,7 +139,7 @@ def test_the_budget_does_not_touch_the_paper_s_sizes():
     learner = make_learner(make_config(ca_samples=256), StubData([2, 3]))
     learner.net.backbone.dim = 768
     learner.gaussians.classes = [None] * 1000
-    assert learner.samples_per_round() == [256]
+    assert samples_per_round(learner.config, len(learner.gaussians), learner.net.backbone.dim) == [256]
 
 
 def test_evaluation_inside_alignment_passes_the_backbone_once(monkeypatch):

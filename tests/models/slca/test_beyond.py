@@ -14,7 +14,7 @@ from tests.support import StubData, make_config, make_learner, micro_backbone
 from utils.config import parse_config
 from utils.data.registry import load_dataset
 from utils.errors import UserError
-from utils.run.monitor import Monitor, RunMonitor
+from utils.run.monitor import Monitor
 
 SYNTHETIC = {"name": "tiny", "layout": "synthetic", "num_classes": 5, "image_size": 16, "train_per_class": 12, "test_per_class": 6,
              "train_transform": "none"}
@@ -62,17 +62,17 @@ def test_a_run_read_from_its_gaussians_can_be_exported_and_predicts(changes, tmp
 def test_a_run_cut_off_inside_a_task_continues_to_the_same_bits(changes, tmp_path, monkeypatch):
     config = settings(**changes, val_fraction=0.2, drift_rho=1e-4)
     whole = trainer.train(config, tmp_path / "whole")
-    end_epoch = RunMonitor.end_epoch
+    save = trainer.Session.save_inside_task
 
-    def cut(monitor, learner, optimizer, epoch, stats):
-        end_epoch(monitor, learner, optimizer, epoch, stats)
-        if (learner.task, epoch) == (1, 0):
+    def cut(session, epochs, optimizer):
+        save(session, epochs, optimizer)
+        if (session.learner.task, epochs) == (1, 1):
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(RunMonitor, "end_epoch", cut)
+    monkeypatch.setattr(trainer.Session, "save_inside_task", cut)
     with pytest.raises(KeyboardInterrupt):
         trainer.train(config, tmp_path / "cut")
-    monkeypatch.setattr(RunMonitor, "end_epoch", end_epoch)
+    monkeypatch.setattr(trainer.Session, "save_inside_task", save)
     resumed = trainer.train(config, tmp_path / "cut", resume=True)
     assert resumed.seeds[0].accuracy_matrix == whole.seeds[0].accuracy_matrix
     for file in ("weights.safetensors", "state.safetensors"):

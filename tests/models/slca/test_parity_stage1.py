@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from models import stage1
 from tests.support import StubData, load_parity, make_config, make_learner, parity_state
 from utils.run.monitor import Monitor
 
@@ -34,7 +35,7 @@ def test_losses_and_parameters_follow_the_release_step_by_step(name):
         module = learner.training_module(task)
         losses = []
         for step, batch in enumerate(data.given[task], start=1):
-            losses += learner.train_epoch(module, optimizer, [batch]).losses
+            losses += stage1.train_epoch(learner, module, optimizer, [batch]).losses
             if f"t{task}/step{step}/fc.heads.{task}.0.weight" in arrays:
                 check_parameters(learner, before, parity_state(arrays, f"t{task}/step{step}/"))
         np.testing.assert_allclose(losses, facts[f"t{task}"]["loss_per_step"], atol=1e-5)

@@ -28,7 +28,7 @@ def run(request, tmp_path_factory):
     out = tmp_path_factory.mktemp(request.param)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trainer, "write_report", lambda result, folder: None)
-        result = train(tiny_config(model_name=request.param, epochs=1, ca_epochs=1), out, name="run")
+        result = train(tiny_config(model_name=request.param, epochs=1), out, name="run")
     return only_run(out / "run"), result
 
 

@@ -9,17 +9,21 @@ import torch
 from models import LEARNERS, learner_class, resolve_config
 from models.tools.dry_run import describe_run, shape_learner
 from models.tools.timing import _alignment_seconds, estimate_time
-from tests.support import make_config
+from tests.support import make_config, that_it_has
 from utils.data.data_manager import DataManager
 
 SYNTHETIC = {"name": "tiny", "layout": "synthetic", "num_classes": 4, "image_size": 16, "train_per_class": 30, "test_per_class": 2,
              "train_transform": "none"}
 
 
+def tiny_run(method):
+    return make_config(**that_it_has(method, {"model_name": method, "dataset": SYNTHETIC, "batch_size": 10, "memory_size": 20}))
+
+
 @pytest.mark.parametrize("method", LEARNERS)
 def test_with_data_and_weights_two_batches_are_measured(method, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    text = estimate_time(make_config(model_name=method, dataset=SYNTHETIC, batch_size=10, memory_size=20))
+    text = estimate_time(tiny_run(method))
     assert "measured on 2 batches of 10 on cpu" in text and "task(s)" in text
     measured = [float(x) for x in re.findall(r"([\d.]+) ms", text)]  # per image in training, without gradient
     assert len(measured) == (2 if learner_class(method).has_heads else 1) and min(measured) > 0
@@ -58,7 +62,7 @@ PLANNED = {  # images per epoch of the second task: 60 new ones, 20 stored ones 
 
 @pytest.mark.parametrize("method", PLANNED)
 def test_replayed_images_are_counted(method):
-    config = resolve_config(make_config(model_name=method, dataset=SYNTHETIC, batch_size=10, memory_size=20))
+    config = tiny_run(method)
     learner = shape_learner(config, DataManager.plan(config, 0))
     assert learner.planned_images(1, 60) == PLANNED[method]
 

@@ -60,11 +60,11 @@ def test_label_mapping_is_the_releases(count):
 
 def test_each_class_is_in_exactly_one_task():
     data = manager(synthetic(num_classes=11), init_cls=4, increment=3)
-    assert data.task_sizes == [4, 3, 3, 1] and sorted(data.class_order) == list(range(11))
-    assert data.task_of_class.tolist() == [0] * 4 + [1] * 3 + [2] * 3 + [3]
-    assert [(data.classes_before(t), data.classes_upto(t)) for t in range(4)] == [(0, 4), (4, 7), (7, 10), (10, 11)]
+    assert data.stream.task_sizes == [4, 3, 3, 1] and sorted(data.stream.class_order) == list(range(11))
+    assert data.stream.task_of_class.tolist() == [0] * 4 + [1] * 3 + [2] * 3 + [3]
+    assert [(data.stream.classes_before(t), data.stream.classes_upto(t)) for t in range(4)] == [(0, 4), (4, 7), (7, 10), (10, 11)]
     assert sum(data.count("train", t) for t in range(4)) == data.count("train", range(4)) == 55
-    assert data.class_names[0] == f"pattern {data.class_order[0]}"
+    assert data.stream.class_names[0] == f"pattern {data.stream.class_order[0]}"
 
 
 def test_without_shuffling_the_order_is_the_sets_own():
@@ -75,7 +75,7 @@ def test_without_shuffling_the_order_is_the_sets_own():
 def test_tasks_may_be_listed_by_size_number_or_name():
     assert manager(task_sizes=[1, 5]).task_sizes == [1, 5]
     data = manager(tasks=[[3, "pattern 0"], [1, 2], [5, 4]])
-    assert data.class_order == [3, 0, 1, 2, 5, 4] and data.task_sizes == [2, 2, 2]
+    assert data.stream.class_order == [3, 0, 1, 2, 5, 4] and data.stream.task_sizes == [2, 2, 2]
 
 
 @pytest.mark.parametrize("settings, words", [
@@ -243,12 +243,12 @@ def test_an_unreadable_image_in_a_worker_is_one_clear_message(tmp_path):
 
 def test_domains_are_tasks_of_the_same_classes():
     data = manager(synthetic(num_domains=3), scenario="domain", shuffle=False)
-    assert data.task_sizes == [6, 6, 6] and data.num_classes == 18 and data.label_period == 6
+    assert data.stream.task_sizes == [6, 6, 6] and data.stream.num_classes == 18 and data.stream.label_period == 6
     assert sorted(set(data.labels("train", 1))) == list(range(6, 12)) and data.count("test", [0, 1]) == 24
-    assert data.class_names[7] == "domain 1/pattern 1" and data.task_of_class[7] == 1
+    assert data.stream.class_names[7] == "domain 1/pattern 1" and data.stream.task_of_class[7] == 1
     _images, labels = everything(data.batches("train", 2, batch_size=100, augment=False))
     first = manager(synthetic(num_domains=1))
-    assert np.array_equal(labels % 6, np.repeat(np.arange(6), 5)) and first.label_period is None
+    assert np.array_equal(labels % 6, np.repeat(np.arange(6), 5)) and first.stream.label_period is None
 
 
 def test_the_seed_shuffles_domains_unless_they_are_listed():
@@ -256,14 +256,14 @@ def test_the_seed_shuffles_domains_unless_they_are_listed():
     assert len(orders) > 1
     data = manager(synthetic(num_domains=3), seed=2, scenario="domain")
     first = data._plan.domain_order[0]
-    assert data.class_names[0] == f"domain {first}/pattern 0"
+    assert data.stream.class_names[0] == f"domain {first}/pattern 0"
     listed = synthetic(num_domains=3, domains=["domain 0", "domain 1", "domain 2"])
     assert manager(listed, seed=2, scenario="domain")._plan.domain_order == [0, 1, 2]
 
 
 def test_a_set_with_domains_can_be_learned_class_by_class():
     data = manager(synthetic(num_domains=2))
-    assert data.num_classes == 6 and data.count("train", 0) == 20 and data.label_period is None
+    assert data.stream.num_classes == 6 and data.count("train", 0) == 20 and data.stream.label_period is None
 
 
 def test_a_dataset_spec_object_is_taken_as_it_is():

@@ -119,12 +119,3 @@ def test_a_domain_incremental_prediction_counts_whichever_domain_it_names() -> N
     result = metrics.evaluate_predictions(topk, labels, labels, task_of_class, task=1, known_classes=3, period=3)
     assert result.top1 == 75.0 and result.task_accuracies == [50.0, 100.0]
     assert result.old == 50.0 and result.new == 100.0
-
-
-def test_folded_scores_have_the_argmax_of_all_heads_modulo_the_classes() -> None:
-    scores = np.random.default_rng(0).normal(size=(200, 12))
-    folded = metrics.fold_scores(scores, period=4)
-    assert folded.shape == (200, 4)
-    np.testing.assert_array_equal(folded.argmax(axis=1), scores.argmax(axis=1) % 4)
-    with pytest.raises(ValueError, match="whole number of domains"):
-        metrics.fold_scores(scores, period=5)

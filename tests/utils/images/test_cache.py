@@ -117,7 +117,7 @@ def test_a_second_seed_uses_the_first_ones_images_and_workers():
     config = Config(model_name="slca", convnet_type="none", epochs=1, init_cls=2, increment=2, num_workers=0,
                     dataset={"name": "s", "layout": "synthetic", "num_classes": 6, "image_size": 8})
     first = DataManager(config, 0)
-    second, alone = DataManager(config, 1, like=first), DataManager(config, 1)
-    assert second._images is first._images and second._pool is first._pool and second.class_order != first.class_order
+    second, alone = DataManager(config, 1, share_images_of=first), DataManager(config, 1)
+    assert second._images is first._images and second._pool is first._pool and second.stream.class_order != first.stream.class_order
     ours, theirs = (next(iter(d.batches("test", 0, batch_size=99, augment=False))) for d in (second, alone))
     assert torch.equal(ours[0], theirs[0]) and torch.equal(ours[1], theirs[1])

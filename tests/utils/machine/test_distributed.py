@@ -10,7 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.support import MICRO_VIT, SMALL, StubData, make_config, make_learner
+from models import stage1
+from tests.support import MICRO_VIT, SMALL, StubData, make_config, make_learner, that_it_has
 from trainer import train
 from utils.machine.distributed import gather_rows
 
@@ -71,7 +72,7 @@ def test_two_processes_give_what_one_gives(tmp_path):
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("method", ["ewc", "derpp", "gem", "bic", "coil", "l2p"])
 def test_two_processes_give_the_network_and_the_memory_that_one_gives(method, tmp_path):
-    settings = {**EXPERIMENT, **SMALL.get(method, {}), "model_name": method, "memory_size": 20, "epochs": 2}
+    settings = that_it_has(method, {**EXPERIMENT, **SMALL.get(method, {}), "model_name": method, "memory_size": 20, "epochs": 2})
     train(make_config(**settings), tmp_path, name="one")
     results, tensors = outcome(tmp_path / "one")
     results_2, tensors_2 = run(tmp_path, "two", [], **{**settings, "device": ["cpu", "cpu"]})
@@ -101,7 +102,7 @@ def test_accumulated_parts_make_the_step_of_the_whole_batch(parts):
             torch.nn.init.normal_(parameter, std=0.1)
         learner.begin_task(0)
         module, optimizer = learner.training_module(0), learner.make_optimizer(0)
-        stats.append(learner.train_epoch(module, optimizer, [(images, labels), (images + 0.1, labels)]))
+        stats.append(stage1.train_epoch(learner, module, optimizer, [(images, labels), (images + 0.1, labels)]))
         weights.append(learner.net.state_dict())
     for name in weights[0]:
         torch.testing.assert_close(weights[1][name], weights[0][name], atol=1e-6, rtol=1e-5)

@@ -5,7 +5,6 @@ import json
 import pytest
 
 import trainer
-from models import LEARNERS
 from models.tools import build
 from tests.run_files import assert_same_run, metrics, only_run, results, tiny_config
 from trainer import test as evaluate_run
@@ -48,15 +47,6 @@ def run_stopping_at_every_checkpoint(config, out, monkeypatch, every: int = 1) -
             except Stopped:
                 continue
     raise AssertionError("the run never ends")
-
-
-@pytest.mark.parametrize("method", LEARNERS)
-def test_a_run_stopped_at_every_checkpoint_ends_like_an_uninterrupted_one(method, tmp_path, monkeypatch):
-    config = tiny_config(model_name=method, epochs=2)
-    train(config, tmp_path / "whole", name="run")
-    stops = run_stopping_at_every_checkpoint(config, tmp_path / "stopped", monkeypatch)
-    assert stops >= 2
-    assert_same_run(only_run(tmp_path / "whole" / "run"), only_run(tmp_path / "stopped" / "run"))
 
 
 def test_same_config_twice_gives_identical_results(tmp_path):

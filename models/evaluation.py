@@ -1,0 +1,113 @@
+"""Features of images, kept while they stay true, and accuracies over all classes seen so far."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from convs.backbones import check_finite
+from convs.network import IncrementalNet
+from utils.config import MethodSettings
+from utils.data.data_manager import DataManager
+from utils.data.stream import TaskStream
+from utils.formulas.metrics import Evaluation, evaluate_predictions
+from utils.machine.distributed import gather_rows
+from utils.run.interrupt import check_stop
+
+TOP_K = 5
+SCORED_AT_ONCE = 512  # features per call of `scores`; bounds a read-out's memory
+
+
+class Classifier(Protocol):
+    """What evaluation asks of a learner."""
+
+    config: MethodSettings
+    data: DataManager
+    stream: TaskStream
+    net: IncrementalNet
+    fabric: Fabric
+    feature_cache: dict[tuple[str, int], tuple[Tensor, Tensor]]
+
+    @property
+    def backbone_trains(self) -> bool: ...
+    def features(self, images: Tensor) -> Tensor: ...
+    def scores(self, features: Tensor) -> Tensor: ...
+    def fold_domains(self, scores: Tensor) -> Tensor: ...
+
+
+def extract(learner: Classifier, split: str, task: int) -> tuple[Tensor, Tensor]:
+    """Features (N, D) float32 and labels (N,) of one task's images under the test transform.
+
+    Each process extracts its part of the images; all get the features of every image, once, in the data's order. Kept in
+    `feature_cache` while they stay true: test features until the next training, those of a frozen backbone for the whole run.
+    """
+    key = (split, task)
+    if key in learner.feature_cache:
+        return learner.feature_cache[key]
+    found = extract_pass(learner, split, tasks=task)
+    if split == "test" or not learner.backbone_trains:
+        learner.feature_cache[key] = found
+    return found
+
+
+@torch.no_grad()  # not inference mode: what a method keeps of it may meet autograd later
+def extract_pass(learner: Classifier, split: str, **which: Any) -> tuple[Tensor, Tensor]:
+    """The same for any images (`tasks` or `indices` of `DataManager.batches`), never kept."""
+    fabric, net = learner.fabric, learner.net
+    was_training = net.training
+    net.eval()
+    features, labels = [], []
+    batch_size = learner.config.test_batch_size or learner.config.batch_size
+    for images, targets in learner.data.batches(split, batch_size=batch_size, augment=False, **which):
+        check_stop()
+        with fabric.autocast():
+            features.append(learner.features(fabric.to_device(images)).float())
+        labels.append(targets)
+    net.train(was_training)
+    own = torch.cat(features) if features else torch.zeros(0, net.backbone.dim, device=fabric.device)
+    check_finite(own, learner.config.precision)
+    own_labels = torch.cat(labels) if labels else torch.zeros(0, dtype=torch.long)
+    return gather_rows(fabric, own), gather_rows(fabric, own_labels.to(fabric.device))
+
+
+@torch.inference_mode()
+def evaluate(learner: Classifier, task: int, split: str = "test") -> Evaluation:
+    """Accuracies on the images of tasks 0..task, over all classes seen so far."""
+    stream = learner.stream
+    top, own, targets = [], [], []
+    for i in range(task + 1):
+        features, labels = extract(learner, split, i)
+        if not len(labels):
+            continue
+        scores = torch.cat([learner.scores(batch) for batch in features.split(SCORED_AT_ONCE)])  # (N, K)
+        first, last = stream.classes_before(i), stream.classes_upto(i)
+        own.append(first + scores[:, first:last].argmax(dim=1))
+        top.append(best_classes(learner, scores))
+        targets.append(labels)
+    return evaluate_predictions(
+        torch.cat(top).cpu().numpy(), torch.cat(targets).cpu().numpy(), torch.cat(own).cpu().numpy(),
+        stream.task_of_class, task=task, known_classes=stream.classes_before(task), period=stream.label_period)
+
+
+@torch.inference_mode()
+def accuracy_on_all_domains(learner: Classifier) -> float | None:
+    """Domain-incremental: percent right on the test images of all domains, of those still to come too; else None."""
+    stream = learner.stream
+    if stream.label_period is None:
+        return None
+    correct = count = 0
+    for domain in range(stream.num_tasks):
+        features, labels = extract(learner, "test", domain)
+        for batch, targets in zip(features.split(SCORED_AT_ONCE), labels.split(SCORED_AT_ONCE), strict=True):
+            correct += int((best_classes(learner, learner.scores(batch))[:, 0] == targets % stream.label_period).sum())
+        count += len(labels)
+    return 100 * correct / max(count, 1)
+
+
+def best_classes(learner: Classifier, scores: Tensor) -> Tensor:
+    """The up to five best classes, best first (N, k). Domain-incremental: of all heads modulo the classes."""
+    scores = learner.fold_domains(scores)
+    return scores.topk(min(TOP_K, scores.shape[1]), dim=1).indices

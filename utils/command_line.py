@@ -1,0 +1,141 @@
+"""The options of every command. Nothing is imported here that takes time, so that --help and a mistyped option answer at once."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from utils.errors import UserError
+from utils.terminal import show
+
+
+class ShowVersions(argparse.Action):
+    """Print the versions that a result depends on, and stop."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from utils.machine.environment import versions
+        show("\n".join(f"{name} {version}" for name, version in versions().items() if version))
+        parser.exit()
+
+
+def run_arguments(argv: list[str], commands: Sequence[str] = (), description: str = "") -> argparse.Namespace:
+    """Options of a run: train, test or describe configs.
+
+    Raises:
+        UserError: a word that is no command, or options that contradict each other.
+    """
+    parser = argparse.ArgumentParser(prog="main.py", description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", nargs="+", type=Path, required=True, metavar="FILE", help="JSON files, one experiment each")
+    parser.add_argument("--set", nargs="+", default=[], metavar="key=value", action="extend",
+                        help="settings that win over the file, values in JSON; dataset.image_size=32 is a key inside an object")
+    parser.add_argument("--device", help="auto, cpu, cuda, cuda:1 or GPU numbers such as 0,1; wins over the file")
+    parser.add_argument("--out", type=Path, default=Path("logs"), metavar="DIR", help="where runs are written (default: logs)")
+    parser.add_argument("--resume", action="store_true", help="continue the newest unfinished run")
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument("--test_only", action="store_true", help="evaluate a run from its checkpoints")
+    instead.add_argument("--dry_run", action="store_true", help="print what would run, and stop")
+    parser.add_argument("--after_task", type=int, metavar="N", help="with --test_only: the checkpoint after task N instead of the newest")
+    parser.add_argument("--profile", action="store_true", help="trace every stage once and write where the time went")
+    parser.add_argument("--quiet", action="store_true", help="show warnings and errors only; log.txt in the run's folder has everything")
+    parser.add_argument("--version", action=ShowVersions, nargs=0, help="print the versions that a result depends on, and stop")
+    if argv and not argv[0].startswith("-"):
+        raise UserError(_no_command(argv[0], commands))
+    arguments = parser.parse_args(argv)
+    if arguments.after_task is not None and not arguments.test_only:
+        raise UserError("--after_task: belongs to --test_only, which evaluates a checkpoint; add --test_only or leave it out")
+    _check_task(arguments.after_task)
+    return arguments
+
+
+def _no_command(word: str, commands: Sequence[str]) -> str:
+    if word.endswith(".json"):
+        return f"{word}: a config is named with --config, as in: python main.py --config {word}"
+    near = difflib.get_close_matches(word, commands, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"there is no command {word!r}; {hint}there are {', '.join(commands)}, and --config FILE to train (python main.py --help)"
+
+
+def _check_task(after_task: int | None) -> None:
+    if after_task is not None and after_task < 1:
+        raise UserError(f"--after_task: got {after_task}, allowed: 1 or more (tasks are counted from 1)")
+
+
+def list_arguments(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="main.py list", description="Print the names that a config may use.")
+    parser.add_argument("what", choices=["methods", "datasets", "backbones"])
+    return parser.parse_args(argv)
+
+
+def compare_arguments(argv: list[str]) -> argparse.Namespace:
+    from utils.report.compare_tables import SORTABLE
+    parser = argparse.ArgumentParser(prog="main.py compare", description="One table, one picture and one page for several runs.")
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders, or experiments (logs/slca_demo: its newest run)")
+    parser.add_argument("--out", type=Path, default=Path("logs/compare"), metavar="DIR",
+                        help="where the comparison is written (default: logs/compare); another one that is there is kept in DIR/older-N")
+    parser.add_argument("--sort", choices=SORTABLE, help="best first by this column (default: in the order given)")
+    return parser.parse_args(argv)
+
+
+def prepare_arguments(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="main.py prepare", description="Arrange a downloaded data set as a run reads it.",
+                                     epilog="docs/datasets.md says where to get each data set")
+    parser.add_argument("name", metavar="NAME", help="as in python main.py list datasets")
+    parser.add_argument("--source", type=Path, required=True, metavar="ARCHIVE_OR_FOLDER", help="what you downloaded; it is only read")
+    parser.add_argument("--root", type=Path, default=Path("data"), metavar="DIR", help="data_root of the configs (default: data)")
+    return parser.parse_args(argv)
+
+
+def predict_arguments(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="main.py predict", description="Classify a folder of images with a trained run.")
+    _add_run(parser)
+    parser.add_argument("images", type=Path, metavar="FOLDER", help="folder of images (sub-folders too), or one image")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1")
+    parser.add_argument("--top", type=int, default=5, metavar="K", help="classes per image (default: 5)")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="default: predictions.csv in RUN")
+    return _checked(parser.parse_args(argv))
+
+
+def export_arguments(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="main.py export",
+                                     description="Write a trained run as one program: FILE.pt2 (torch.export) or FILE.onnx.")
+    _add_run(parser)
+    parser.add_argument("file", type=Path, metavar="FILE", help="ends in .pt2 or .onnx")
+    return _checked(parser.parse_args(argv))
+
+
+def schema_arguments(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="main.py schema", description="Write exps/schema.json, which editors check configs with.")
+    return parser.parse_args(argv)
+
+
+def take_plugins(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The arguments without `--plugin FILE`, which any command takes, and the files.
+
+    Raises:
+        UserError: `--plugin` without a file.
+    """
+    rest, plugins, words = [], [], iter(argv)
+    for word in words:
+        if word == "--plugin" or word.startswith("--plugin="):
+            file = word.partition("=")[2] or next(words, "")
+            if not file or file.startswith("-"):
+                raise UserError("--plugin: expected a Python file, e.g. --plugin mine.py (docs/add_a_method.md)")
+            plugins.append(file)
+        else:
+            rest.append(word)
+    return rest, plugins
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    """RUN and which of its checkpoints."""
+    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a run, or of an experiment (its newest run)")
+    parser.add_argument("--seed", type=int, help="which of the run's seeds (default: the first)")
+    parser.add_argument("--after_task", type=int, metavar="N", help="the checkpoint after task N instead of the newest")
+
+
+def _checked(arguments: argparse.Namespace) -> argparse.Namespace:
+    _check_task(arguments.after_task)
+    return arguments

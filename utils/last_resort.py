@@ -1,0 +1,49 @@
+"""What is said about an error that nobody foresaw: one sentence for the user, the traceback kept in a file."""
+
+from __future__ import annotations
+
+import tempfile
+import traceback
+from pathlib import Path
+
+from utils.errors import UserError
+from utils.files import PROJECT
+
+LONGEST = 300  # characters of another library's message
+
+
+def one_sentence(error: BaseException) -> str:
+    """A UserError's message; of another exception its kind, its first line, and the line of this project that it came from."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    first = next(iter(str(error).strip().splitlines()), "")[:LONGEST]
+    return f"{type(error).__name__}{': ' if first else ''}{first}{_where(error)}"
+
+
+def _where(error: BaseException) -> str:
+    """" (models/base.py, line 120)", the innermost line of this project that the error passed."""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        file = Path(frame.filename).resolve()
+        if PROJECT in file.parents and "site-packages" not in file.parts:
+            return f" ({file.relative_to(PROJECT)}, line {frame.lineno})"
+    return ""
+
+
+def keep_traceback(error: BaseException) -> Path:
+    """The file that holds the traceback: the run's log.txt where the trainer wrote it there, else a new temporary file."""
+    log_file: Path | None = getattr(error, "log_file", None)
+    if log_file is None:
+        with tempfile.NamedTemporaryFile("w", prefix="slca_", suffix="_traceback.txt", delete=False, encoding="utf-8",
+                                         errors="backslashreplace") as file:
+            traceback.print_exception(type(error), error, error.__traceback__, file=file)
+        log_file = Path(file.name)
+    return log_file
+
+
+def told(error: BaseException) -> str:
+    """What to print for an error that nobody foresaw; its traceback is kept."""
+    kept = keep_traceback(error)
+    failed = "" if isinstance(error, OSError) and error.filename is not None else "the program failed, "
+    return f"{failed}{one_sentence(error)}; the traceback is in {kept}"
