@@ -40,7 +40,7 @@ MAX_SINGLE_GZ = 2**30  # a .gz file does not say how much is in it; the largest 
 MAX_TAR_HEADER = 2**20  # bytes of a tar member's extended header (a long name)
 BLOCK = 2**20  # bytes read at a time
 DAMAGED = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, struct.error, RuntimeError,
-           NotImplementedError, ValueError, OverflowError)
+           NotImplementedError, ValueError, OverflowError, LookupError)
 OTHERS = {b"Rar!": "a rar archive; unpack it first", b"7z\xbc\xaf": "a 7z archive; unpack it first",
           b"(\xb5/\xfd": "a zstd archive; unpack it first", b"<": "a web page; the download went wrong",
           b"version https://git-lfs": "a git-lfs pointer; run git lfs pull where it came from"}
@@ -251,6 +251,6 @@ def _what_else(path: Path) -> str:
 def _safe_name(archive: Path, prefix: str, name: str) -> str:
     """The member's name under the source, or an error if unpacking it would leave the target."""
     path = PurePosixPath(name.replace("\\", "/"))
-    if path.is_absolute() or ".." in path.parts or "\0" in name or (path.parts and ":" in path.parts[0]):
+    if not name or path.is_absolute() or ".." in path.parts or "\0" in name or (path.parts and ":" in path.parts[0]):
         raise UserError(f"archive {archive} holds the unsafe path {name!r}; nothing of it was unpacked, get it from its official source")
     return str(PurePosixPath(prefix) / path)
