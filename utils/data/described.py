@@ -17,6 +17,7 @@ from utils.data.folders import (
     check_classes,
     class_folders,
     find_test_folder,
+    npz_domains,
     npz_shape,
     read_class_folders,
     read_folders,
@@ -103,6 +104,8 @@ def _count_classes(spec: DatasetSpec) -> int | None:
 def _domain_names(spec: DatasetSpec) -> tuple[str, ...]:
     if spec.layout == "domains":
         return tuple(spec.domains or find_domains(Path(spec.root or "")))
+    if spec.layout == "npz":
+        return tuple(spec.domains or (npz_domains(_root(spec)) if spec.root and Path(spec.root).is_file() else ()))
     if spec.layout != "synthetic" or spec.num_domains == 1:
         if spec.domains:
             raise UserError(f"dataset.domains: the layout {spec.layout!r} has no domains; set \"layout\": \"domains\"")
@@ -132,7 +135,7 @@ def _read(spec: DatasetSpec) -> Splits:
         return make_synthetic(spec.num_classes or SYNTHETIC_CLASSES, spec.train_per_class, spec.test_per_class, info.image_size,
                               info.channels, spec.num_domains)
     if spec.layout == "npz":
-        return read_npz(_root(spec))
+        return read_npz(_root(spec), spec.domains)
     if spec.layout == "domains":
         return read_domains(_root(spec), spec.domains, spec.split)
     if spec.layout == "lists":

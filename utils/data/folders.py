@@ -95,10 +95,12 @@ def split_set(images: ImageSet, test_fraction: float, seed: int, names: Sequence
 
 # Arrays ------------------------------------------------------------------------------------------------------
 
-def read_npz(path: Path) -> Splits:
+def read_npz(path: Path, domains: Sequence[str] | None = None) -> Splits:
     """An npz file with x_train, y_train, x_test, y_test; x (N, H, W, C) or (N, H, W) uint8, y (N,) whole numbers.
 
-    Class names come from `class_names` or `classes` (K,) text if the file has it, else they are the numbers.
+    Class names come from `class_names` or `classes` (K,) text if the file has it, else they are the numbers. Optional:
+    `domains_train`, `domains_test` (N,) whole numbers and `domain_names` (D,) text; with `domains` only the images of these
+    are read, numbered in that order.
 
     Raises:
         UserError: no such file, or a key, type or shape that does not fit.
@@ -109,7 +111,7 @@ def read_npz(path: Path) -> Splits:
         images, labels = _checked_images(path, arrays, split), _checked_labels(path, arrays, split)
         if len(images) != len(labels):
             raise UserError(f"{path}: x_{split} has {len(images)} images, y_{split} has {len(labels)} labels; they must agree")
-        sets.append(ImageSet(images, labels))
+        sets.append(_in_domains(path, arrays, split, ImageSet(images, labels), domains))
         shapes.append(images.shape[1:])
     if shapes[0] != shapes[1]:
         raise UserError(f"{path}: x_train has images of {shapes[0]}, x_test of {shapes[1]}; (height, width, channels) must agree")
@@ -119,6 +121,44 @@ def read_npz(path: Path) -> Splits:
     if len(names) < count:
         raise UserError(f"{path}: {key} has {len(names)} names, but the labels go up to {count - 1}")
     return sets[0], sets[1], names
+
+
+def npz_domains(path: Path) -> tuple[str, ...]:
+    """Names of an npz file's domains, in the order of their numbers; () without domains. Raises UserError."""
+    return _npz_domains(path, open_npz(path))
+
+
+def _npz_domains(path: Path, arrays: np.lib.npyio.NpzFile) -> tuple[str, ...]:
+    there = [key for key in ("domains_train", "domains_test") if key in arrays]
+    if len(there) == 1:
+        raise UserError(f"{path}: got {there[0]} alone, allowed: both domains_train and domains_test, or neither")
+    if not there:
+        return ()
+    count = 1 + max(int(_checked_numbers(path, arrays, key).max()) for key in there)
+    names = tuple(str(name) for name in _read_array(path, arrays, "domain_names")) if "domain_names" in arrays else tuple(
+        f"domain {i}" for i in range(count))
+    if len(names) < count or len(set(names)) < len(names):
+        raise UserError(f"{path}: domain_names has {len(names)} names ({len(set(names))} distinct), but the domains' numbers go up to "
+                        f"{count - 1}; each domain needs a name of its own")
+    return names
+
+
+def _in_domains(path: Path, arrays: np.lib.npyio.NpzFile, split: str, images: ImageSet, chosen: Sequence[str] | None) -> ImageSet:
+    """`images` with the domain of each, where the file has domains; with `chosen` only those of these domains."""
+    names = _npz_domains(path, arrays)
+    wrong = [name for name in chosen or () if name not in names]
+    if wrong:
+        raise UserError(f"dataset.domains: {wrong[0]!r} is not in {path}, allowed: {', '.join(names) or 'none, it has no domains'}")
+    if chosen and len(set(chosen)) < len(chosen):
+        raise UserError("dataset.domains: each domain may be listed once")
+    if not names:
+        return images
+    domains = _checked_numbers(path, arrays, f"domains_{split}")
+    if len(domains) != len(images):
+        raise UserError(f"{path}: x_{split} has {len(images)} images, domains_{split} has {len(domains)} numbers; they must agree")
+    number = np.full(len(names), -1)
+    number[[names.index(name) for name in chosen or names]] = np.arange(len(chosen or names))
+    return ImageSet(images.images, images.labels, number[domains]).subset(np.flatnonzero(number[domains] >= 0))
 
 
 def npz_shape(path: Path) -> tuple[int, int, int, int]:
@@ -173,14 +213,19 @@ def _check_shape(path: Path, split: str, shape: tuple[int, ...]) -> None:
 
 
 def _checked_labels(path: Path, arrays: np.lib.npyio.NpzFile, split: str) -> np.ndarray:
-    labels = _read_array(path, arrays, f"y_{split}")
-    labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
-    if labels.ndim != 1 or labels.dtype.kind not in "iu":
-        raise UserError(f"{path}: y_{split} is {labels.dtype} of shape {labels.shape}, allowed: (N,) whole numbers from 0")
-    if len(labels) == 0 or labels.min() < 0:
-        got = "no labels" if len(labels) == 0 else f"the label {labels.min()}"
-        raise UserError(f"{path}: y_{split} has {got}, allowed: at least one, all from 0 up")
-    return labels.astype(np.int64)
+    return _checked_numbers(path, arrays, f"y_{split}", "label")
+
+
+def _checked_numbers(path: Path, arrays: np.lib.npyio.NpzFile, key: str, word: str = "number") -> np.ndarray:
+    """(N,) int64 from 0 up, N at least 1."""
+    numbers = _read_array(path, arrays, key)
+    numbers = numbers[:, 0] if numbers.ndim == 2 and numbers.shape[1] == 1 else numbers
+    if numbers.ndim != 1 or numbers.dtype.kind not in "iu":
+        raise UserError(f"{path}: {key} is {numbers.dtype} of shape {numbers.shape}, allowed: (N,) whole numbers from 0")
+    if len(numbers) == 0 or numbers.min() < 0:
+        got = f"no {word}s" if len(numbers) == 0 else f"the {word} {numbers.min()}"
+        raise UserError(f"{path}: {key} has {got}, allowed: at least one, all from 0 up")
+    return numbers.astype(np.int64)
 
 
 # Checks common to all layouts --------------------------------------------------------------------------------
