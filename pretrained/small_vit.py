@@ -75,7 +75,8 @@ def save(model: VisionTransformer, path: Path, facts: dict[str, object]) -> None
     os.replace(partial, path)
 
 
-def pretrain(train: Labelled, validation: Labelled, num_classes: int, data: str, steps: int, save_every: int, out: Path) -> None:
+def pretrain(train: Labelled, validation: Labelled, num_classes: int, data: str, steps: int, save_every: int, out: Path,
+             augmented: bool = True) -> None:
     """Train the ViT to name `num_classes` classes and write it to `out` every `save_every` steps; `data` says what it saw."""
     torch.manual_seed(0)  # timm's initialisation
     gen = torch.Generator().manual_seed(0)  # batches and augmentation
@@ -93,7 +94,8 @@ def pretrain(train: Labelled, validation: Labelled, num_classes: int, data: str,
         if len(order) < BATCH:
             order = torch.randperm(len(labels), generator=gen)
         batch, order = order[:BATCH], order[BATCH:]
-        logits = model(normalise(augment(images[batch], gen)))  # (128, num_classes)
+        x = augment(images[batch], gen) if augmented else images[batch]
+        logits = model(normalise(x))  # (128, num_classes)
         loss = F.cross_entropy(logits, labels[batch], label_smoothing=LABEL_SMOOTHING)
         optimizer.zero_grad()
         loss.backward()
