@@ -11,7 +11,6 @@ from models.slca.slca import SLCA
 from models.tools.export import export
 from models.tools.predict import load_learner
 from tests.support import StubData, make_config, make_learner, micro_backbone
-from utils.config import parse_config
 from utils.data.registry import load_dataset
 from utils.errors import UserError
 from utils.run.monitor import Monitor
@@ -166,7 +165,7 @@ def test_a_backbone_without_class_token_says_so():
 @pytest.mark.parametrize("value", ["pca", "RGDA", 1])
 def test_an_unknown_read_out_names_those_that_there_are(value):
     with pytest.raises(UserError, match="'rgda'"):
-        parse_config({**settings().model_dump(), "readout": value})
+        settings(readout=value)
 
 
 def test_probabilities_sum_to_one_and_take_the_temperature():
