@@ -128,3 +128,14 @@ def test_folded_scores_have_the_argmax_of_all_heads_modulo_the_classes() -> None
     np.testing.assert_array_equal(folded.argmax(axis=1), scores.argmax(axis=1) % 4)
     with pytest.raises(ValueError, match="whole number of domains"):
         metrics.fold_scores(scores, period=5)
+
+
+def test_curves_are_the_figures_of_every_prefix():
+    generator = np.random.default_rng(0)
+    matrix = [[None if i > t or (t + i) % 7 == 3 else float(generator.uniform(0, 100)) for i in range(9)] for t in range(9)]
+    prefixes = [[row[: t + 1] for row in matrix[: t + 1]] for t in range(9)]
+    assert metrics.forgetting_curve(matrix) == [metrics.forgetting(prefix) for prefix in prefixes]
+    assert metrics.backward_transfer_curve(matrix) == [metrics.backward_transfer(prefix) for prefix in prefixes]
+    table = np.array(matrix, dtype=float)
+    drops = [np.nanmax(table[:5, i]) - table[5, i] for i in range(5)]
+    assert metrics.forgetting_curve(matrix)[5] == pytest.approx(np.nanmean(drops))
