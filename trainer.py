@@ -232,12 +232,13 @@ class Session:
         self.figures.seconds = dict(self.monitor.seconds)
         self.figures.peak_memory_mb = max(self.figures.peak_memory_mb, peak_memory_mb(self.fabric.device))
         self.figures.memory_curve.append(self.learner.memory_bytes())
+        self.figures.diagnostics.append(self.learner.diagnostics())
         return evaluation
 
     def record(self, evaluation: metrics.Evaluation) -> None:
         self.monitor.write({"kind": "task", "task": self.learner.task + 1, "top1": evaluation.top1, "top5": evaluation.top5,
                             "task_il": evaluation.task_il, "per_task": evaluation.task_accuracies,
-                            "memory_bytes": self.figures.memory_curve[-1]})
+                            "memory_bytes": self.figures.memory_curve[-1], "diagnostics": self.figures.diagnostics[-1]})
 
     # Checkpoints -----------------------------------------------------------------------------------------------
 
@@ -348,7 +349,7 @@ class Session:
             last=f.top1_curve[-1] if f.top1_curve else None, average_incremental=metrics.average_incremental(f.top1_curve),
             forgetting=metrics.forgetting(matrix), backward_transfer=metrics.backward_transfer(matrix), grouped=f.grouped,
             validation_curve=f.validation_curve, all_domains_curve=f.all_domains_curve,
-            stage_seconds=f.seconds, peak_memory_mb=f.peak_memory_mb, memory_curve=f.memory_curve,
+            stage_seconds=f.seconds, peak_memory_mb=f.peak_memory_mb, memory_curve=f.memory_curve, diagnostics=f.diagnostics,
             parameters=count_parameters(self.learner))
 
 

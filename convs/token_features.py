@@ -164,3 +164,16 @@ def _is_vit(model: nn.Module) -> bool:
 def _averages(model: nn.Module) -> bool:
     """Whether it is known which outputs are patches: of tokens those behind the prefix, of a map all."""
     return hasattr(model, "num_prefix_tokens") or (hasattr(model, "feature_info") and getattr(model, "cls_token", None) is None)
+
+
+class TokenBackbone(Backbone):
+    """A backbone whose features are joined parts of one pass: images (N, C, H, W) -> (N, dim). It takes over the other's model."""
+
+    def __init__(self, backbone: Backbone, names: Sequence[str]) -> None:
+        super().__init__(backbone.model)
+        self.weights, self.channels_last = backbone.weights, backbone.channels_last
+        self.read = TokenFeatures(backbone, names)
+        self.dim = self.read.dim
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.read(self, images)

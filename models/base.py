@@ -227,6 +227,10 @@ class BaseLearner:
         """Accuracies on the images of tasks 0..task, over all classes seen so far."""
         return evaluation.evaluate(self, task, split)
 
+    def diagnostics(self) -> dict[str, float]:
+        """What a method measured of itself in the last task, for log, results and report; empty here."""
+        return {}
+
     # State ---------------------------------------------------------------------------------------------------
 
     def extra_state(self) -> dict[str, Tensor]:

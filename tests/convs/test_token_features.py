@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from convs.backbones import Backbone, build_backbone, describe
 from convs.lora import LoRALinear, add_lora
-from convs.token_features import TokenFeatures
+from convs.token_features import TokenBackbone, TokenFeatures
 from tests.support import MICRO_VIT, micro_backbone
 from utils.errors import UserError
 
@@ -101,9 +101,13 @@ def test_other_networks_of_maps_give_as_many_columns_as_they_say(name):
     assert found.shape == (2, read.dim) and found.is_meta
 
 
-def test_cls_and_mean_are_bit_for_bit_the_former_class_and_mean():
+def test_cls_and_mean_are_the_feature_beside_the_mean_patch_token():
     backbone, images = micro_backbone(), pictures(16)
-    assert torch.equal(TokenFeatures(backbone, ["cls", "mean"])(backbone, images), backbone.class_and_mean(images))
+    tokens = backbone.model.forward_features(images)
+    expected = torch.cat([backbone.model.forward_head(tokens, pre_logits=True), tokens[:, 1:].mean(dim=1)], dim=1)
+    assert torch.equal(TokenFeatures(backbone, ["cls", "mean"])(backbone, images), expected)
+    joined = TokenBackbone(backbone, ["cls", "mean"])
+    assert joined.dim == 2 * backbone.dim and torch.equal(joined(images), expected)
 
 
 def test_everything_is_read_in_one_pass():

@@ -36,6 +36,7 @@ HEADLINES = {                               # key of the summary and attribute o
     "last_all_domains": "Last accuracy on all domains",
     "last_validation": "Last validation accuracy",
 }
+DIAGNOSTICS = ("mean_cosine", "operator_distance", "share")  # of methods that keep Gaussians: how stale their statistics were
 MEMORY_KINDS = ("images", "features", "statistics", "parameters")   # of what a learner keeps, in bytes
 WHERE_DEFINED = ("last_all_domains", "last_validation")     # shown only for runs that have them
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "＝", "＋", "－", "＠")   # full-width forms too (OWASP, CSV injection)
@@ -63,6 +64,7 @@ class SeedResult:
     stage_seconds: dict[str, float] = field(default_factory=dict)   # "train", "statistics", "alignment", "evaluation"
     peak_memory_mb: float | None = None
     parameters: dict[str, int] = field(default_factory=dict)        # "all", "trained_backbone", "trained_heads"
+    diagnostics: list[dict[str, float]] = field(default_factory=list)  # (T,) what the method measured of itself, see its docs
     memory_curve: list[dict[str, int]] = field(default_factory=list)  # (T,) bytes kept after each task: "images", "features", ..
 
     @property
@@ -266,6 +268,7 @@ def _wide_rows(result: RunResult) -> list[dict[str, Any]]:
                 "average_incremental": metrics.average_incremental(seed.top1_curve[: t + 1]),
                 "forgetting": forgetting[t], "backward_transfer": transfer[t],
                 **{f"memory_{kind}": seed.memory_curve[t].get(kind) if seed.memory_curve else None for kind in MEMORY_KINDS},
+                **{name: seed.diagnostics[t].get(name) if seed.diagnostics else None for name in DIAGNOSTICS},
             })
     return rows
 

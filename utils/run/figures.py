@@ -21,6 +21,7 @@ class Figures:
     seconds: dict[str, float] = field(default_factory=dict)
     peak_memory_mb: float = 0.0
     memory_curve: list[dict[str, int]] = field(default_factory=list)
+    diagnostics: list[dict[str, float]] = field(default_factory=list)  # what the method measured of itself, after each task
 
     def add(self, evaluation: metrics.Evaluation, validation: float | None, all_domains: float | None) -> None:
         self.top1_curve.append(evaluation.top1)
@@ -34,5 +35,5 @@ class Figures:
     def drop_after(self, task: int) -> None:
         """Forget task `task` and everything later."""
         for curve in (self.top1_curve, self.top5_curve, self.task_il_curve, self.accuracy_rows, self.grouped, self.validation_curve,
-                      self.all_domains_curve, self.memory_curve):
+                      self.all_domains_curve, self.memory_curve, self.diagnostics):
             del curve[task:]

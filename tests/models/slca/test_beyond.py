@@ -6,7 +6,6 @@ import torch
 from safetensors.torch import load_file
 
 import trainer
-from convs.backbones import build_backbone, describe
 from models.slca.slca import SLCA
 from models.tools.export import export
 from models.tools.predict import load_learner
@@ -142,24 +141,6 @@ def test_alignment_may_start_from_the_aligned_heads():
         learner.recall_heads()
         heads[start] = torch.equal(learner.net.heads[0].weight, aligned)
     assert heads == {"local": False, "aligned": True}
-
-
-def test_class_and_mean_is_the_feature_beside_the_mean_patch_token():
-    backbone, images = micro_backbone(), torch.randn(3, 3, 16, 16)
-    both = backbone.class_and_mean(images)
-    tokens = backbone.model.forward_features(images)
-    torch.testing.assert_close(both, torch.cat([backbone(images), tokens[:, 1:].mean(dim=1)], dim=1))
-
-
-def test_heads_cannot_be_aligned_on_more_than_the_class_token():
-    with pytest.raises(UserError, match="'features': got 'cls\\+mean', allowed: 'cls' while readout is 'ca'"):
-        settings(features="cls+mean")
-
-
-def test_a_backbone_without_class_token_says_so():
-    backbone = build_backbone(describe("timm/resnet10t"), pretrained=False)
-    with pytest.raises(UserError, match="class token"):
-        make_learner(settings(readout="rgda", features="cls+mean"), StubData([2, 2]), backbone)
 
 
 @pytest.mark.parametrize("value", ["pca", "RGDA", 1])
