@@ -38,9 +38,10 @@ def exact_factors(batch: ClassBatch) -> list[Tensor]:
     if n <= 1:
         return [batch.means.new_zeros(0, d).float()] * k
     factors = _by_cholesky(batch) if n - 1 > d else _by_qr(batch)
-    varies = (torch.linalg.vector_norm(factors, ord=torch.inf, dim=(1, 2)) > 0).tolist()
-    ranks = [min(count - 1, d) if some else 0 for count, some in zip(batch.counts, varies, strict=True)]
-    return [factor[:max(rank, 0)].float().contiguous() for factor, rank in zip(factors, ranks, strict=True)]
+    norms = torch.linalg.vector_norm(factors, dim=(1, 2)).tolist()  # 0 also where all squares underflow
+    ranks = [max(min(count - 1, d), 0) if norm > 0 or factor.any() else 0
+             for factor, count, norm in zip(factors, batch.counts, norms, strict=True)]
+    return [factor[:rank].float().contiguous() for factor, rank in zip(factors, ranks, strict=True)]
 
 
 def _by_qr(batch: ClassBatch) -> Tensor:
