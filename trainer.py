@@ -52,6 +52,8 @@ from utils.terminal import show
 
 log = logging.getLogger("slca")
 
+SHOWN_TASKS = 20  # accuracies in a log line
+
 
 def train(config: Config, out_dir: str | Path = "logs", *, name: str | None = None, resume: bool = False,
           profile: bool = False) -> RunResult:
@@ -78,10 +80,10 @@ def train(config: Config, out_dir: str | Path = "logs", *, name: str | None = No
         held.enter_context(processes_ended_on_error(fabric))
 
         def open_run() -> tuple[RunFolder, RunResult]:
-            run = RunFolder.open(out_dir, name or config.model_name, config, resume=resume)
+            run = RunFolder.open(out_dir, name or config.model_name, config, resume=resume, device=fabric.device)
             if not run.finished:
                 held.enter_context(run.lock())
-            return run, _results_so_far(config, run)
+            return run, _results_so_far(config, run, fabric.device)
 
         run, result = on_first(fabric, open_run)
         log.info(f"run folder: {run.path}")
@@ -159,11 +161,12 @@ def test(config: Config, out_dir: str | Path = "logs", *, name: str | None = Non
         UserError: there is no run of this config, or it has no such checkpoint.
     """
     config = resolve_config(config)
-    with terminal_log(), deterministic_kernels(config.deterministic):
+    with terminal_log(), deterministic_kernels(config.deterministic), ExitStack() as held:
         fabric = make_fabric(config.device, config.precision, config.tf32)
         launch(fabric)
-        run = RunFolder.newest(experiment_folder(Path(out_dir), name or config.model_name), config)
-        result = replace(_results_so_far(config, run), seeds=[])
+        held.enter_context(processes_ended_on_error(fabric))
+        run = on_first(fabric, lambda: RunFolder.newest(experiment_folder(Path(out_dir), name or config.model_name), config))
+        result = replace(_results_so_far(config, run, fabric.device), seeds=[])
         for seed in config.seeds:
             with out_of_memory_as_user_error(config):
                 session = Session(config, seed, fabric, run.path / f"seed{seed}")
@@ -206,7 +209,7 @@ class Session:
         """Learn and evaluate every task from `first_task` on."""
         weights, stream = self.net.backbone.weights, self.data.stream
         log.info(f"seed {self.seed}: {stream.num_classes} classes in {stream.num_tasks} tasks on {self.fabric.device}; "
-                 f"weights {weights['source']} {weights['sha256'][:12]}")
+                 f"weights {weights['source']} {weights['sha256'][:12]} {weights.get('taken', '')}".rstrip())
         for task in range(self.first_task, stream.num_tasks):
             check_stop()
             inside, self.inside = self.inside, None
@@ -214,9 +217,11 @@ class Session:
             self.learner.learn_task(task, self.monitor, start, self.save_inside_task)
             self.record(self.measure(task))
             self.save(task)
-            accuracy = self.figures.accuracy_rows[-1]
+            shown = [metrics.percent_text(accuracy) for accuracy in self.figures.accuracy_rows[-1]]
+            if len(shown) > SHOWN_TASKS:  # the log would grow with the square of the tasks
+                shown = [*shown[:2], "...", *shown[2 - SHOWN_TASKS:]]
             log.info(f"task {task + 1}/{stream.num_tasks} done  classes {stream.classes_upto(task)}  "
-                     f"top-1 {self.figures.top1_curve[-1]:.2f}  per task {' '.join('-' if a is None else f'{a:.1f}' for a in accuracy)}")
+                     f"top-1 {metrics.percent_text(self.figures.top1_curve[-1])}  per task {' '.join(shown)}")
 
     def measure(self, task: int) -> metrics.Evaluation:
         """Evaluate after `task` and add that to the figures."""
@@ -347,16 +352,16 @@ class Session:
             parameters=count_parameters(self.learner))
 
 
-def _empty_result(config: Config) -> RunResult:
+def _empty_result(config: MethodSettings, device: torch.device) -> RunResult:
     method = learner_class(config.model_name)
-    return RunResult(config=config.model_dump(mode="json"), environment=dict(environment()), seeds=[],
+    return RunResult(config=config.model_dump(mode="json"), environment=dict(environment(device)), seeds=[],
                      method=resolve_name(config.model_name), title=method.title_of(config), rehearsal_free=method.rehearsal_free)
 
 
-def _results_so_far(config: Config, run: RunFolder) -> RunResult:
+def _results_so_far(config: MethodSettings, run: RunFolder, device: torch.device) -> RunResult:
     """The results that an interrupted run has written, else an empty one."""
     file = run.path / "results.json"
-    return read_results(file) if file.exists() else _empty_result(config)
+    return read_results(file) if file.exists() else _empty_result(config, device)
 
 
 def _with_seed(result: RunResult, seed: SeedResult) -> RunResult:

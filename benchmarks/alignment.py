@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from functools import partial
 
 import torch
 from common import Comparison, PeakMemory, in_turns, save, short
@@ -122,14 +123,16 @@ def fitting(rounds: int, classes: int = 10) -> dict:
         features = torch.cat([data.features(label, images) for label in range(classes)])
         labels = torch.arange(classes).repeat_interleave(images)
 
-        def textbook(by_class: tuple[Tensor, ...] = features.split(images)) -> None:
-            for own in by_class:
-                own.mean(dim=0), torch.linalg.cholesky(torch.cov(own.T) + ridge)
+        def textbook(by_class: tuple[Tensor, ...]) -> list[tuple[Tensor, Tensor]]:
+            return [(own.mean(dim=0), torch.linalg.cholesky(torch.cov(own.T) + ridge)) for own in by_class]
 
-        def project(features: Tensor = features, labels: Tensor = labels) -> None:
-            ClassGaussians().fit(features, labels, range(classes))
+        def project(features: Tensor, labels: Tensor) -> ClassGaussians:
+            gaussians = ClassGaussians()
+            gaussians.fit(features, labels, range(classes))
+            return gaussians
 
-        comparison = in_turns({"textbook": textbook, "project": project}, rounds + 1).without_first()
+        ways = {"textbook": partial(textbook, features.split(images)), "project": partial(project, features, labels)}
+        comparison = in_turns(ways, rounds + 1).without_first()
         found[str(images)] = {"ms_per_class": {way: {clock: 1000 * value / classes for clock, value in each.items()}
                                                for way, each in comparison.medians().items()},
                               "speedup": comparison.ratio("textbook", "project")}

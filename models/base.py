@@ -155,6 +155,10 @@ class BaseLearner:
         return self.data.batches("train", task, batch_size=self.config.batch_size, augment=True,
                                  shuffle_seed=seed_of(self.config.torch_seed, "train", task, epoch))
 
+    def images_per_epoch(self, task: int) -> int:
+        """Images that `training_batches` gives in one epoch, over all processes."""
+        return self.data.count("train", task)
+
     def training_module(self, task: int) -> nn.Module:
         """The module whose forward stage 1 runs: images -> the new task's own logits (N, C_t)."""
         return OwnTask(self.net, task)

@@ -68,6 +68,9 @@ class Rehearsal(AllHeads):
         return self.data.batches("train", indices=self.training_indices(task), batch_size=self.config.batch_size, augment=True,
                                  shuffle_seed=seed_of(self.config.torch_seed, "train", task, epoch))
 
+    def images_per_epoch(self, task: int) -> int:
+        return len(self.training_indices(task))
+
     def training_indices(self, task: int) -> np.ndarray:
         """Positions (n,) of the images of one epoch."""
         return np.concatenate([self.data.task_indices("train", task), self.memory])

@@ -26,8 +26,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from models.slca.factors import batch_numbers, equal_runs, gram
-from models.slca.gaussians import Gaussian
+from models.slca.batches import equal_runs, numbers_at_once
+from models.slca.factors import gram
+from models.slca.gaussian import Gaussian
 
 ROWS_AT_ONCE = 2**15  # rows of all classes' matrices applied in one product; bounds memory at (images, this)
 BISECTIONS = 60
@@ -111,7 +112,7 @@ def discriminant(gaussians: Sequence[Gaussian], *, a: float, g: float, ridge: fl
     weight = (1 - g) * (1 - a)
     rows, signs = [means.new_zeros(0, dim)] * len(means), torch.zeros(len(means), device=means.device)
     if weight > 0 and any(ranks):  # else nothing of the classes' own directions is left (LDA), or there is none
-        for part, rank in equal_runs(ranks, lambda rank: batch_numbers(means) // (dim * max(rank, 1))):
+        for part, rank in equal_runs(ranks, lambda rank: numbers_at_once(means) // (dim * max(rank, 1))):
             factors = torch.stack([x.factor.float() for x in gaussians[part]]) @ basis  # (k, r, D)
             if form == "woodbury" or (form == "auto" and rank < dim):
                 rows[part], corrections = woodbury_form(factors, diagonals[part], weight)
@@ -128,7 +129,7 @@ def _sum_of_covariances(gaussians: Sequence[Gaussian]) -> Tensor:
     """(D, D) float64, the sum of A'A over the classes; its lower triangle counts."""
     dim = len(gaussians[0].mean)
     total = torch.zeros(dim, dim, dtype=torch.float64, device=gaussians[0].mean.device)
-    at_once = max(SUMMED * batch_numbers(total) // (dim * max(len(x.factor) for x in gaussians)), 1)
+    at_once = max(SUMMED * numbers_at_once(total) // (dim * max(len(x.factor) for x in gaussians)), 1)
     for first in range(0, len(gaussians), at_once):
         total += gram(torch.cat([x.factor.float() for x in gaussians[first:first + at_once]])[None])[0]
     return total

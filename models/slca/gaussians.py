@@ -18,75 +18,17 @@ Cheaper covariances, by name (`ca_cov`):
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from models.slca.factors import ClassBatch, batch_numbers, class_batches, equal_runs, exact_factors, leading_directions, triangular
+from models.slca.batches import ClassBatch, Workspace, class_batches, numbers_at_once
+from models.slca.factors import fitted_factors, leading_directions
+from models.slca.gaussian import Gaussian, draw_into, scatter_rows
 from utils.errors import UserError
 
 FLOAT_BYTES = 4
 DEFAULT_RANK = 64  # of lowrank, where the config names none
-
-
-@dataclass(frozen=True)
-class Gaussian:
-    """One class: S = factor' factor + diag(noise), fitted on `count` images.
-
-    Attributes:
-        mean: (d,).
-        factor: (r, d); float32 or, to halve it, float16.
-        noise: variance beside the factor, (d,) one per dimension or (1,) the same for all; 0 for an exact factor.
-    """
-
-    mean: Tensor
-    factor: Tensor
-    count: int
-    noise: Tensor = field(default_factory=lambda: torch.zeros(1))
-
-    @classmethod
-    def fit(cls, features: Tensor, rank: int | None = None) -> Gaussian:
-        """Mean and factor of the unbiased covariance; exact, or with the `rank` (1 or more) leading directions and noise.
-
-        Args:
-            features: (n, d) float32. One image gives an empty factor (its covariance is 0); no image (DomainNet has classes
-                that a domain lacks) gives a Gaussian of count 0, which is never sampled.
-
-        Raises:
-            UserError: a feature is not finite.
-        """
-        labels = torch.zeros(len(features), dtype=torch.long, device=features.device)
-        return next(_fit_batch(batch, rank)[0] for batch in class_batches(features, labels, range(1)))
-
-    def moved(self, w: Tensor) -> Gaussian:
-        """The Gaussian of x W where x is this one's, W (d, d) in float64 where the device has it."""
-        squares = w.square()
-        noise = self.noise.to(w) @ squares if len(self.noise) > 1 else self.noise.to(w) * squares.sum() / len(w)
-        factor = self.factor.to(w) @ w
-        return Gaussian((self.mean.to(w) @ w).float(), factor.float(), self.count, noise.float())
-
-    def merged(self, new: Gaussian) -> Gaussian:
-        """The Gaussian of both ones' images, as if they had been fitted together; `new` has an exact factor."""
-        count, rows = self.count + new.count, scatter_rows(self, new)
-        mean = (self.count * self.mean.double() + new.count * new.mean.double()) / max(count, 1)
-        freedom = max(count - 1, 1)
-        noise = self.noise * (max(self.count - 1, 0) / freedom)
-        if len(self.noise) > 1:  # variances alone
-            return Gaussian(mean.float(), self.factor, count, noise + rows.square().sum(dim=0) / freedom)
-        return Gaussian(mean.float(), triangular(rows / freedom**0.5), count, noise)
-
-    def covariance(self, ridge: float = 0.0) -> Tensor:
-        """S + ridge I, (d, d); for tests and plots, never needed to train."""
-        factor = self.factor.float()
-        return factor.T @ factor + torch.diag((self.noise + ridge).expand(len(self.mean)))
-
-    def sample(self, count: int, ridge: float, generator: torch.Generator, mean: Tensor | None = None) -> Tensor:
-        """`count` draws around `mean` (default the class's own), (count, d)."""
-        drawn = self.mean.new_empty(1, count, len(self.mean))
-        draw_into(drawn, [self], (self.mean if mean is None else mean)[None], ridge, generator,
-                  self.mean.new_empty(count * len(self.factor)))
-        return drawn[0]
 
 
 class ClassGaussians:
@@ -106,7 +48,7 @@ class ClassGaussians:
         self.dtype = dtype
         self.classes: list[Gaussian] = []  # class c of the stream at position c; grows by C_t per task
         self.pooled: Tensor | None = None  # (d, d) sum over classes of (n_c - 1) S_c; shared only
-        self._buffers: dict[str, Tensor] = {}  # reused from draw to draw; `free_buffers` gives them back
+        self.free_buffers()
 
     def __len__(self) -> int:
         return len(self.classes)
@@ -198,16 +140,16 @@ class ClassGaussians:
         if len(drawn) < len(means):
             means = means[labels]
         (classes, d), rows = means.shape, len(means) * count
-        features = self._buffer("features", rows * d, means).view(classes, count, d)
+        features = self._space.take("features", means, classes, count, d)
         if self.cov == "shared":
-            normals = self._buffer("normals", rows * d, means).view(rows, d).normal_(generator=generator)
+            normals = self._space.take("normals", means, rows, d).normal_(generator=generator)
             torch.mm(normals, self._shared_root(), out=features.view(rows, d))
             features += means[:, None]
         else:
             gaussians = [self[label] for label in drawn]
             rank = max((len(g.factor) for g in gaussians), default=0)
-            at_once = max(batch_numbers(means) // max(count * (rank + d), rank * d), 1)
-            scratch = self._buffer("normals", min(at_once, classes) * count * rank, means)
+            at_once = max(numbers_at_once(means) // max(count * (rank + d), rank * d), 1)
+            scratch = self._space.take("normals", means, min(at_once, classes) * count * rank)
             for first in range(0, classes, at_once):
                 part = slice(first, first + at_once)
                 draw_into(features[part], gaussians[part], means[part], self.ridge, generator, scratch)
@@ -215,7 +157,9 @@ class ClassGaussians:
 
     def free_buffers(self) -> None:
         """Give back the memory that drawing reused."""
-        self._buffers = {}
+        self._space = Workspace()
+        self._drawn: list[int] | None = None  # the classes that "labels" below holds
+        self._derived: dict[str, Tensor] = {}  # what drawing needs besides the statistics, worked out once per alignment
 
     def nbytes(self) -> int:
         """Bytes of all that is kept between tasks."""
@@ -251,17 +195,16 @@ class ClassGaussians:
     # Private -------------------------------------------------------------------------------------------------
 
     def _fit_batch(self, batch: ClassBatch) -> list[Gaussian]:
-        if self.cov not in ("diag", "shared"):
-            return self._stored(_fit_batch(batch, self.rank))
         means = batch.means.float()
-        noise = means.new_zeros(len(means), 1)
-        if self.cov == "diag":
+        factors, noise = [means.new_zeros(0, means.shape[1])] * len(means), means.new_zeros(len(means), 1)
+        if self.cov in ("full", "lowrank"):
+            factors, noise = fitted_factors(batch, self.rank)
+        elif self.cov == "diag":
             noise = (batch.centred.square().sum(dim=1, dtype=torch.float64) / (batch.sizes()[:, 0] - 1).clamp_min(1)).float()
         else:
             rows = batch.centred.flatten(0, 1)
             self.pooled = (rows.T @ rows).float() + (0 if self.pooled is None else self.pooled)
-        nothing = means.new_zeros(0, means.shape[1])
-        return [Gaussian(mean, nothing, count, own) for mean, count, own in zip(means, batch.counts, noise, strict=True)]
+        return self._stored([Gaussian(*each) for each in zip(means, factors, batch.counts, noise, strict=True)])
 
     def _stored(self, gaussians: list[Gaussian]) -> list[Gaussian]:
         """The same with factors of the wanted type; one that would not fit it stays float32."""
@@ -277,66 +220,13 @@ class ClassGaussians:
 
     def _shared_root(self) -> Tensor:
         """(d, d) R with R' R = the pooled covariance + ridge I; worked out once for all draws of an alignment."""
-        if "root" not in self._buffers:
+        if "root" not in self._derived:
             values, vectors = torch.linalg.eigh(self.pooled_covariance().double())
-            self._buffers["root"] = ((values.clamp_min(0) + self.ridge).sqrt()[:, None] * vectors.T).float()
-        return self._buffers["root"]
+            self._derived["root"] = ((values.clamp_min(0) + self.ridge).sqrt()[:, None] * vectors.T).float()
+        return self._derived["root"]
 
     def _labels(self, drawn: list[int], device: torch.device) -> Tensor:
         """`drawn` on the device, brought there once for all draws of an alignment."""
-        if "labels" not in self._buffers:
-            self._buffers["labels"] = torch.tensor(drawn, dtype=torch.long, device=device)
-        return self._buffers["labels"]
-
-    def _buffer(self, name: str, size: int, like: Tensor) -> Tensor:
-        """`size` numbers to overwrite, float32 on the device of `like`."""
-        found = self._buffers.get(name)
-        if found is None or len(found) < size or found.device != like.device:
-            found = self._buffers[name] = torch.empty(size, dtype=torch.float32, device=like.device)
-        return found[:size]
-
-
-def draw_into(out: Tensor, gaussians: list[Gaussian], means: Tensor, ridge: float, generator: torch.Generator, scratch: Tensor) -> None:
-    """Fill `out` (K, count, d) with mean + e A + sqrt(noise + ridge) e', e and e' standard normal.
-
-    One product for classes in a row whose factors have the same rank. The ridge is noise beside the factor: it needs d more
-    normals per draw, but no factor of its own.
-
-    Args:
-        means: (K, d) to draw around (SLCA shrinks old means).
-        scratch: (sum of ranks * count,) or more numbers that may be overwritten; random numbers cost more in fresh memory.
-    """
-    deviations = (torch.stack([g.noise for g in gaussians]) + ridge).sqrt()[:, None]  # (K, 1, 1 or d)
-    torch.addcmul(means[:, None], out.normal_(generator=generator), deviations, out=out)
-    count, ranks = out.shape[1], [len(g.factor) for g in gaussians]
-    normals = scratch[: sum(ranks) * count].normal_(generator=generator)
-    used = 0
-    for part, rank in equal_runs(ranks, lambda rank: len(ranks)):
-        if rank:
-            factors = torch.stack([g.factor.float() for g in gaussians[part]])
-            size = len(factors) * count * rank
-            out[part].baddbmm_(normals[used:used + size].view(-1, count, rank), factors)
-            used += size
-
-
-def scatter_rows(old: Gaussian, new: Gaussian) -> Tensor:
-    """X (m, d) with X' X = the squared deviations of both ones' images from their common mean, but for `old.noise`.
-
-    (n1 - 1) S1 + (n2 - 1) S2 + n1 n2 / (n1 + n2) (mu1 - mu2)(mu1 - mu2)'   (Chan, Golub & LeVeque 1979)
-    """
-    rows = [max(g.count - 1, 0) ** 0.5 * g.factor.float() for g in (old, new)]
-    if old.count and new.count:
-        rows.append((old.count * new.count / (old.count + new.count)) ** 0.5 * (old.mean - new.mean)[None])
-    return torch.cat(rows)
-
-
-def _fit_batch(batch: ClassBatch, rank: int | None) -> list[Gaussian]:
-    """Exact Gaussians; with a `rank`, its leading directions and noise of those classes that have more."""
-    k, n, d = batch.centred.shape
-    means, noise = batch.means.float(), batch.means.new_zeros(k, 1).float()
-    if rank is None or min(n - 1, d) <= rank:
-        factors = exact_factors(batch)
-    else:
-        factors, left_out = leading_directions(batch.centred / (batch.sizes() - 1).clamp_min(1).sqrt(), rank)
-        noise = left_out[:, None]
-    return [Gaussian(*each) for each in zip(means, factors, batch.counts, noise, strict=True)]
+        if self._drawn != drawn:
+            self._drawn, self._derived["labels"] = drawn, torch.tensor(drawn, dtype=torch.long, device=device)
+        return self._derived["labels"]

@@ -16,6 +16,7 @@ from utils.data.data_manager import DataManager
 from utils.data.registry import REGISTRY as DATASETS
 from utils.data.registry import dataset_info
 from utils.files import locate
+from utils.machine.distributed import first_process_first
 
 
 def make_learner(config: MethodSettings, seed: int, fabric: Fabric, *,
@@ -30,11 +31,12 @@ def make_learner(config: MethodSettings, seed: int, fabric: Fabric, *,
     Raises:
         UserError: data, weights or settings are not as they should be.
     """
-    backbone = make_backbone(config)
+    with first_process_first(fabric):  # downloads happen once
+        backbone = make_backbone(config)
     normalisations = {"backbone": {"mean": backbone.mean, "std": backbone.std}, "unit": {"mean": (0.0,), "std": (1.0,)}}
-    data = DataManager(config, seed, channels=backbone.channels, rank=fabric.global_rank, world_size=fabric.world_size,
-                       device=fabric.device, share_images_of=share_images_of,
-                       **normalisations.get(config.normalize, {}))
+    with first_process_first(fabric):
+        data = DataManager(config, seed, channels=backbone.channels, rank=fabric.global_rank, world_size=fabric.world_size,
+                           device=fabric.device, share_images_of=share_images_of, **normalisations.get(config.normalize, {}))
     learner = learner_class(config.model_name)(config, data, IncrementalNet(backbone), fabric)
     backbone.speed_up(compile=config.compile, channels_last=config.channels_last)  # once LoRA is in
     return learner

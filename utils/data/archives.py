@@ -37,10 +37,11 @@ MAX_KEPT = 64 * 2**20  # bytes of all that are kept
 MAX_FILES = 10_000_000  # names in a source; ImageNet has 1.3 million
 MAX_BYTES = 2**41  # 2 TiB, of all files of a source; ImageNet has 150 GB
 MAX_SINGLE_GZ = 2**30  # a .gz file does not say how much is in it; the largest that is wanted, Fashion-MNIST's, holds 47 MB
+MAX_NAME = 4096  # letters of a path
 MAX_TAR_HEADER = 2**20  # bytes of a tar member's extended header (a long name)
 BLOCK = 2**20  # bytes read at a time
 DAMAGED = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, struct.error, RuntimeError,
-           NotImplementedError, ValueError, OverflowError)
+           NotImplementedError, ValueError, OverflowError, LookupError)
 OTHERS = {b"Rar!": "a rar archive; unpack it first", b"7z\xbc\xaf": "a 7z archive; unpack it first",
           b"(\xb5/\xfd": "a zstd archive; unpack it first", b"<": "a web page; the download went wrong",
           b"version https://git-lfs": "a git-lfs pointer; run git lfs pull where it came from"}
@@ -196,7 +197,7 @@ def damage_told(path: Path) -> Iterator[None]:
     try:
         yield
     except DAMAGED as error:
-        raise UserError(f"archive {path} is damaged, incomplete or encrypted ({error}); download it again") from None
+        raise UserError(f"archive {path} is damaged, incomplete or encrypted ({str(error)[:200]}); download it again") from None
     except OSError as error:
         if error.errno is None:  # bz2 says so of data that is not its own
             raise UserError(f"archive {path} is damaged ({error}); download it again") from None
@@ -229,8 +230,8 @@ def _kind(path: Path) -> str | None:
     if start.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         return "zip"
     if start.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0")) or start[257:262] == b"ustar":
-        with contextlib.suppress(*DAMAGED, OSError):
-            if tarfile.is_tarfile(path):
+        with contextlib.suppress(*DAMAGED, OSError), tarfile.open(path, tarinfo=_TarMember) as archive:
+            if archive.next() is not None:  # nothing but zeros would pass as an empty one
                 return "tar"
         return "gz" if start.startswith(b"\x1f\x8b") and not name.endswith((".tar.gz", ".tgz")) else "tar"
     if start.lstrip().startswith(tuple(OTHERS)):
@@ -251,6 +252,8 @@ def _what_else(path: Path) -> str:
 def _safe_name(archive: Path, prefix: str, name: str) -> str:
     """The member's name under the source, or an error if unpacking it would leave the target."""
     path = PurePosixPath(name.replace("\\", "/"))
-    if path.is_absolute() or ".." in path.parts or "\0" in name or (path.parts and ":" in path.parts[0]):
-        raise UserError(f"archive {archive} holds the unsafe path {name!r}; nothing of it was unpacked, get it from its official source")
+    unsafe = not name or path.is_absolute() or ".." in path.parts or "\0" in name or (path.parts and ":" in path.parts[0])
+    if unsafe or len(name) > MAX_NAME:
+        raise UserError(f"archive {archive} holds the unsafe path {name[:100]!r}; nothing of it was unpacked; get it from its official "
+                        "source")
     return str(PurePosixPath(prefix) / path)

@@ -197,14 +197,17 @@ def _disk_told(root: Path) -> Iterator[None]:
 @contextmanager
 def _alone_in(partial: Path) -> Iterator[None]:
     """Make the folder `partial`, keep other processes out of it, and remove it if nothing is left in it."""
-    partial.mkdir(parents=True, exist_ok=True)
-    if partial.is_symlink():
-        raise UserError(f"{partial} is a link, and prepare writes through none; remove it and prepare again")
     lock = FileLock(partial / LOCK_NAME)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise UserError(f"{partial}/ is in use by another prepare that is still going; wait for it, or stop it") from None
+    while not lock.is_locked:
+        partial.mkdir(parents=True, exist_ok=True)
+        if partial.is_symlink():
+            raise UserError(f"{partial} is a link, and prepare writes through none; remove it and prepare again")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise UserError(f"{partial}/ is in use by another prepare that is still going; wait for it, or stop it") from None
+        except FileNotFoundError:  # another process was done in this moment, and removed the folder
+            continue
     try:
         yield
     finally:

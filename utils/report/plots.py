@@ -84,7 +84,7 @@ def curve_figure(results: Sequence[RunResult], labels: Sequence[str] | None = No
     for number, (result, label) in enumerate(zip(results, labels, strict=True)):
         colour = theme.lines[number % len(theme.lines)]
         dash = DASHES[number // len(theme.lines) % len(DASHES)]
-        curves = np.array([seed.top1_curve for seed in result.seeds])               # (S, T)
+        curves = np.array([seed.top1_curve for seed in result.seeds], dtype=float)  # (S, T), nan where there was no test image
         seen, mean = result.seeds[0].classes_seen, curves.mean(axis=0)
         if len(seen) == 1:
             axes.axhline(mean[0], color=colour, linewidth=1.5, linestyle=(0, (7, 4)))
@@ -93,7 +93,8 @@ def curve_figure(results: Sequence[RunResult], labels: Sequence[str] | None = No
         if banded and len(seen) > 1 and len(curves) > 1:
             spread = curves.std(axis=0, ddof=1)
             axes.fill_between(seen, mean - spread, mean + spread, color=colour, alpha=0.18, linewidth=0)
-        ends.append((float(mean[-1]), f"{_plain(label)}  {mean[-1]:.1f}", colour))
+        last = mean[-1]
+        ends.append((0.0 if np.isnan(last) else float(last), f"{_plain(label)}  {'-' if np.isnan(last) else f'{last:.1f}'}", colour))
     title = _title("Top-1 accuracy over all classes seen (%)", results, "mean ± std" if banded else "mean")
     _finish_curve(axes, results, title, theme)
     _name_ends(figure, axes, ends)

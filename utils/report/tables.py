@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from utils.formulas.metrics import percent_text
 from utils.report.published import Published, published
 from utils.report.results import HEADLINES, WHERE_DEFINED, RunResult, Statistic, statistic
 from utils.terminal import visible_name
@@ -95,7 +96,7 @@ def _curve_lines(result: RunResult) -> list[str]:
     lines = []
     for start in range(0, len(seen), TASKS_PER_LINE):
         part = slice(start, start + TASKS_PER_LINE)
-        rows = [["Classes seen", *map(str, seen[part])], ["Top-1 (%)", *(f"{mean:.2f}" for mean in means[part])]]
+        rows = [["Classes seen", *map(str, seen[part])], ["Top-1 (%)", *map(percent_text, means[part])]]
         lines += text_table(rows)
     return lines
 

@@ -99,6 +99,7 @@ def test_a_step_in_two_parts_sees_the_same_replayed_images():
         learner = synthetic_learner("derpp", accumulate=accumulate, epochs=1)
         learn(learner, [0])
         learner.begin_task(1)
-        stage1.backward_batch(learner, learner.net, next(iter(learner.training_batches(1, 0))))
+        batch = next(iter(learner.training_batches(1, 0)))
+        stage1.backward_batch(learner, learner.net, batch, len(batch[0]))
         seen.append(learner.net.heads[0].weight.grad)
     torch.testing.assert_close(seen[0], seen[1], rtol=1e-4, atol=1e-6)

@@ -27,7 +27,7 @@ EXPERIMENT = {
 def run(folder: Path, name: str, launcher: list[str], **settings) -> tuple[dict, dict]:
     """Results and the last checkpoint's tensors of a run in processes of its own."""
     config = folder / f"{name}.json"
-    config.write_text(json.dumps({**EXPERIMENT, **settings}))
+    config.write_text(json.dumps(that_it_has(settings["model_name"], {**EXPERIMENT, **settings})))
     done = subprocess.run([sys.executable, *launcher, "main.py", "--config", str(config), "--out", str(folder)], cwd=PROJECT,
                           capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
