@@ -56,6 +56,14 @@ class Rehearsal(AllHeads):
         c = self.config
         return c.memory_per_class if c.fixed_memory else c.memory_size // self.stream.classes_upto(task)
 
+    def exemplars_per_class(self, task: int) -> int:
+        """How many of them are trained on, and so in `memory`."""
+        return self.images_per_class(task)
+
+    def storable(self, task: int) -> np.ndarray:
+        """Positions (n,) of the task's images that may come into `memory`."""
+        return self.data.task_indices("train", task)
+
     def training_batches(self, task: int, epoch: int) -> Iterable[tuple[Tensor, Tensor]]:
         return self.data.batches("train", indices=self.training_indices(task), batch_size=self.config.batch_size, augment=True,
                                  shuffle_seed=seed_of(self.config.torch_seed, "train", task, epoch))
@@ -73,19 +81,21 @@ class Rehearsal(AllHeads):
 
     def update_memory(self, task: int) -> None:
         """Cut each old class to its new share and choose the new classes' images by herding."""
-        count = self.images_per_class(task)
+        count = self.exemplars_per_class(task)
         old = self.data.labels_of("train", self.memory)
         kept = [self.memory[old == c][:count] for c in range(self.stream.classes_before(task))]
         features, labels = self.extract("train", task)
         require_finite(features, labels)
         indices = self.data.task_indices("train", task)
+        may = np.flatnonzero(np.isin(indices, self.storable(task)))
+        indices, features, labels = indices[may], features[torch.from_numpy(may)], labels[torch.from_numpy(may)]
         new = positions_by_class(labels, self.stream.classes_of(task))
         chosen = [found[order] for found, order in zip(new, herd_classes(features, new, count), strict=True)]
         kept += [indices[positions.cpu().numpy()] for positions in chosen]
         self.memory = np.concatenate(kept)
 
     def planned_images(self, task: int, new: float) -> float:
-        return new + (self.images_per_class(task - 1) * self.stream.classes_before(task) if task > 0 else 0)
+        return new + (self.exemplars_per_class(task - 1) * self.stream.classes_before(task) if task > 0 else 0)
 
     def extra_state(self) -> dict[str, Tensor]:
         return {"memory": torch.from_numpy(self.memory)}

@@ -33,10 +33,10 @@ def make_learner(config: MethodSettings, seed: int, fabric: Fabric, *,
     """
     with first_process_first(fabric):  # downloads happen once
         backbone = make_backbone(config)
-    from_backbone = {"mean": backbone.mean, "std": backbone.std} if config.normalize == "backbone" else {}
+    normalisations = {"backbone": {"mean": backbone.mean, "std": backbone.std}, "unit": {"mean": (0.0,), "std": (1.0,)}}
     with first_process_first(fabric):
         data = DataManager(config, seed, channels=backbone.channels, rank=fabric.global_rank, world_size=fabric.world_size,
-                           device=fabric.device, share_images_of=share_images_of, **from_backbone)
+                           device=fabric.device, share_images_of=share_images_of, **normalisations.get(config.normalize, {}))
     learner = learner_class(config.model_name)(config, data, IncrementalNet(backbone), fabric)
     backbone.speed_up(compile=config.compile, channels_last=config.channels_last)  # once LoRA is in
     return learner

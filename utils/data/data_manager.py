@@ -109,7 +109,7 @@ class DataManager:
     """Tasks, labels and batches of one data set under one config and seed.
 
     Args:
-        mean, std: the backbone's, when they replace the data set's
+        mean, std: per channel (one value: of all), when they replace the data set's
         channels: what the network takes, when that differs from the images' (grey is repeated, colour made grey)
         rank, world_size: this process among those that share the work
         device: where the network is; with `augment_on: "device"` batches are finished and end up there
@@ -123,6 +123,8 @@ class DataManager:
                  channels: int | None = None, rank: int = 0, world_size: int = 1, device: torch.device | None = None,
                  share_images_of: DataManager | None = None) -> None:
         self.info = dataset_info(config.dataset, config.data_root)
+        if config.test_transform is not None:
+            self.info = replace(self.info, test_transform=config.test_transform)
         self._images: _Images = share_images_of._images if share_images_of is not None else _Images.open(config, world_size)
         train, test, names = self._images.train, self._images.test, self._images.names
         plan = _plan(config, seed, self.info, len(names), names)

@@ -16,7 +16,7 @@ SPREAD = "Mean ± standard deviation over the seeds, each of which is another cl
 
 def results_table(result: RunResult) -> str:
     """The run as plain text: headline figures per seed, mean ± std, the paper's figure if there is one, the curve."""
-    reference = published(result.config, result.method)
+    reference = published(result.config, result.method, [seed.task_sizes for seed in result.seeds])
     lines = [title_line(result), "", *text_table(headline_rows(result, reference, SEEDS_SHOWN)), ""]
     lines += _curve_lines(result)
     learned = [len(seed.task_sizes) for seed in result.seeds]
