@@ -221,7 +221,7 @@ class BaseLearner:
     def fold_domains(self, scores: Tensor) -> Tensor:
         """Domain-incremental: one score per class, the best of its domains, (N, T * C) -> (N, C). Else unchanged."""
         period = self.stream.label_period
-        return scores if period is None else scores.view(len(scores), -1, period).amax(dim=1)
+        return scores if period is None else scores.view(scores.shape[0], -1, period).amax(dim=1)
 
     def extract(self, split: str, task: int) -> tuple[Tensor, Tensor]:
         """Features (N, D) float32 and labels (N,) of one task's images under the test transform; kept while they stay true."""

@@ -7,6 +7,7 @@ from torch import nn
 import trainer
 from convs.heads import CosineHead
 from convs.parts import switched_off
+from models import learner_class
 from models.tools.export import export
 from models.tools.predict import load_learner
 from tests.run_files import assert_same_run, only_run, tiny_config
@@ -108,7 +109,7 @@ def test_a_run_with_it_resumes_bit_for_bit_predicts_and_is_exported(method, kind
     assert run_stopping_at_every_checkpoint(config, tmp_path / "stopped", monkeypatch) >= 4
     whole = only_run(tmp_path / "whole" / "run")
     assert_same_run(whole, only_run(tmp_path / "stopped" / "run"))
-    assert result.title == {"ranpac": "RanPAC, first session: adapter", "aper": "APER-finetune", "fecam": "FeCAM, first session: lora"}[method]
+    assert result.title == ("APER-finetune" if method == "aper" else f"{learner_class(method).title}, first session: {kind}")
     assert export(load_learner(whole), tmp_path / "model.pt2") <= 1e-4
 
 
