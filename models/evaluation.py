@@ -34,6 +34,8 @@ class Classifier(Protocol):
 
     @property
     def backbone_trains(self) -> bool: ...
+    @property
+    def feature_dim(self) -> int: ...
     def features(self, images: Tensor) -> Tensor: ...
     def scores(self, features: Tensor) -> Tensor: ...
     def fold_domains(self, scores: Tensor) -> Tensor: ...
@@ -68,7 +70,7 @@ def extract_pass(learner: Classifier, split: str, **which: Any) -> tuple[Tensor,
             features.append(learner.features(fabric.to_device(images)).float())
         labels.append(targets)
     net.train(was_training)
-    own = torch.cat(features) if features else torch.zeros(0, net.backbone.dim, device=fabric.device)
+    own = torch.cat(features) if features else torch.zeros(0, learner.feature_dim, device=fabric.device)
     check_finite(own, learner.config.precision)
     own_labels = torch.cat(labels) if labels else torch.zeros(0, dtype=torch.long)
     return gather_rows(fabric, own), gather_rows(fabric, own_labels.to(fabric.device))

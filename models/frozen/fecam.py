@@ -21,12 +21,12 @@ from torch.nn import functional as F
 
 from models.base import FLOAT_BYTES
 from models.by_class import positions_by_class
+from models.first_session import FirstSessionSettings
 from models.frozen.ncm import NCM, never_without_images
 from models.registry import learner
-from utils.config import MethodSettings
 
 
-class FeCAMSettings(MethodSettings):
+class FeCAMSettings(FirstSessionSettings):
     """The covariances."""
 
     fecam_gamma1: float = Field(1.0, ge=0.0,

@@ -19,13 +19,13 @@ from pydantic import Field
 from torch import Tensor
 
 from models.base import FLOAT_BYTES
+from models.first_session import FirstSessionSettings
 from models.frozen.ncm import NCM, never_without_images
 from models.registry import learner
-from utils.config import MethodSettings
 from utils.errors import UserError
 
 
-class LDASettings(MethodSettings):
+class LDASettings(FirstSessionSettings):
     """The covariance."""
 
     lda_shrinkage: float = Field(1e-4, gt=0.0, le=1.0, description="lda: e of (1 - e) S + e I (Deep SLDA, section 3)")

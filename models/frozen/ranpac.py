@@ -5,9 +5,11 @@
 lambda is chosen anew in every task from 10^-8 ... 10^8: fitted on 80% of the task's images, the value with the
 smallest squared error on the other 20% (training images; no test image is seen).
 
-Differs from the paper: its phase 1, which tunes a few parameters on the first task, is left out (its row "No Phase 1");
-the split is a drawn permutation; lambda is searched by one exact eigendecomposition instead of 17 solves in float32.
-There rounding rules out the smallest lambdas by itself; here those below the rounding of G are left out.
+Phase 1 of the paper tunes a few parameters on the first task: `first_session` "adapter", "ssf", "vpt_deep"; "none", the
+default, is its row "No Phase 1".
+
+Differs from the paper: the split is a drawn permutation; lambda is searched by one exact eigendecomposition instead of
+17 solves in float32. There rounding rules out the smallest lambdas by itself; here those below the rounding of G are left out.
 """
 
 from __future__ import annotations
@@ -19,10 +21,10 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.base import FLOAT_BYTES, BaseLearner
+from models.base import FLOAT_BYTES
 from models.by_class import require_finite
+from models.first_session import FirstSession, FirstSessionSettings
 from models.registry import learner
-from utils.config import MethodSettings
 from utils.rng import torch_generator
 from utils.run.monitor import Monitor
 
@@ -31,7 +33,7 @@ PROJECTED_AT_ONCE = 2**11  # images; bounds memory at (this, M)
 FIT_SHARE = 0.8  # of the task's images; the rest chooses lambda
 
 
-class RanPACSettings(MethodSettings):
+class RanPACSettings(FirstSessionSettings):
     """The projection."""
 
     ranpac_dim: int = Field(10_000, ge=1, le=100_000,
@@ -39,11 +41,9 @@ class RanPACSettings(MethodSettings):
 
 
 @learner("ranpac")
-class RanPAC(BaseLearner):
+class RanPAC(FirstSession):
     Settings = RanPACSettings
-    title = "RanPAC (no phase 1)"
-    frozen_backbone = True
-    has_heads = False
+    title = "RanPAC"
 
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
@@ -53,6 +53,10 @@ class RanPAC(BaseLearner):
         self.gram = torch.zeros(width, width, device=device)  # (M, M) G, over all images seen
         self.targets = torch.zeros(width, 0, device=device)  # (M, K) Q, grows by C_t per task
         self.weights = torch.zeros(width, 0, device=device)  # (M, K) W_o, solved anew in every task
+
+    @classmethod
+    def title_of(cls, config: RanPACSettings) -> str:
+        return f"{cls.title} (no phase 1)" if config.first_session == "none" else super().title_of(config)
 
     def project(self, features: Tensor) -> Tensor:
         """relu(f W), (N, M)."""
@@ -92,7 +96,7 @@ class RanPAC(BaseLearner):
 
     def memory_bytes(self) -> dict[str, int]:
         return {**super().memory_bytes(), "statistics": self.gram.nbytes + self.targets.nbytes,
-                "parameters": self.projection.nbytes + self.weights.nbytes}
+                "parameters": super().memory_bytes()["parameters"] + self.projection.nbytes + self.weights.nbytes}
 
 
 def choose_ridge(features: Tensor, one_hot: Tensor, least: float = 0.0, project: Callable[[Tensor], Tensor] | None = None) -> float:

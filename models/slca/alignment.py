@@ -17,6 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from convs.heads import CosineHead
 from utils.config import Strict
 from utils.errors import UserError
 from utils.machine.device import fuses_sgd
@@ -71,23 +72,39 @@ def normalise_logits(logits: Tensor, indicator: Tensor, tau: float) -> Tensor:
 
 @dataclass
 class FusedHeads:
-    """All heads as one linear layer: weight (K, D) and bias (K,)."""
+    """All heads as one layer: weight (K, D), bias (K,) where they have one, and the scale (K,) of cosine heads, which does not train."""
 
     weight: Tensor
-    bias: Tensor
+    bias: Tensor | None
     head_sizes: list[int]
+    scale: Tensor | None = None
 
     @classmethod
-    def of(cls, heads: Iterable[nn.Linear]) -> FusedHeads:
+    def of(cls, heads: Iterable[nn.Linear | CosineHead]) -> FusedHeads:
         heads = list(heads)
+        assert len({(type(h), h.bias is None) for h in heads}) == 1, "heads of one kind alone are aligned together"
+        cosine, biased = isinstance(heads[0], CosineHead), heads[0].bias is not None
         return cls(torch.cat([h.weight.detach() for h in heads]).requires_grad_(),
-                   torch.cat([h.bias.detach() for h in heads]).requires_grad_(), [h.out_features for h in heads])
+                   torch.cat([h.bias.detach() for h in heads]).requires_grad_() if biased else None, [h.out_features for h in heads],
+                   torch.cat([h.scale.detach().expand(h.out_features) for h in heads]) if cosine else None)
+
+    @property
+    def trained(self) -> list[Tensor]:
+        return [self.weight] if self.bias is None else [self.weight, self.bias]
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Features (N, D) -> logits of all classes (N, K)."""
+        if self.scale is None:
+            return F.linear(features, self.weight, self.bias)
+        return self.scale * F.linear(F.normalize(features, dim=1), F.normalize(self.weight, dim=1))
 
     @torch.no_grad()
-    def copy_to(self, heads: Iterable[nn.Linear]) -> None:
-        for head, weight, bias in zip(heads, self.weight.split(self.head_sizes), self.bias.split(self.head_sizes), strict=True):
+    def copy_to(self, heads: Iterable[nn.Linear | CosineHead]) -> None:
+        biases = [None] * len(self.head_sizes) if self.bias is None else self.bias.split(self.head_sizes)
+        for head, weight, bias in zip(heads, self.weight.split(self.head_sizes), biases, strict=True):
             head.weight.copy_(weight)
-            head.bias.copy_(bias)
+            if bias is not None:
+                head.bias.copy_(bias)
 
 
 class Alignment:
@@ -99,12 +116,13 @@ class Alignment:
         tau: temperature of logit normalisation; None or <= 0 means plain cross-entropy.
     """
 
-    def __init__(self, heads: Iterable[nn.Linear], *, lr: float, momentum: float, weight_decay: float, tau: float | None) -> None:
+    def __init__(self, heads: Iterable[nn.Linear | CosineHead], *, lr: float, momentum: float, weight_decay: float,
+                 tau: float | None) -> None:
         self.heads = list(heads)
         self.fused = FusedHeads.of(self.heads)
         self.indicator = task_indicator(self.fused.head_sizes, self.fused.weight.device)
         self.tau = tau if tau is not None and tau > 0 else None
-        self.optimizer = torch.optim.SGD([self.fused.weight, self.fused.bias], lr=lr, momentum=momentum, weight_decay=weight_decay,
+        self.optimizer = torch.optim.SGD(self.fused.trained, lr=lr, momentum=momentum, weight_decay=weight_decay,
                                          fused=fuses_sgd(self.fused.weight.device))
 
     def set_lr(self, lr: float) -> None:
@@ -112,7 +130,7 @@ class Alignment:
 
     def loss(self, features: Tensor, labels: Tensor) -> Tensor:
         """Mean cross-entropy over all classes seen: features (N, D), labels (N,) in 0..K-1."""
-        logits = F.linear(features, self.fused.weight, self.fused.bias)
+        logits = self.fused.logits(features)
         if self.tau is not None:
             logits = normalise_logits(logits, self.indicator, self.tau)
         return F.cross_entropy(logits, labels)

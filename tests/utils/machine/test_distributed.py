@@ -70,7 +70,7 @@ def test_two_processes_give_what_one_gives(tmp_path):
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("method", ["ewc", "derpp", "gem", "bic", "coil", "l2p"])
+@pytest.mark.parametrize("method", ["ewc", "derpp", "gem", "bic", "coil", "l2p", "aper", "ease", "tuna"])
 def test_two_processes_give_the_network_and_the_memory_that_one_gives(method, tmp_path):
     settings = that_it_has(method, {**EXPERIMENT, **SMALL.get(method, {}), "model_name": method, "memory_size": 20, "epochs": 2})
     train(make_config(**settings), tmp_path, name="one")
