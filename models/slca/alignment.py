@@ -17,6 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from convs.heads import CosineHead
 from utils.config import Strict
 from utils.errors import UserError
 from utils.machine.device import fuses_sgd
@@ -70,23 +71,38 @@ def normalise_logits(logits: Tensor, indicator: Tensor, tau: float) -> Tensor:
 
 @dataclass
 class FusedHeads:
-    """All heads as one linear layer: weight (K, D) and bias (K,)."""
+    """All heads as one layer: weight (K, D), bias (K,) where they have one, scale (K,) where they classify by cosine."""
 
     weight: Tensor
-    bias: Tensor
+    bias: Tensor | None
     head_sizes: list[int]
+    scale: Tensor | None = None  # s of s cos(x, w_c); fixed here
 
     @classmethod
-    def of(cls, heads: Iterable[nn.Linear]) -> FusedHeads:
+    def of(cls, heads: Iterable[nn.Module]) -> FusedHeads:
         heads = list(heads)
-        return cls(torch.cat([h.weight.detach() for h in heads]).requires_grad_(),
-                   torch.cat([h.bias.detach() for h in heads]).requires_grad_(), [h.out_features for h in heads])
+        biases = [h.bias.detach() for h in heads if h.bias is not None]
+        scales = [h.scale.detach().expand(h.out_features) for h in heads if isinstance(h, CosineHead)]
+        return cls(torch.cat([h.weight.detach() for h in heads]).requires_grad_(), torch.cat(biases).requires_grad_() if biases else None,
+                   [h.out_features for h in heads], torch.cat(scales) if scales else None)
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        return [self.weight] if self.bias is None else [self.weight, self.bias]
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Features (N, D) -> (N, K)."""
+        if self.scale is None:
+            return F.linear(features, self.weight, self.bias)
+        return self.scale * F.linear(F.normalize(features, dim=1), F.normalize(self.weight, dim=1))
 
     @torch.no_grad()
-    def copy_to(self, heads: Iterable[nn.Linear]) -> None:
-        for head, weight, bias in zip(heads, self.weight.split(self.head_sizes), self.bias.split(self.head_sizes), strict=True):
+    def copy_to(self, heads: Iterable[nn.Module]) -> None:
+        biases = [None] * len(self.head_sizes) if self.bias is None else self.bias.split(self.head_sizes)
+        for head, weight, bias in zip(heads, self.weight.split(self.head_sizes), biases, strict=True):
             head.weight.copy_(weight)
-            head.bias.copy_(bias)
+            if bias is not None:
+                head.bias.copy_(bias)
 
 
 class Alignment:
@@ -98,12 +114,12 @@ class Alignment:
         tau: temperature of logit normalisation; None or <= 0 means plain cross-entropy.
     """
 
-    def __init__(self, heads: Iterable[nn.Linear], *, lr: float, momentum: float, weight_decay: float, tau: float | None) -> None:
+    def __init__(self, heads: Iterable[nn.Module], *, lr: float, momentum: float, weight_decay: float, tau: float | None) -> None:
         self.heads = list(heads)
         self.fused = FusedHeads.of(self.heads)
         self.indicator = task_indicator(self.fused.head_sizes, self.fused.weight.device)
         self.tau = tau if tau is not None and tau > 0 else None
-        self.optimizer = torch.optim.SGD([self.fused.weight, self.fused.bias], lr=lr, momentum=momentum, weight_decay=weight_decay,
+        self.optimizer = torch.optim.SGD(self.fused.parameters, lr=lr, momentum=momentum, weight_decay=weight_decay,
                                          fused=fuses_sgd(self.fused.weight.device))
 
     def set_lr(self, lr: float) -> None:
@@ -111,7 +127,7 @@ class Alignment:
 
     def loss(self, features: Tensor, labels: Tensor) -> Tensor:
         """Mean cross-entropy over all classes seen: features (N, D), labels (N,) in 0..K-1."""
-        logits = F.linear(features, self.fused.weight, self.fused.bias)
+        logits = self.fused.logits(features)
         if self.tau is not None:
             logits = normalise_logits(logits, self.indicator, self.tau)
         return F.cross_entropy(logits, labels)

@@ -1,0 +1,2 @@
+"""Methods that add adapters beside a frozen backbone's blocks.
+One state per task or one for all."""
