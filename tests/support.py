@@ -32,6 +32,7 @@ SMALL = {
     "lae": {"adapter_width": 2, "lae_blocks": 1},
     "inflora": {"lora_rank": 2},
     "sd_lora": {"lora_rank": 2},
+    "sldc": {"sldc_steps": 20, "sldc_moment_samples": 1, "ca_epochs": 1, "ca_samples": 8},
 }
 
 
