@@ -25,6 +25,7 @@ from torch.nn import functional as F
 from convs.backbones import Backbone
 from convs.heads import HeadFactory, linear_head
 from convs.network import IncrementalNet, OwnTask
+from convs.parts import added_parameters
 from convs.weights import tensors_sha256
 from models import evaluation, stage1
 from models.stage1 import AfterEpoch, Batch, TrainingState
@@ -264,9 +265,14 @@ class BaseLearner:
         return {}
 
     def network_state(self) -> dict[str, Tensor]:
-        """The network's tensors that can differ from the pre-trained ones: of the backbone's parameters those that ever trained."""
-        never = {name for name, _ in self.net.named_parameters() if name.startswith("backbone.")} - self.ever_trained
+        """The network's tensors that can differ from the pre-trained ones: of the backbone's own parameters those that ever trained."""
+        never = self.never_trained()
         return {name: tensor for name, tensor in self.net.state_dict().items() if name not in never}
+
+    def never_trained(self) -> set[str]:
+        """Names in `net` of the pre-trained parameters that are as they were; none of a part's, which begins with the method."""
+        backbone = {name for name, _ in self.net.named_parameters() if name.startswith("backbone.")}
+        return backbone - self.ever_trained - added_parameters(self.net)
 
     def untrained_sha256(self, saved: Iterable[str]) -> str:
         """Checksum of the pre-trained tensors that a state with the tensors `saved` leaves out."""
@@ -288,7 +294,7 @@ class BaseLearner:
         """Copy what `network_state` gave into the network, whose heads are there already."""
         missing, unexpected = self.net.load_state_dict(state, strict=False)
         assert not unexpected, f"checkpoint has unknown tensors {unexpected[:5]}"
-        may_be_missing = {name for name, _ in self.net.named_parameters() if name.startswith("backbone.")} - self.ever_trained
+        may_be_missing = self.never_trained()
         absent = [name for name in missing if name not in may_be_missing]
         assert not absent, f"checkpoint lacks tensors {absent[:5]}"
         self.ever_trained |= {name for name, _ in self.net.named_parameters() if name.startswith("backbone.") and name in state}

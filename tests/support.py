@@ -29,6 +29,11 @@ SMALL = {
     "l2p": {"prompt_length": 2},
     "dualprompt": {"g_prompt_layers": [0], "prompt_layers": [1]},
     "coda_prompt": {"prompt_layers": [0, 1], "prompt_pool": 8},
+    "ssiat": {"adapter_width": 4},
+    "lae": {"adapter_width": 2, "lae_blocks": 1},
+    "inflora": {"lora_rank": 2},
+    "sd_lora": {"lora_rank": 2},
+    "sldc": {"sldc_steps": 20, "sldc_moment_samples": 1, "ca_epochs": 1, "ca_samples": 8},
 }
 
 

@@ -1,2 +1,2 @@
-"""Methods with an adapter per task beside the MLPs of a frozen ViT, and a pass with each when they predict.
-EASE reads prototypes; MOS and TUNA align heads on Gaussians."""
+"""Methods that add adapters beside the MLPs of a frozen ViT: one per task, or one for all.
+EASE, MOS and TUNA pass an image through each; SSIAT and LAE keep one."""

@@ -68,9 +68,10 @@ class EWC(BaseLearner):
 
     def end_task(self, task: int, monitor: Monitor) -> None:
         with monitor.stage("statistics"):
-            held, batchwise = self.held_parameters(), self.config.ewc_fisher == "batch"
-            found = (self.batch_fisher(task) if batchwise else self.estimate_fisher(task)) if held else {}  # bcb_lrscale 0 holds nothing
-            fisher = {name: f.clamp(max=self.config.ewc_fisher_max) for name, f in found.items()}
+            c, held = self.config, self.held_parameters()
+            batchwise = c.ewc_fisher == "batch"
+            found = self.batch_fisher(task) if batchwise and held else estimate_fisher(self, task, held, c.ewc_images)
+            fisher = {name: f.clamp(max=c.ewc_fisher_max) for name, f in found.items()}
             if batchwise:
                 old = self.stream.classes_before(task) / self.stream.classes_upto(task)
                 self.fisher = {name: old * self.fisher.get(name, 0.0) + (1 - old) * f for name, f in fisher.items()}
@@ -97,22 +98,6 @@ class EWC(BaseLearner):
                 summed += self.fabric.all_reduce(gradient, reduce_op="sum").square()
         return {name: t / max(len(batches), 1) for name, t in total.items()}
 
-    def estimate_fisher(self, task: int) -> dict[str, Tensor]:
-        """Mean over up to `ewc_images` images of the squared gradient of log p(y | x), y drawn from the model."""
-        c = self.config
-        chosen = self.data.task_indices("train", task)
-        chosen = np.sort(numpy_generator(c.torch_seed, "fisher", task).permutation(chosen)[: c.ewc_images])
-        levels = torch.rand(len(chosen), generator=torch_generator(c.torch_seed, "fisher labels", task), dtype=torch.float64)
-        own = np.array_split(levels.numpy(), self.fabric.world_size)[self.fabric.global_rank]  # as `batches` splits the images
-        module, parameters = OwnTask(self.net, task), self.held_parameters()
-        total = {name: torch.zeros_like(p) for name, p in parameters.items()}
-        for (images, _), level in zip(self.data.batches("train", indices=chosen, batch_size=1, augment=False), own, strict=True):
-            with self.fabric.autocast():
-                logits = module(self.fabric.to_device(images)).float()
-            drawn = label_at(logits.detach().softmax(dim=1).cpu(), level)
-            add_squared_gradient(total, F.cross_entropy(logits, drawn.to(logits.device)), parameters)
-        return {name: self.fabric.all_reduce(t, reduce_op="sum") / max(len(chosen), 1) for name, t in total.items()}
-
     def extra_state(self) -> dict[str, Tensor]:
         return {**{f"fisher.{k}": v for k, v in self.fisher.items()}, **{f"anchor.{k}": v for k, v in self.anchor.items()}}
 
@@ -123,6 +108,26 @@ class EWC(BaseLearner):
     def memory_bytes(self) -> dict[str, int]:
         kept = [*self.fisher.values(), *self.anchor.values()]
         return {**super().memory_bytes(), "statistics": sum(t.nbytes for t in kept)}
+
+
+@torch.enable_grad()
+def estimate_fisher(learner: BaseLearner, task: int, parameters: Mapping[str, nn.Parameter], images: int) -> dict[str, Tensor]:
+    """Mean over up to `images` images of `task` of the squared gradient of log p(y | x), y drawn from the model (its own classes)."""
+    fabric, data, seed = learner.fabric, learner.data, learner.config.torch_seed
+    chosen = data.task_indices("train", task)
+    chosen = np.sort(numpy_generator(seed, "fisher", task).permutation(chosen)[:images])
+    levels = torch.rand(len(chosen), generator=torch_generator(seed, "fisher labels", task), dtype=torch.float64)
+    own = np.array_split(levels.numpy(), fabric.world_size)[fabric.global_rank]  # as `batches` splits the images
+    if not parameters:  # bcb_lrscale 0: nothing moves, nothing is held
+        return {}
+    module = OwnTask(learner.net, task)
+    total = {name: torch.zeros_like(p) for name, p in parameters.items()}
+    for (pixels, _), level in zip(data.batches("train", indices=chosen, batch_size=1, augment=False), own, strict=True):
+        with fabric.autocast():
+            logits = module(fabric.to_device(pixels)).float()
+        drawn = label_at(logits.detach().softmax(dim=1).cpu(), level)
+        add_squared_gradient(total, F.cross_entropy(logits, drawn.to(logits.device)), parameters)
+    return {name: fabric.all_reduce(t, reduce_op="sum") / max(len(chosen), 1) for name, t in total.items()}
 
 
 def label_at(probabilities: Tensor, level: float) -> Tensor:

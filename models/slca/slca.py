@@ -70,11 +70,9 @@ class SLCA(GaussianLearner):
 
     def train_heads(self, task: int, monitor: Monitor) -> None:
         """Train all heads on `ca_samples` features per class and epoch, the backbone untouched (Eq. 5-6)."""
-        c = self.config
-        lr = c.lr if c.ca_lr is None else c.ca_lr
-        alignment = Alignment(self.net.heads, lr=lr, momentum=c.momentum, weight_decay=c.weight_decay, tau=c.ca_with_logit_norm)
+        c, alignment = self.config, self.make_alignment()
         for epoch in range(c.ca_epochs):
-            alignment.set_lr(cosine(lr, epoch, c.ca_epochs))
+            alignment.set_lr(self.alignment_rate(epoch))
             losses = [alignment.step(features, labels) for features, labels in self.drawn_batches(task, epoch)]
             alignment.finish()
             loss = torch.stack(losses).mean().item()
@@ -82,6 +80,20 @@ class SLCA(GaussianLearner):
             accuracy = self.evaluate(task).top1 if c.ca_eval else None  # test features are extracted once, then kept
             monitor.end_alignment_epoch(task, epoch, loss, accuracy)
         self.gaussians.free_buffers()
+
+    def make_alignment(self) -> Alignment:
+        """What steps on all heads: the loss and its optimiser."""
+        c = self.config
+        return Alignment(self.net.heads, lr=self.alignment_rate(0), momentum=c.momentum, weight_decay=c.weight_decay,
+                         tau=c.ca_with_logit_norm)
+
+    def alignment_rate(self, epoch: int) -> float:
+        c = self.config
+        return cosine(c.lr if c.ca_lr is None else c.ca_lr, epoch, c.ca_epochs)
+
+    def alignment_batch(self) -> int:
+        """Features per step."""
+        return self.config.ca_batch_size
 
     def drawn_batches(self, task: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Shuffled batches of drawn features (B, D) and their classes (B,), `ca_samples` of every class seen.
@@ -94,7 +106,7 @@ class SLCA(GaussianLearner):
         for count in samples_per_round(c, len(self.gaussians), self.net.backbone.dim):
             features, labels = self.draw_features(task, count, generator)
             order = torch.randperm(len(labels), generator=generator, device=device)
-            for batch in order.split(c.ca_batch_size):
+            for batch in order.split(self.alignment_batch()):
                 yield features[batch], labels[batch]
 
     def draw_features(self, task: int, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
