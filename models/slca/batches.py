@@ -78,7 +78,8 @@ def class_batches(features: Tensor, labels: Tensor, classes: range) -> Iterator[
     Raises:
         UserError: a feature is not finite.
     """
-    positions, d, space = positions_by_class(labels, classes), features.shape[1], Workspace()
+    features, d, space = features.detach(), features.shape[1], Workspace()
+    positions = positions_by_class(labels, classes)
     by_size = sorted(range(len(classes)), key=lambda c: -len(positions[c]))
     while by_size:
         n = len(positions[by_size[0]])

@@ -32,7 +32,7 @@ from models.slca.gaussian import Gaussian
 
 ROWS_AT_ONCE = 2**15  # rows of all classes' matrices applied in one product; bounds memory at (images, this)
 BISECTIONS = 60
-SUMMED = 16  # times as many factors as are worked on at once are summed in one product
+SUMMED_NUMBERS = 2**24  # numbers of factors that one product sums
 PROBED = 16  # classes whose means `tells_apart` scores
 TEMPERATURES = (0.1, 1e4)  # where `fit_temperature` looks
 
@@ -129,7 +129,7 @@ def _sum_of_covariances(gaussians: Sequence[Gaussian]) -> Tensor:
     """(D, D) float64, the sum of A'A over the classes; its lower triangle counts."""
     dim = len(gaussians[0].mean)
     total = torch.zeros(dim, dim, dtype=torch.float64, device=gaussians[0].mean.device)
-    at_once = max(SUMMED * numbers_at_once(total) // (dim * max(len(x.factor) for x in gaussians)), 1)
+    at_once = max(SUMMED_NUMBERS // (dim * max(len(x.factor) for x in gaussians)), 1)
     for first in range(0, len(gaussians), at_once):
         total += gram(torch.cat([x.factor.float() for x in gaussians[first:first + at_once]])[None])[0]
     return total

@@ -132,8 +132,8 @@ class ClassGaussians:
     def sample(self, means: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """`count` features of every class that had images, around `means` (K, D): features (N, D) and labels (N,).
 
-        The features lie in a buffer that the next call overwrites. Nothing here waits for the device, but in the first call
-        after a change of the statistics.
+        The features lie in a buffer that the next call overwrites. Nothing here waits for the device, but for classes without
+        images and for a shared covariance in the first call after a change of the statistics.
         """
         drawn = [label for label, gaussian in enumerate(self.classes) if gaussian.count]
         labels = self._labels(drawn, means.device)
@@ -228,5 +228,7 @@ class ClassGaussians:
     def _labels(self, drawn: list[int], device: torch.device) -> Tensor:
         """`drawn` on the device, brought there once for all draws of an alignment."""
         if self._drawn != drawn:
-            self._drawn, self._derived["labels"] = drawn, torch.tensor(drawn, dtype=torch.long, device=device)
+            self._drawn, self._derived["labels"] = drawn, torch.arange(len(self), device=device)
+            if len(drawn) < len(self):
+                self._derived["labels"] = torch.tensor(drawn, dtype=torch.long, device=device)
         return self._derived["labels"]

@@ -50,7 +50,7 @@ def zip_of(name):
     (b"\x93NUMPY\x01\x00", "a single numpy array"),
     (b"\x89PNG\r\n", "a PNG image"),
     (bytes(range(1, 200)), "of no known kind .*01 02 03 04"),
-])
+], ids=lambda value: value if isinstance(value, str) else "")
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors", ".npz"])
 def test_what_is_no_file_of_weights_is_called_what_its_first_bytes_say(tmp_path, data, told, suffix):
     path = tmp_path / f"a{suffix}"

@@ -143,6 +143,15 @@ def test_alignment_may_start_from_the_aligned_heads():
     assert heads == {"local": False, "aligned": True}
 
 
+def test_a_read_out_that_cannot_tell_classes_apart_is_told():
+    said = []
+    monitor = Monitor()
+    monitor.log = said.append
+    learner = learner_with_one_task_behind(readout="rgda", ca_ridge=1e30)[0]
+    learner.end_task(1, monitor)
+    assert [line for line in said if "every class the same score" in line and "ca_ridge (1e+30)" in line]
+
+
 @pytest.mark.parametrize("value", ["pca", "RGDA", 1])
 def test_an_unknown_read_out_names_those_that_there_are(value):
     with pytest.raises(UserError, match="'rgda'"):
