@@ -51,11 +51,12 @@ class MOS(AlignedAdapters):
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
         self.class_means = torch.empty(0, self.net.backbone.dim, device=self.fabric.device)  # (K, D) pre-trained, grows per task
+        self.old_means = self.class_means  # (K_old, D) of the Gaussians, set when a task's training starts
 
     # Training ------------------------------------------------------------------------------------------------
 
     def training_module(self, task: int) -> nn.Module:
-        self.old_means = self.gaussians.means() if task > 0 else self.class_means  # (K_old, D), fixed while the task trains
+        self.old_means = self.gaussians.means() if task > 0 else self.class_means
         return OwnTaskWithFeatures(self.net, task)
 
     def training_loss(self, module: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
