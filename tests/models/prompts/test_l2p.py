@@ -90,7 +90,7 @@ def test_the_gradients_norm_is_clipped_to_what_is_set(clip, norm):
 
 
 def test_heads_start_at_zero_or_normal_as_the_release_that_is_named():
-    authors, pilot = l2p(), l2p(prompt_head_init="normal")
+    authors, pilot = l2p(prompt_head_init="zero"), l2p()
     for learner in (authors, pilot):
         learner.begin_task(0)
     assert not authors.net.heads[0].weight.any() and not authors.net.heads[0].bias.any()
