@@ -6,7 +6,7 @@ of the blocks after them. In training the task's own E-prompt is used, in testin
     loss = cross-entropy + w (1 - cos(q, k_t))                              (paper Eq. 5, w = `prompt_loss_weight`)
 
 Differs from the authors' release: each test image chooses for itself (there batches may choose together), among the
-tasks seen so far. As there, a new task's E-prompt starts as the one before it.
+tasks seen so far; heads start as all heads here do, there at zero. As there, a new task's E-prompt starts as the one before it.
 """
 
 from __future__ import annotations

@@ -1,12 +1,14 @@
 """Paper figures stand beside the paper's experiments alone."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from models.registry import load_experiment
 from tests.result_samples import make_result
+from utils.methods import resolve_name
 from utils.report.published import published
 from utils.report.tables import results_table
 
@@ -73,3 +75,12 @@ def test_on_a_data_set_without_a_file_what_is_tuned_per_data_set_plays_no_part()
     config, method = resolved("l2p_cifar", **stream, epochs=10, batch_size=32, prompt_length=5)
     assert published(config, method).figures["last"]["mean"] == 66.49
     assert published({**config, "prompt_init": "pilot"}, method) is None
+
+
+@pytest.mark.parametrize("file", sorted(EXPS.glob("*.json")), ids=lambda file: file.stem)
+def test_a_file_whose_run_gets_a_papers_figure_names_the_commit_of_its_source(file):
+    if file.stem == "schema":
+        return
+    config = load_experiment(file)
+    reference = published(json.loads(config.model_dump_json()), resolve_name(config.model_name))
+    assert reference is None or re.search(r" at [0-9a-f]{7}\b|commit not recorded", config.notes)
