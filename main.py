@@ -24,7 +24,7 @@ from utils import command_line
 from utils.errors import RunFailed, UserError
 from utils.last_resort import told
 from utils.machine.cores import prepare_openmp
-from utils.run.interrupt import INTERRUPTED, TERMINATED, Terminated, how_to_resume, sigterm_raises
+from utils.run.interrupt import INTERRUPTED, TERMINATED, Terminated, how_to_resume, signals_stop
 from utils.terminal import quiet_terminal, show, steady_terminal
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def main(argv: list[str] | None = None) -> int:
                 load_plugin(plugin)
             if act is run_experiments and not (arguments.dry_run or arguments.test_only):
                 hint = f"; {how_to_resume(argv)}"
-            with sigterm_raises(), quiet_terminal() if getattr(arguments, "quiet", False) else nullcontext():
+            with signals_stop(), quiet_terminal() if getattr(arguments, "quiet", False) else nullcontext():
                 act(arguments)
         except UserError as error:
             show(f"error: {error}", error=True)

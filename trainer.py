@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from contextlib import ExitStack, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,9 @@ from models.tools.build import make_learner
 from models.tools.dry_run import count_parameters
 from utils.config import Config, MethodSettings
 from utils.data.data_manager import DataManager
-from utils.errors import RunFailed, StorageError, UserError
+from utils.data.fingerprint import changes
+from utils.data.stream import StoredData
+from utils.errors import DataChanged, RunFailed, StorageError, UserError
 from utils.files import DISK_ERRORS, disk_errors_as_user_error
 from utils.formulas import metrics
 from utils.last_resort import keep_traceback, one_sentence
@@ -40,12 +42,17 @@ from utils.report.page import report_is_there, write_report
 from utils.report.results import RunResult, SeedResult, read_results, tables_are_current, write_results
 from utils.report.tables import results_table
 from utils.run.checkpoint import Checkpoint, CheckpointStore, check_base_weights, optimizer_tensors, write_tensors_atomic
+from utils.run.figures import Figures
+from utils.run.interrupt import check_stop
+from utils.run.logs import file_log, terminal_log
 from utils.run.monitor import RunMonitor
 from utils.run.profiling import ProfilingMonitor
 from utils.run.run_folder import RunFolder, experiment_folder
-from utils.terminal import TerminalHandler, show, visible
+from utils.terminal import show
 
 log = logging.getLogger("slca")
+
+SHOWN_TASKS = 20  # accuracies in a log line
 
 
 def train(config: Config, out_dir: str | Path = "logs", *, name: str | None = None, resume: bool = False,
@@ -67,16 +74,16 @@ def train(config: Config, out_dir: str | Path = "logs", *, name: str | None = No
     """
     config = resolve_config(config)
     out_dir, resume = Path(out_dir), resume or config.resume == "auto"
-    with _terminal_log(), deterministic_kernels(config.deterministic), disk_errors_as_user_error(out_dir), ExitStack() as held:
+    with terminal_log(), deterministic_kernels(config.deterministic), disk_errors_as_user_error(out_dir), ExitStack() as held:
         fabric = make_fabric(config.device, config.precision, config.tf32)
         launch(fabric)
         held.enter_context(processes_ended_on_error(fabric))
 
         def open_run() -> tuple[RunFolder, RunResult]:
-            run = RunFolder.open(out_dir, name or config.model_name, config, resume=resume)
+            run = RunFolder.open(out_dir, name or config.model_name, config, resume=resume, device=fabric.device)
             if not run.finished:
                 held.enter_context(run.lock())
-            return run, _results_so_far(config, run)
+            return run, _results_so_far(config, run, fabric.device)
 
         run, result = on_first(fabric, open_run)
         log.info(f"run folder: {run.path}")
@@ -111,12 +118,12 @@ def _train_seeds(config: Config, fabric: Fabric, run: RunFolder, result: RunResu
                 run.discard()
             raise
         images = session.data
-        with _file_log(session.folder / "log.txt") if fabric.is_global_zero else nullcontext():
+        with file_log(session.folder / "log.txt", session.data.notes) if fabric.is_global_zero else nullcontext():
             try:
                 session.resume()
                 with out_of_memory_as_user_error(config, session.monitor):
                     session.run()
-            except StorageError:
+            except (StorageError, DataChanged):  # no other seed would fare better
                 raise
             except Exception as error:  # the other seeds are not lost with this one
                 if len(config.seeds) == 1 or fabric.world_size > 1:  # other processes would wait for this one
@@ -126,6 +133,8 @@ def _train_seeds(config: Config, fabric: Fabric, run: RunFolder, result: RunResu
                 del session  # with its network, before the next seed's is made
                 continue
         result.environment["weights"] = session.net.backbone.weights
+        if session.data.notes:
+            result.environment["data"] = list(session.data.notes)
         result.class_names = session.data.stream.names_by_own_label()
         result = _with_seed(result, session.result())
         del session
@@ -152,11 +161,12 @@ def test(config: Config, out_dir: str | Path = "logs", *, name: str | None = Non
         UserError: there is no run of this config, or it has no such checkpoint.
     """
     config = resolve_config(config)
-    with _terminal_log(), deterministic_kernels(config.deterministic):
+    with terminal_log(), deterministic_kernels(config.deterministic), ExitStack() as held:
         fabric = make_fabric(config.device, config.precision, config.tf32)
         launch(fabric)
-        run = RunFolder.newest(experiment_folder(Path(out_dir), name or config.model_name), config)
-        result = replace(_results_so_far(config, run), seeds=[])
+        held.enter_context(processes_ended_on_error(fabric))
+        run = on_first(fabric, lambda: RunFolder.newest(experiment_folder(Path(out_dir), name or config.model_name), config))
+        result = replace(_results_so_far(config, run, fabric.device), seeds=[])
         for seed in config.seeds:
             with out_of_memory_as_user_error(config):
                 session = Session(config, seed, fabric, run.path / f"seed{seed}")
@@ -173,37 +183,6 @@ def test(config: Config, out_dir: str | Path = "logs", *, name: str | None = Non
     if fabric.is_global_zero:
         show(results_table(result))
     return result
-
-
-@dataclass
-class Figures:
-    """What one seed has measured so far; saved with every checkpoint."""
-
-    top1_curve: list[float] = field(default_factory=list)
-    top5_curve: list[float] = field(default_factory=list)
-    task_il_curve: list[float] = field(default_factory=list)
-    accuracy_rows: list[list[float | None]] = field(default_factory=list)  # row t: R[t][0..t]
-    grouped: list[dict[str, float | None]] = field(default_factory=list)
-    validation_curve: list[float | None] = field(default_factory=list)  # with val_fraction
-    all_domains_curve: list[float | None] = field(default_factory=list)  # domain-incremental
-    seconds: dict[str, float] = field(default_factory=dict)
-    peak_memory_mb: float = 0.0
-    memory_curve: list[dict[str, int]] = field(default_factory=list)
-
-    def add(self, evaluation: metrics.Evaluation, validation: float | None, all_domains: float | None) -> None:
-        self.top1_curve.append(evaluation.top1)
-        self.top5_curve.append(evaluation.top5)
-        self.task_il_curve.append(evaluation.task_il)
-        self.accuracy_rows.append(evaluation.task_accuracies)
-        self.grouped.append(evaluation.grouped)
-        self.validation_curve.append(validation)
-        self.all_domains_curve.append(all_domains)
-
-    def drop_after(self, task: int) -> None:
-        """Forget task `task` and everything later."""
-        for curve in (self.top1_curve, self.top5_curve, self.task_il_curve, self.accuracy_rows, self.grouped, self.validation_curve,
-                      self.all_domains_curve, self.memory_curve):
-            del curve[task:]
 
 
 class Session:
@@ -230,16 +209,19 @@ class Session:
         """Learn and evaluate every task from `first_task` on."""
         weights, stream = self.net.backbone.weights, self.data.stream
         log.info(f"seed {self.seed}: {stream.num_classes} classes in {stream.num_tasks} tasks on {self.fabric.device}; "
-                 f"weights {weights['source']} {weights['sha256'][:12]}")
+                 f"weights {weights['source']} {weights['sha256'][:12]} {weights.get('taken', '')}".rstrip())
         for task in range(self.first_task, stream.num_tasks):
+            check_stop()
             inside, self.inside = self.inside, None
             start = None if inside is None else TrainingState(inside.epoch or 0, inside.weights, inside.state)
             self.learner.learn_task(task, self.monitor, start, self.save_inside_task)
             self.record(self.measure(task))
             self.save(task)
-            accuracy = self.figures.accuracy_rows[-1]
+            shown = [metrics.percent_text(accuracy) for accuracy in self.figures.accuracy_rows[-1]]
+            if len(shown) > SHOWN_TASKS:  # the log would grow with the square of the tasks
+                shown = [*shown[:2], "...", *shown[2 - SHOWN_TASKS:]]
             log.info(f"task {task + 1}/{stream.num_tasks} done  classes {stream.classes_upto(task)}  "
-                     f"top-1 {self.figures.top1_curve[-1]:.2f}  per task {' '.join('-' if a is None else f'{a:.1f}' for a in accuracy)}")
+                     f"top-1 {metrics.percent_text(self.figures.top1_curve[-1])}  per task {' '.join(shown)}")
 
     def measure(self, task: int) -> metrics.Evaluation:
         """Evaluate after `task` and add that to the figures."""
@@ -250,12 +232,13 @@ class Session:
         self.figures.seconds = dict(self.monitor.seconds)
         self.figures.peak_memory_mb = max(self.figures.peak_memory_mb, peak_memory_mb(self.fabric.device))
         self.figures.memory_curve.append(self.learner.memory_bytes())
+        self.figures.diagnostics.append(self.learner.diagnostics())
         return evaluation
 
     def record(self, evaluation: metrics.Evaluation) -> None:
         self.monitor.write({"kind": "task", "task": self.learner.task + 1, "top1": evaluation.top1, "top5": evaluation.top5,
                             "task_il": evaluation.task_il, "per_task": evaluation.task_accuracies,
-                            "memory_bytes": self.figures.memory_curve[-1]})
+                            "memory_bytes": self.figures.memory_curve[-1], "diagnostics": self.figures.diagnostics[-1]})
 
     # Checkpoints -----------------------------------------------------------------------------------------------
 
@@ -284,7 +267,8 @@ class Session:
         if self._untrained is None or self._untrained[0] != names:
             self._untrained = names, self.learner.untrained_sha256(names)
         return {"figures": {**vars(self.figures), "seconds": self.monitor.seconds_so_far()}, "base_sha256": self._untrained[1],
-                "precision": self.fabric.strategy.precision.state_dict(), "data": self.data.stored.to_json()}
+                "precision": self.fabric.strategy.precision.state_dict(), "data": self.data.stored.to_json(), "seed": self.seed,
+                "fingerprint": self.data.fingerprint}
 
     def test(self, after_task: int | None) -> bool:
         """Evaluate the newest checkpoint, or the one after task `after_task` (from 1); False where there is none."""
@@ -325,7 +309,8 @@ class Session:
         self.learner.load_extra_state({name: tensor.to(device) for name, tensor in checkpoint.state.items()})
 
     def restore_meta(self, checkpoint: Checkpoint) -> None:
-        """Figures and the loss scaler's state, after a check that the frozen base weights are the same. Raises UserError."""
+        """Figures and the loss scaler's state, after a check that data and frozen base weights are the same. Raises UserError."""
+        self.check_data(checkpoint)
         check_base_weights(checkpoint, self.learner.untrained_sha256(checkpoint.weights), self.store.folder,
                            self.net.backbone.weights["source"])
         self.fabric.strategy.precision.load_state_dict(checkpoint.meta["precision"])
@@ -335,6 +320,24 @@ class Session:
             raise UserError(f"{self.store.folder}: another version of this program wrote these checkpoints, with other figures; "
                             "continue with that version, or start a new run") from None
         self.monitor.seconds.update(self.figures.seconds)
+
+    def check_data(self, checkpoint: Checkpoint) -> None:
+        """Raises DataChanged when the checkpoint is of another seed, of other images, or of another stream of tasks."""
+        meta, where = checkpoint.meta, self.store.folder / checkpoint.name
+        try:
+            written_by, before, stream = meta["seed"], meta["fingerprint"], StoredData.from_json(meta["data"]).stream
+        except (KeyError, TypeError):
+            raise UserError(f"{where}: another version of this program wrote this checkpoint; continue with that version, or start a new "
+                            "run") from None
+        if written_by != self.seed:
+            raise DataChanged(f"{where} was written by seed {written_by}, but this is seed {self.seed}; put the seeds' folders back as "
+                              "they were, or start a new run")
+        told = changes(before, self.data.fingerprint)
+        if not told and stream != self.data.stream:
+            told = ["the classes of the tasks or their order are others"]
+        if told:
+            raise DataChanged(f"the data have changed since {where} was written: {'; '.join(told)}. Put them back as they were, or start a "
+                              "new run on the new data (without --resume)")
 
     def result(self) -> SeedResult:
         f = self.figures
@@ -346,20 +349,20 @@ class Session:
             last=f.top1_curve[-1] if f.top1_curve else None, average_incremental=metrics.average_incremental(f.top1_curve),
             forgetting=metrics.forgetting(matrix), backward_transfer=metrics.backward_transfer(matrix), grouped=f.grouped,
             validation_curve=f.validation_curve, all_domains_curve=f.all_domains_curve,
-            stage_seconds=f.seconds, peak_memory_mb=f.peak_memory_mb, memory_curve=f.memory_curve,
+            stage_seconds=f.seconds, peak_memory_mb=f.peak_memory_mb, memory_curve=f.memory_curve, diagnostics=f.diagnostics,
             parameters=count_parameters(self.learner))
 
 
-def _empty_result(config: Config) -> RunResult:
+def _empty_result(config: MethodSettings, device: torch.device) -> RunResult:
     method = learner_class(config.model_name)
-    return RunResult(config=config.model_dump(mode="json"), environment=dict(environment()), seeds=[],
+    return RunResult(config=config.model_dump(mode="json"), environment=dict(environment(device)), seeds=[],
                      method=resolve_name(config.model_name), title=method.title_of(config), rehearsal_free=method.rehearsal_free)
 
 
-def _results_so_far(config: Config, run: RunFolder) -> RunResult:
+def _results_so_far(config: MethodSettings, run: RunFolder, device: torch.device) -> RunResult:
     """The results that an interrupted run has written, else an empty one."""
     file = run.path / "results.json"
-    return read_results(file) if file.exists() else _empty_result(config)
+    return read_results(file) if file.exists() else _empty_result(config, device)
 
 
 def _with_seed(result: RunResult, seed: SeedResult) -> RunResult:
@@ -379,39 +382,3 @@ def _write(result: RunResult, folder: Path) -> None:
             raise
         log.warning(f"{folder / 'report.html'} could not be made: {one_sentence(error)}. All figures are in results.json and results.csv; "
                     f"the traceback is in {keep_traceback(error)}")
-
-
-@contextmanager
-def _terminal_log() -> Iterator[None]:
-    handler = TerminalHandler()
-    log.setLevel(logging.INFO)
-    log.addHandler(handler)
-    try:
-        yield
-    finally:
-        log.removeHandler(handler)
-
-
-class _LogFormatter(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        return visible(super().format(record))
-
-
-@contextmanager
-def _file_log(path: Path) -> Iterator[None]:
-    """Inside, what is logged goes into a file too; so does the traceback of an error that nobody foresaw."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.handleError = lambda record: None  # a full disk loses log lines; the checkpoint tells it in one sentence
-    handler.setFormatter(_LogFormatter("%(asctime)s  %(message)s"))
-    log.addHandler(handler)
-    try:
-        yield
-    except Exception as error:
-        if not isinstance(error, UserError):
-            handler.handle(logging.makeLogRecord({"msg": one_sentence(error), "exc_info": (type(error), error, error.__traceback__)}))
-            error.log_file = path  # named to the user
-        raise
-    finally:
-        log.removeHandler(handler)
-        handler.close()

@@ -1,4 +1,4 @@
-"""Figures 1, 5 and 7: the alignment stage and the statistics, on simulated features of ViT-B's size.
+"""Figures 1, 5, 7 and 10: the alignment stage and the statistics, on simulated features of ViT-B's size.
 
     python benchmarks/alignment.py [--rounds 3] [--classes 100 1000 10000]
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from functools import partial
 
 import torch
 from common import Comparison, PeakMemory, in_turns, save, short
@@ -19,6 +20,7 @@ from utils.formulas.schedules import cosine
 
 DIM, TASKS, SAMPLES, EPOCHS = 768, 10, 256, 5
 TAU, LR = 0.1, 0.01
+FIT_ROUNDS = 15  # they take a tenth of a second each
 FITTED = 100  # classes of the growth test that are fitted; the others get copies of their factors
 
 
@@ -114,6 +116,29 @@ def speed(rounds: int, classes: int = 100, images: int = 500) -> dict:
             "accuracy_difference": {name: mean[name] - mean["textbook"] for name in kinds}}
 
 
+def fitting(rounds: int, classes: int = 10) -> dict:
+    """Figure 10: milliseconds per class to fit a Gaussian, beside mean, covariance + ridge and its Cholesky factor per class."""
+    data, ridge, found = Simulated(classes), 1e-4 * torch.eye(DIM), {}
+    for images in (120, 500, 1000):
+        features = torch.cat([data.features(label, images) for label in range(classes)])
+        labels = torch.arange(classes).repeat_interleave(images)
+
+        def textbook(by_class: tuple[Tensor, ...]) -> list[tuple[Tensor, Tensor]]:
+            return [(own.mean(dim=0), torch.linalg.cholesky(torch.cov(own.T) + ridge)) for own in by_class]
+
+        def project(features: Tensor, labels: Tensor) -> ClassGaussians:
+            gaussians = ClassGaussians()
+            gaussians.fit(features, labels, range(classes))
+            return gaussians
+
+        ways = {"textbook": partial(textbook, features.split(images)), "project": partial(project, features, labels)}
+        comparison = in_turns(ways, rounds + 1).without_first()
+        found[str(images)] = {"ms_per_class": {way: {clock: 1000 * value / classes for clock, value in each.items()}
+                                               for way, each in comparison.medians().items()},
+                              "speedup": comparison.ratio("textbook", "project")}
+    return found
+
+
 def memory_of_statistics() -> dict:
     """Figure 5: bytes per class against mean and full covariance, and the peak of both ways for 100 classes of 120 images."""
     full = (DIM + DIM * DIM) * 4
@@ -191,7 +216,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--classes", type=int, nargs="+", default=[100, 1000, 10_000])
     parser.add_argument("--whole_upto", type=int, default=1000, help="figure 7: run whole epochs up to so many classes")
-    parser.add_argument("--only", type=int, choices=[1, 5, 7], help="one figure alone")
+    parser.add_argument("--only", type=int, choices=[1, 5, 7, 10], help="one figure alone")
     arguments = parser.parse_args()
     if arguments.only in (None, 5):
         figures = memory_of_statistics()
@@ -204,6 +229,11 @@ def main() -> None:
         for classes, row in figures.items():
             print(f"alignment of {classes} classes: {1000 * row['seconds_per_step']:.1f} ms per step, {row['seconds_per_epoch']:.0f} s per "
                   f"epoch ({row['epoch_is']}), peak {row['peak_gb']:.2f} GiB")
+    if arguments.only in (None, 10):
+        figures = fitting(FIT_ROUNDS)
+        save("10_fitting", figures)
+        for images, row in figures.items():
+            print(f"fitting, {images} images a class: {row['ms_per_class']['project']['wall']:.1f} ms each, {short(row['speedup'])} faster")
     if arguments.only in (None, 1):
         figures = speed(arguments.rounds)
         save("1_alignment", figures)

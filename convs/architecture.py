@@ -41,8 +41,8 @@ def feature_dim(model: nn.Module) -> int:
     return getattr(model, "head_hidden_size", None) or model.num_features
 
 
-def check_architecture(name: str, args: dict[str, Any]) -> None:
-    """Make a model from the user's arguments and pass images through it, on the meta device. Raises UserError."""
+def check_architecture(name: str, args: dict[str, Any]) -> nn.Module:
+    """Make a model from the user's arguments and pass images through it, on the meta device, where it stays. Raises UserError."""
     try:
         model = create(name, "meta", pretrained=False, num_classes=0, **args).eval()
         channels, height, width = expected_images(model)
@@ -54,6 +54,7 @@ def check_architecture(name: str, args: dict[str, Any]) -> None:
     if tuple(features.shape) != (IMAGES_TRIED, feature_dim(model)):
         raise UserError(f"convnet_type: {name!r} with {args} gives features of shape {tuple(features.shape[1:])} per image, allowed: one "
                         f"vector of {feature_dim(model)} numbers; set global_pool to \"avg\" (or \"token\" for a ViT with a class token)")
+    return model
 
 
 def check_image_size(name: str, args: dict[str, Any], size: int, images: str, ways_out: Callable[[int], list[str]]) -> None:
@@ -63,13 +64,11 @@ def check_image_size(name: str, args: dict[str, Any], size: int, images: str, wa
         images: whose they are, for the message; ways_out: from the size that the model takes, what to do about it on the side of the data.
     """
     known = timm.get_pretrained_cfg(name)
-    if args:
-        check_architecture(name, args)
-    elif known is not None and tuple(known.input_size[1:]) == (size, size):
+    if not args and known is not None and tuple(known.input_size[1:]) == (size, size):
         return
-    model = create(name, "meta", pretrained=False, num_classes=0, **args).eval()
+    model = check_architecture(name, args) if args else create(name, "meta", pretrained=False, num_classes=0).eval()
     _, height, width = expected_images(model)
-    reason = _failure(model, size, size)
+    reason = _failure(model, size, size) if (height, width) != (size, size) else None
     if reason is None or _failure(model, height, width) is not None:  # a model that cannot be tried without numbers tells nothing
         return
     ways = ways_out(height) if height == width else []
@@ -104,5 +103,5 @@ def _try(model: nn.Module, height: int, width: int) -> torch.Tensor:
 
 
 def _words(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}".rstrip(".")
-
+    text = " ".join(str(error).split())[:300].rstrip(".")
+    return text if text and isinstance(error, AssertionError) else f"{type(error).__name__}: {text}"

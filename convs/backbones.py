@@ -96,17 +96,6 @@ class Backbone(nn.Module):
         """Depth of each of the model's parameters, by its name in `model`: 0 the embedding, 1.. the blocks, last the norm."""
         return group_parameters(self.model, self.model.group_matcher(coarse=False), reverse=True)
 
-    @property
-    def reads_class_token(self) -> bool:
-        """Whether the feature is a ViT's class token (else it is a mean already)."""
-        return getattr(self.model, "cls_token", None) is not None and getattr(self.model, "global_pool", "") == "token"
-
-    def class_and_mean(self, images: Tensor) -> Tensor:
-        """The feature beside the mean of the patch tokens, both after the final norm: (N, 2 D). Needs `reads_class_token`."""
-        tokens = self.model.forward_features(self.laid_out(images))  # (N, L, D)
-        patches = tokens[:, self.model.num_prefix_tokens:]
-        return torch.cat([self.model.forward_head(tokens, pre_logits=True), patches.mean(dim=1)], dim=1)
-
 
 def build_backbone(entry: BackboneEntry, *, pretrained: bool = True, reset_norm: bool | None = None,
                    pool: str | None = None, drop_path: float = 0.0, grad_checkpointing: bool = False,

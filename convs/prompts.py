@@ -42,6 +42,7 @@ class Prompts(Part):
 
     kind: ClassVar = "prompts"
     task = 0
+    at_class_position = False  # tokens get the class token's position embedding; else none
 
     def begin_task(self, task: int) -> None:
         """Prepare the prompts that `task` will train."""
@@ -85,6 +86,8 @@ class PromptedBackbone(Backbone):
 
     def prompted(self, images: Tensor, prompt: Prompt) -> Tensor:
         """Features (N, D) under `prompt`."""
+        if prompt.tokens is not None and self.prompts.at_class_position:
+            prompt = Prompt(tokens=prompt.tokens + self.model.pos_embed[:, :1], prefixes=prompt.prefixes)
         with hooked(self.model, prompt):
             tokens = self.model.forward_features(images)  # (N, [n +] 1 + patches, D)
         if prompt.tokens is None:
@@ -119,6 +122,14 @@ def check_promptable(model: nn.Module, blocks: Sequence[int], key: str) -> None:
     if getattr(model, "grad_checkpointing", False):
         raise UserError("grad_checkpointing: got true, allowed: false with prompts, because the backward pass would run the blocks again "
                         "without them")
+
+
+def check_class_position(model: nn.Module, key: str) -> None:
+    """Raises UserError unless `model` adds a position embedding to its class token."""
+    position = getattr(model, "pos_embed", None)
+    if position is None or position.shape[1] <= model.patch_embed.num_patches:
+        raise UserError(f"{key}: got 'class', allowed: 'none', because this {type(model).__name__} has no position embedding of its class "
+                        "token")
 
 
 def check_takes_tokens(model: nn.Module, blocks: Sequence[int], key: str) -> None:

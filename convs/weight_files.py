@@ -70,6 +70,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     except pickle.UnpicklingError as error:
         raise UserError(f"{path}: refused, because it holds {_refused(error)}, not only tensors and plain values (or is damaged), and "
                         f"loading that could run code. {HOW_TO_CONVERT}.") from None
+    except MemoryError:
+        raise UserError(f"{path}: reading it takes more memory than there is, though it has {path.stat().st_size:,} bytes; it is "
+                        "damaged, or too large for this machine") from None
     except Exception as error:  # a damaged file can make any part of a reader stumble
         raise UserError(f"{path}: not a readable file of weights (truncated or damaged?): {_first_line(error)}. "
                         "Download it again.") from None

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from timm.models.vision_transformer import VisionTransformer
+from timm.models import vision_transformer
 from torch import Tensor, nn
 
 from convs.published_names import JAX_MARK, timm_names
@@ -37,7 +37,7 @@ def fit_under(model: nn.Module, tensors: Mapping[str, Tensor], prefix: str, may_
     if all(name in state for name in _required(model, may_miss)):  # timm need not see the rest, which may look like the model's
         state = {name: tensor for name, tensor in state.items() if name in model.state_dict() or _belongs(model, name)}
     options = {}
-    if isinstance(model, VisionTransformer):
+    if convert is vision_transformer.checkpoint_filter_fn:
         options = {"adapt_layer_scale": True, **(AS_TIMM_READS_JAX if JAX_MARK in tensors else {})}
     try:
         converted = convert(dict(state), model, **options)

@@ -55,6 +55,14 @@ class OldNetwork(BaseLearner):
         super().__init__(*args, **kwargs)
         self.old_net: IncrementalNet | None = None  # made anew by every begin_task, so no checkpoint holds it
 
+    def memory_bytes(self) -> dict[str, int]:
+        """With the old network's numbers that are not the pre-trained ones."""
+        kept = super().memory_bytes()
+        if self.old_net is None:
+            return kept
+        own = self.network_state().keys()
+        return {**kept, "parameters": kept["parameters"] + sum(t.nbytes for name, t in self.old_net.state_dict().items() if name in own)}
+
     def begin_task(self, task: int) -> None:
         self.old_net = copy.deepcopy(self.net).eval().requires_grad_(False) if task > 0 else None
         super().begin_task(task)

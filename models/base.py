@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from convs.backbones import Backbone
+from convs.heads import HeadFactory, linear_head
 from convs.network import IncrementalNet, OwnTask
 from convs.parts import added_parameters
 from convs.weights import tensors_sha256
@@ -71,6 +72,7 @@ class BaseLearner:
         self.stream = data.stream
         self.fabric = fabric
         net.backbone = self.prepare_backbone(net.backbone)
+        net.make_head = self.head_factory()
         self.net = net.to(fabric.device)
         self.task = -1  # the task begun last; -1 before the first
         self.epoch = 0  # of stage 1, kept by it
@@ -119,7 +121,11 @@ class BaseLearner:
     def end_task(self, task: int, monitor: Monitor) -> None:
         """What a method does after training: statistics, alignment, choosing exemplars."""
 
-    # The backbone --------------------------------------------------------------------------------------------
+    # The network ---------------------------------------------------------------------------------------------
+
+    def head_factory(self) -> HeadFactory:
+        """What makes the head of each task (convs/heads.py); a function or a partial, which the network keeps and copies."""
+        return linear_head
 
     def prepare_backbone(self, backbone: Backbone) -> Backbone:
         """Put on the pre-trained backbone what the method adds to it; called once, before anything else. Raises UserError."""
@@ -155,6 +161,10 @@ class BaseLearner:
         """
         return self.data.batches("train", task, batch_size=self.config.batch_size, augment=True,
                                  shuffle_seed=seed_of(self.config.torch_seed, "train", task, epoch))
+
+    def images_per_epoch(self, task: int) -> int:
+        """Images that `training_batches` gives in one epoch, over all processes."""
+        return self.data.count("train", task)
 
     def training_module(self, task: int) -> nn.Module:
         """The module whose forward stage 1 runs: images -> the new task's own logits (N, C_t)."""
@@ -194,6 +204,12 @@ class BaseLearner:
         """A group's learning rate in `epoch`; multi-step here."""
         return multistep(base_lr, epoch, self.config.milestones, self.config.lrate_decay)
 
+    # Evaluation and prediction -------------------------------------------------------------------------------
+
+    @property
+    def feature_dim(self) -> int:
+        """D of `features`."""
+        return self.net.backbone.dim
 
     def features(self, images: Tensor) -> Tensor:
         """Images (N, C, H, W) -> features (N, D)."""
@@ -210,7 +226,7 @@ class BaseLearner:
     def fold_domains(self, scores: Tensor) -> Tensor:
         """Domain-incremental: one score per class, the best of its domains, (N, T * C) -> (N, C). Else unchanged."""
         period = self.stream.label_period
-        return scores if period is None else scores.view(len(scores), -1, period).amax(dim=1)
+        return scores if period is None else scores.view(scores.shape[0], -1, period).amax(dim=1)
 
     def extract(self, split: str, task: int) -> tuple[Tensor, Tensor]:
         """Features (N, D) float32 and labels (N,) of one task's images under the test transform; kept while they stay true."""
@@ -223,6 +239,10 @@ class BaseLearner:
     def evaluate(self, task: int, split: str = "test") -> Evaluation:
         """Accuracies on the images of tasks 0..task, over all classes seen so far."""
         return evaluation.evaluate(self, task, split)
+
+    def diagnostics(self) -> dict[str, float]:
+        """What a method measured of itself in the last task, for log, results and report; empty here."""
+        return {}
 
     # State ---------------------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
@@ -15,6 +16,7 @@ from utils.data.data_manager import DataManager
 from utils.data.stream import TaskStream
 from utils.formulas.metrics import Evaluation, evaluate_predictions
 from utils.machine.distributed import gather_rows
+from utils.run.interrupt import check_stop
 
 TOP_K = 5
 SCORED_AT_ONCE = 512  # features per call of `scores`; bounds a read-out's memory
@@ -32,6 +34,8 @@ class Classifier(Protocol):
 
     @property
     def backbone_trains(self) -> bool: ...
+    @property
+    def feature_dim(self) -> int: ...
     def features(self, images: Tensor) -> Tensor: ...
     def scores(self, features: Tensor) -> Tensor: ...
     def fold_domains(self, scores: Tensor) -> Tensor: ...
@@ -61,32 +65,61 @@ def extract_pass(learner: Classifier, split: str, **which: Any) -> tuple[Tensor,
     features, labels = [], []
     batch_size = learner.config.test_batch_size or learner.config.batch_size
     for images, targets in learner.data.batches(split, batch_size=batch_size, augment=False, **which):
+        check_stop()
         with fabric.autocast():
             features.append(learner.features(fabric.to_device(images)).float())
         labels.append(targets)
     net.train(was_training)
-    own = torch.cat(features) if features else torch.zeros(0, net.backbone.dim, device=fabric.device)
+    own = torch.cat(features) if features else torch.zeros(0, learner.feature_dim, device=fabric.device)
     check_finite(own, learner.config.precision)
     own_labels = torch.cat(labels) if labels else torch.zeros(0, dtype=torch.long)
     return gather_rows(fabric, own), gather_rows(fabric, own_labels.to(fabric.device))
 
 
+def extract_tasks(learner: Classifier, split: str, tasks: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """`extract` for several tasks, one after another; small tasks share their batches."""
+    batch_size = learner.config.test_batch_size or learner.config.batch_size
+    waiting: list[int] = []
+    for task in tasks:
+        if (split, task) not in learner.feature_cache:
+            waiting.append(task)
+        if waiting and (task == tasks[-1] or learner.data.count(split, waiting) >= batch_size):
+            _extract_together(learner, split, waiting)
+            waiting = []
+    found = [extract(learner, split, task) for task in tasks]
+    return torch.cat([features for features, _ in found]), torch.cat([labels for _, labels in found])
+
+
+def _extract_together(learner: Classifier, split: str, tasks: list[int]) -> None:
+    """One pass over the images of `tasks`, kept task by task where `extract` would keep them."""
+    if len(tasks) == 1 or (split != "test" and learner.backbone_trains):
+        return  # `extract` does it
+    features, labels = extract_pass(learner, split, tasks=tasks)
+    owner = torch.as_tensor(learner.stream.task_of_class, device=labels.device)[labels]
+    for task in tasks:
+        learner.feature_cache[split, task] = features[owner == task], labels[owner == task]
+
+
 @torch.inference_mode()
 def evaluate(learner: Classifier, task: int, split: str = "test") -> Evaluation:
-    """Accuracies on the images of tasks 0..task, over all classes seen so far."""
+    """Accuracies on the images of tasks 0..task, over all classes seen so far; None where there is no image.
+
+    Images are scored in batches across tasks, and of the scores (N, K) only the best classes are kept.
+    """
     stream = learner.stream
-    top, own, targets = [], [], []
-    for i in range(task + 1):
-        features, labels = extract(learner, split, i)
-        if not len(labels):
+    features, labels = extract_tasks(learner, split, range(task + 1))
+    task_of_class = torch.as_tensor(stream.task_of_class[: stream.classes_upto(task)], device=features.device)  # (K,)
+    best, own = [], []
+    for part, targets in zip(features.split(SCORED_AT_ONCE), labels.split(SCORED_AT_ONCE), strict=True):
+        if not len(part):  # torch splits nothing into one part
             continue
-        scores = torch.cat([learner.scores(batch) for batch in features.split(SCORED_AT_ONCE)])  # (N, K)
-        first, last = stream.classes_before(i), stream.classes_upto(i)
-        own.append(first + scores[:, first:last].argmax(dim=1))
-        top.append(best_classes(learner, scores))
-        targets.append(labels)
+        scores = learner.scores(part)  # (n, K)
+        best.append(best_classes(learner, scores))
+        other_task = task_of_class != task_of_class[targets][:, None]  # (n, K)
+        own.append(scores.masked_fill(other_task, -torch.inf).argmax(dim=1))
+    nothing = torch.empty(0, 1, dtype=torch.long)
     return evaluate_predictions(
-        torch.cat(top).cpu().numpy(), torch.cat(targets).cpu().numpy(), torch.cat(own).cpu().numpy(),
+        torch.cat(best or [nothing]).cpu().numpy(), labels.cpu().numpy(), torch.cat(own or [nothing[:, 0]]).cpu().numpy(),
         stream.task_of_class, task=task, known_classes=stream.classes_before(task), period=stream.label_period)
 
 
@@ -96,13 +129,10 @@ def accuracy_on_all_domains(learner: Classifier) -> float | None:
     stream = learner.stream
     if stream.label_period is None:
         return None
-    correct = count = 0
-    for domain in range(stream.num_tasks):
-        features, labels = extract(learner, "test", domain)
-        for batch, targets in zip(features.split(SCORED_AT_ONCE), labels.split(SCORED_AT_ONCE), strict=True):
-            correct += int((best_classes(learner, learner.scores(batch))[:, 0] == targets % stream.label_period).sum())
-        count += len(labels)
-    return 100 * correct / max(count, 1)
+    features, labels = extract_tasks(learner, "test", range(stream.num_tasks))
+    correct = sum((best_classes(learner, learner.scores(part))[:, 0] == targets % stream.label_period).sum()
+                  for part, targets in zip(features.split(SCORED_AT_ONCE), labels.split(SCORED_AT_ONCE), strict=True) if len(part))
+    return 100 * int(correct) / len(labels) if len(labels) else None
 
 
 def best_classes(learner: Classifier, scores: Tensor) -> Tensor:

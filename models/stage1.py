@@ -20,9 +20,10 @@ from convs.network import IncrementalNet
 from utils.config import MethodSettings
 from utils.data.stream import TaskStream
 from utils.errors import UserError
-from utils.machine.distributed import share_of_batch
+from utils.machine.distributed import copy_from_first, share_of_batch
 from utils.rng import seed_globals
 from utils.run.checkpoint import load_optimizer_tensors
+from utils.run.interrupt import check_stop
 from utils.run.monitor import Monitor
 
 Batch = tuple[Tensor, ...]  # images (B, C, H, W), labels (B,), then whatever else of B rows the method's loss needs
@@ -46,6 +47,7 @@ class Trainable(Protocol):
     def learning_rate(self, base_lr: float, epoch: int) -> float: ...
     def training_module(self, task: int) -> nn.Module: ...
     def training_batches(self, task: int, epoch: int) -> Iterable[Batch]: ...
+    def images_per_epoch(self, task: int) -> int: ...
     def training_loss(self, module: nn.Module, *batch: Tensor) -> tuple[Tensor, Tensor, Tensor]: ...
     def after_backward(self, module: nn.Module) -> None: ...
     def after_epoch(self, task: int, epoch: int) -> None: ...
@@ -98,28 +100,35 @@ def train(learner: Trainable, task: int, monitor: Monitor, start: TrainingState 
             group["lr"] = learner.learning_rate(base_lr, epoch)
         where = f"task {task + 1}/{learner.stream.num_tasks} epoch {epoch + 1}/{c.epochs}"
         batches = monitor.bar(learner.training_batches(task, epoch), where)
-        stats = train_epoch(learner, module, optimizer, batches, monitor.step_shower(batches, optimizer))
+        images = learner.images_per_epoch(task) if fabric.world_size > 1 else None
+        stats = train_epoch(learner, module, optimizer, batches, monitor.step_shower(batches, optimizer), images)
         refuse_bad_losses(stats.losses, f"task {task + 1}, epoch {epoch + 1}")
         learner.after_epoch(task, epoch)
         monitor.end_epoch(task, epoch, c.epochs, stats.losses, stats.accuracy, optimizer.param_groups)
         if after_epoch is not None and epoch + 1 < c.epochs:
             after_epoch(epoch + 1, optimizer)
+    copy_from_first(fabric, learner.net.buffers())  # each process saw other images: BatchNorm's statistics are the first one's
     learner.net.eval()
 
 
 def train_epoch(learner: Trainable, module: nn.Module, optimizer: torch.optim.Optimizer, batches: Iterable[Batch],
-                on_step: Callable[[Tensor], None] | None = None) -> EpochStats:
+                on_step: Callable[[Tensor], None] | None = None, images: int | None = None) -> EpochStats:
     """One pass of SGD. Losses stay on the device until the pass ends, so that no step waits for them.
 
     With several processes each step sees this process's part of the batch; what is returned is of the whole.
+
+    Args:
+        images: of the whole epoch, over all processes; with several processes it says how large each whole batch is.
     """
+    sizes = None if images is None else batch_sizes(images, learner.config.batch_size)
     fabric = learner.fabric
     losses: list[Tensor] = []
     counts = torch.zeros(2, dtype=torch.long, device=fabric.device)  # images classified correctly, images
     for step, batch in enumerate(batches):
+        check_stop()
         learner.step = step
         batch = fabric.to_device(batch)
-        loss, correct = backward_batch(learner, module, batch)
+        loss, correct = backward_batch(learner, module, batch, sizes[step] if sizes is not None else len(batch[0]))
         learner.after_backward(module)
         optimizer.step()
         losses.append(loss)
@@ -132,14 +141,22 @@ def train_epoch(learner: Trainable, module: nn.Module, optimizer: torch.optim.Op
     return EpochStats(per_step, 100 * correct / max(count, 1))
 
 
-def backward_batch(learner: Trainable, module: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+def batch_sizes(images: int, batch_size: int) -> list[int]:
+    """Images of every whole batch of an epoch; the last one takes the rest."""
+    return [min(batch_size, images - start) for start in range(0, images, batch_size)]
+
+
+def backward_batch(learner: Trainable, module: nn.Module, batch: Batch, whole: int) -> tuple[Tensor, Tensor]:
     """Set the gradient to that of a batch's loss, computed in `accumulate` parts; the loss and the number of correct guesses.
 
     Every loss is a mean over images, so the parts' losses are weighted with their number of images: the gradient is that
     of the whole batch, over all processes.
+
+    Args:
+        whole: images of the batch, over all processes.
     """
     fabric, accumulate = learner.fabric, learner.config.accumulate
-    share = share_of_batch(fabric, len(batch[0]))
+    share = share_of_batch(fabric, len(batch[0]), whole)
     if not len(batch[0]):  # a small last batch left this process nothing; it takes part in the exchange with weight 0
         images, labels = batch[:2]
         batch = (images.new_zeros(1, *images.shape[1:]), labels.new_full((1,), learner.stream.classes_before(learner.task)))
@@ -158,7 +175,7 @@ def backward_batch(learner: Trainable, module: nn.Module, batch: Batch) -> tuple
             fabric.backward(loss)
         total += loss.detach()
         correct += (logits.detach().argmax(dim=1) == targets).sum()
-    return total, correct if share is None else correct * (share > 0)
+    return total, correct if share is None or share > 0 else torch.zeros_like(correct)
 
 
 def refuse_bad_losses(losses: Sequence[float], where: str) -> None:

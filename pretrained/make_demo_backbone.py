@@ -12,23 +12,16 @@ with what was measured is vit_demo_glyphs.md.
 
 import argparse
 import collections
-import json
-import math
-import os
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from fontTools.ttLib import TTFont
 from PIL import Image, ImageFont
-from safetensors.torch import save_file
-from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor
+from small_vit import SIZE, pretrain
 
 HERE = Path(__file__).resolve().parent
 # One character per class; most look-alikes of ASCII letters, of digits and of one another are left out.
@@ -46,13 +39,9 @@ assert len(CLASSES) == len(set(CLASSES)) == 300, f"{len(CLASSES)} classes, {len(
 
 PER_CLASS = 150
 MIN_CLASSES = 40  # a family with fewer of the glyphs is a decorative or single-script font
-SIZE = 28  # pixels, Fashion-MNIST's
 EM, INK = 96, 24  # pixels: drawn at 96 per em, then fitted so that the longer side takes 24
 MIN_EXTENT = 0.35  # em; a glyph whose longer side is shorter (a full stop) is not magnified further
 HOLD_OUT = 0.05  # of the renderings, by font family
-MEAN, STD = 0.2860, 0.3530  # Fashion-MNIST's, so that the stream's own normalisation fits
-BATCH, PEAK_LR, WEIGHT_DECAY, LABEL_SMOOTHING, WARMUP_STEPS = 128, 2e-3, 0.05, 0.1, 200
-ARCH = dict(img_size=28, patch_size=7, in_chans=1, embed_dim=128, depth=5, num_heads=4, mlp_ratio=2, class_token=True)
 
 
 # --- fonts -> renderings -------------------------------------------------------------------------------------------
@@ -144,99 +133,6 @@ def held_out(families: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.isin(groups, sorted(chosen))
 
 
-# --- renderings -> checkpoint --------------------------------------------------------------------------------------
-
-
-def augment(x: Tensor, gen: torch.Generator) -> Tensor:
-    """Images (N, 1, 28, 28) in [0, 1], changed at random: stroke, affine map, resolution, contrast, shading, noise."""
-    n = len(x)
-
-    def uniform(low: float, high: float) -> Tensor:
-        return low + (high - low) * torch.rand(n, generator=gen)  # (N,)
-
-    def sometimes(probability: float, changed: Tensor, x: Tensor) -> Tensor:
-        return torch.where((torch.rand(n, generator=gen) < probability).view(n, 1, 1, 1), changed, x)
-
-    x = sometimes(0.25, F.max_pool2d(x, 3, 1, 1), x)  # dilate
-    x = sometimes(0.15, F.max_pool2d(x, 3, 1, 1), x)  # and once more
-    x = sometimes(0.15, -F.max_pool2d(-x, 3, 1, 1), x)  # erode
-    angle, shear = uniform(-0.30, 0.30), uniform(-0.25, 0.25)  # radians, ratio
-    width, height = uniform(0.85, 1.35), uniform(0.85, 1.35)  # above 1 the glyph shrinks
-    cos, sin = angle.cos(), angle.sin()
-    rows = [cos * width, (shear * cos - sin) * height, uniform(-0.2, 0.2)]
-    rows += [sin * width, (shear * sin + cos) * height, uniform(-0.2, 0.2)]
-    grid = F.affine_grid(torch.stack(rows, 1).view(n, 2, 3), list(x.shape), align_corners=False)
-    x = F.grid_sample(x, grid, align_corners=False)
-    x = sometimes(0.25, F.interpolate(F.avg_pool2d(x, 2), scale_factor=2, mode="bilinear"), x)  # low resolution
-    x = x.clamp(0, 1) ** uniform(0.6, 1.6).view(n, 1, 1, 1) * uniform(0.5, 1.0).view(n, 1, 1, 1)  # contrast
-    shade = F.interpolate(0.4 + 0.6 * torch.rand(n, 1, 4, 4, generator=gen), size=(SIZE, SIZE), mode="bilinear")
-    x = sometimes(0.5, x * shade, x)
-    noise = torch.randn(x.shape, generator=gen) * uniform(0.0, 0.10).view(n, 1, 1, 1)
-    return (x + noise).clamp(0, 1)
-
-
-def normalise(x: Tensor) -> Tensor:
-    return (x - MEAN) / STD
-
-
-@torch.no_grad()
-def accuracy(model: VisionTransformer, images: Tensor, labels: Tensor) -> float:
-    """Top-1 accuracy, percent in [0, 100]."""
-    model.eval()
-    batches = zip(images.split(512), labels.split(512), strict=True)
-    hits = sum((model(normalise(x)).argmax(1) == y).sum() for x, y in batches)
-    model.train()
-    return 100 * float(hits) / len(labels)
-
-
-def save(model: VisionTransformer, path: Path, facts: dict[str, object]) -> None:
-    """Write the backbone (final norm included, head left out) as float16, under timm's own names."""
-    state = {k: v.half().contiguous() for k, v in model.state_dict().items() if not k.startswith("head.")}
-    about = json.dumps(dict(arch=ARCH, input_mean=MEAN, input_std=STD, **facts))
-    partial = path.with_name(path.name + ".partial")
-    save_file(state, partial, {"about": about})  # one key: safetensors writes several in a random order
-    partial.chmod(0o644)  # safetensors makes files that only their owner can read
-    os.replace(partial, path)
-
-
-def pretrain(data: dict[str, np.ndarray], steps: int, save_every: int, out: Path) -> None:
-    validation = held_out(data["families"], np.random.default_rng(1))
-    images, labels = torch.from_numpy(data["images"])[:, None].float() / 255, torch.from_numpy(data["labels"])
-    train_x, train_y = images[~validation], labels[~validation]
-    val_x, val_y = images[validation], labels[validation]
-    families = len(np.unique(data["families"]))
-    print(f"{len(train_y)} training and {len(val_y)} validation renderings, {families} families")
-
-    torch.manual_seed(0)  # timm's initialisation
-    gen = torch.Generator().manual_seed(0)  # batches and augmentation
-    model = VisionTransformer(num_classes=len(CLASSES), **ARCH)
-    matrices = [p for p in model.parameters() if p.ndim > 1]
-    vectors = [p for p in model.parameters() if p.ndim <= 1]  # biases and norms are not decayed
-    groups = [dict(params=matrices, weight_decay=WEIGHT_DECAY), dict(params=vectors, weight_decay=0.0)]
-    optimizer = torch.optim.AdamW(groups, lr=PEAK_LR)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda s: min((s + 1) / WARMUP_STEPS, 0.5 * (1 + math.cos(math.pi * s / max(steps, 1))))
-    )
-    start, order = time.time(), torch.empty(0, dtype=torch.long)
-    for step in range(1, steps + 1):
-        if len(order) < BATCH:
-            order = torch.randperm(len(train_y), generator=gen)
-        batch, order = order[:BATCH], order[BATCH:]
-        logits = model(normalise(augment(train_x[batch], gen)))  # (128, 300)
-        loss = F.cross_entropy(logits, train_y[batch], label_smoothing=LABEL_SMOOTHING)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        scheduler.step()
-        if step % 100 == 0:
-            print(f"step {step}/{steps}  {time.time() - start:.0f} s  loss {loss.item():.3f}", flush=True)
-        if step % save_every == 0 or step == steps:
-            val = round(accuracy(model, val_x, val_y), 2)
-            drawn = f"{len(labels)} glyph renderings, {len(CLASSES)} classes"
-            save(model, out, dict(data=drawn, steps=step, planned_steps=steps, batch=BATCH, val_accuracy=val))
-            print(f"step {step}/{steps}  {time.time() - start:.0f} s  validation {val:.2f}%  -> {out}", flush=True)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description="Debian fonts -> renderings -> pretrained/vit_demo_glyphs.safetensors")
     parser.add_argument("--install_fonts", action="store_true", help="apt-get install the packages of demo_fonts.txt")
@@ -258,7 +154,13 @@ def main() -> None:
     with np.load(renderings) as stored:
         data = dict(stored)
     print(f"{len(data['labels'])} renderings in {renderings}", flush=True)
-    pretrain(data, args.steps, args.save_every, args.out)
+    validation = held_out(data["families"], np.random.default_rng(1))
+    families = len(np.unique(data["families"]))
+    print(f"{(~validation).sum()} training and {validation.sum()} validation renderings, {families} families")
+    images, labels = torch.from_numpy(data["images"])[:, None].float() / 255, torch.from_numpy(data["labels"])
+    drawn = f"{len(labels)} glyph renderings, {len(CLASSES)} classes"
+    train = (images[~validation], labels[~validation])
+    pretrain(train, (images[validation], labels[validation]), len(CLASSES), drawn, args.steps, args.save_every, args.out)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ PARITY = Path(__file__).parent / "data" / "parity"
 MICRO_VIT = {"img_size": 16, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2, "mlp_ratio": 4}
 SMALL = {
     "ranpac": {"ranpac_dim": 64},
+    **{name: {"adapter_width": 4} for name in ("aper", "ease", "tuna", "mos")},
     "l2p": {"prompt_length": 2},
     "dualprompt": {"g_prompt_layers": [0], "prompt_layers": [1]},
     "coda_prompt": {"prompt_layers": [0, 1], "prompt_pool": 8},

@@ -163,7 +163,7 @@ def test_a_run_writes_under_its_output_folder_alone(tmp_path, monkeypatch):
     for name in ("exps", "convs"):
         os.symlink(Path(name).resolve(), work / name)
     monkeypatch.chdir(work)
-    hostile = tiny_config(epochs=1, model_name="slca/../../evil", model_postfix="../../evil", prefix="/evil", notes="../evil",
+    hostile = tiny_config(epochs=1, model_name="slca_/../../evil", model_postfix="../../evil", prefix="/evil", notes="../evil",
                           save_before_ca=True, data_root="../data")
     before = {p for p in tmp_path.rglob("*")}
     trainer.train(hostile, work / "out")

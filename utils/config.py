@@ -144,8 +144,11 @@ class Config(Strict):
         description="share of each class's training images held out as the split 'val', to tune on")
     num_workers: Literal["auto"] | Annotated[int, Field(ge=0, le=256)] = Field("auto",
         description="processes that load images, 0 to 256, or auto: 0 for images in memory")
-    normalize: Literal["dataset", "backbone"] = Field("dataset",
-        description="whose mean and std the images are normalised with (release: the data set's)")
+    normalize: Literal["dataset", "backbone", "unit"] = Field("dataset",
+        description="whose mean and std the images are normalised with (release: the data set's); unit: pixels stay in [0, 1]")
+    test_transform: Literal["none", "resize224", "resize224_bilinear", "resize256_crop224", "resize256_crop224_bilinear"] | None = Field(
+        None, description="how images are brought to size for testing and for statistics; sizes are for images of 224 pixels; default "
+        "the data set's own")
     cache: Literal["auto", "ram", "disk", "none"] = Field("auto",
         description="keep decoded images: in memory, in a file under data_root/cache, or not; auto by free memory")
     augment_on: Literal["cpu", "device"] = Field("cpu",

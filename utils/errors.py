@@ -13,5 +13,9 @@ class StorageError(UserError):
     """The disk is full or cannot be written, so that no other seed of the run would fare better."""
 
 
+class DataChanged(UserError):
+    """The data, or the stream of tasks, are not those that a run's checkpoints were made with; true for every seed."""
+
+
 class RunFailed(UserError):
     """Part of a run failed (a seed, or a config of several); the rest is done and written. Exit code 1."""

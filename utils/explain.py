@@ -125,10 +125,9 @@ def words(annotation: Any, metadata: Iterable[Any] = (), *, plural: bool = False
     """All that a type allows: "'auto' or an integer from 0 to 256"; `metadata` are the bounds of its numbers."""
     annotation, metadata = _bare(annotation, metadata)
     members = _members(annotation)
-    if len(members) > 1:
-        return _joined([words(member, metadata, plural=plural) for member in members])
-    if get_origin(annotation) is Literal:
-        return _joined([{None: "null", True: "true", False: "false"}.get(value, repr(value)) for value in get_args(annotation)])
+    if len(members) > 1 or get_origin(annotation) is Literal:
+        return _joined([choice for member in members for choice in
+                        (map(_literal, get_args(member)) if get_origin(member) is Literal else [words(member, metadata, plural=plural)])])
     if get_origin(annotation) in (list, tuple):
         items = words(*get_args(annotation)[:1], plural=True) if get_args(annotation) else "values"
         filled = "non-empty " if any(isinstance(bound, MinLen) and bound.min_length for bound in metadata) else ""
@@ -137,6 +136,10 @@ def words(annotation: Any, metadata: Iterable[Any] = (), *, plural: bool = False
         return "objects" if plural else f"an object with the keys {', '.join(annotation.model_fields)}"
     noun = NOUNS.get(get_origin(annotation) or annotation, (str(annotation),) * 2)[plural]
     return noun + _bounds(metadata) if annotation in (int, float) else noun
+
+
+def _literal(value: Any) -> str:
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
 
 
 def _bounds(metadata: Iterable[Any]) -> str:

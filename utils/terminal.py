@@ -47,7 +47,9 @@ def show(text: str = "", *, error: bool = False) -> None:
 
 def shows_bars() -> bool:
     """Whether a progress bar on stderr is seen by somebody."""
-    return sys.stderr is not None and sys.stderr.isatty()
+    with suppress(OSError, ValueError):  # ValueError: closed
+        return sys.stderr is not None and sys.stderr.isatty()
+    return False
 
 
 class TerminalHandler(logging.Handler):

@@ -1,2 +1,2 @@
-"""Methods that add adapters beside a frozen backbone's blocks.
-One state per task or one for all."""
+"""Methods that add adapters beside the MLPs of a frozen ViT: one per task, or one for all.
+EASE, MOS and TUNA pass an image through each; SSIAT and LAE keep one."""

@@ -57,7 +57,6 @@ class SSIAT(SLCA):
         super().__init__(*args, **kwargs)
         if self.config.ssiat_shift and self.config.drift != "none":
             raise UserError(f"drift: got {self.config.drift!r}, allowed: 'none' while ssiat_shift moves the old means; set one of them off")
-        self.net.make_head = self.head_factory()
 
     def head_factory(self) -> HeadFactory:
         return partial(cosine_head, scale=self.config.cosface_scale)

@@ -20,12 +20,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from models.base import FLOAT_BYTES
+from models.by_class import positions_by_class
+from models.first_session import FirstSessionSettings
 from models.frozen.ncm import NCM, never_without_images
 from models.registry import learner
-from utils.config import MethodSettings
 
 
-class FeCAMSettings(MethodSettings):
+class FeCAMSettings(FirstSessionSettings):
     """The covariances."""
 
     fecam_gamma1: float = Field(1.0, ge=0.0,
@@ -49,7 +50,7 @@ class FeCAM(NCM):
         features = F.normalize(features)
         super().add_statistics(features, labels, classes)
         gamma1, gamma2 = self.config.fecam_gamma1, self.config.fecam_gamma2
-        added = [precision(features[labels == c], gamma1, gamma2) for c in classes]
+        added = [precision(features[found], gamma1, gamma2) for found in positions_by_class(labels, classes)]
         self.precisions = torch.cat([self.precisions, torch.stack(added)])
 
     def scores(self, features: Tensor) -> Tensor:
@@ -91,8 +92,19 @@ def precision(features: Tensor, gamma1: float, gamma2: float) -> Tensor:
     if len(features) > 1:
         shrunk = shrink(features.double().T.cov(), gamma1, gamma2)
         if (shrunk.diagonal() > 0).all():
-            return torch.linalg.pinv(correlation(shrunk), hermitian=True).float()
+            return inverse(correlation(shrunk)).float()
     return torch.eye(features.shape[1], device=features.device)
+
+
+def inverse(matrix: Tensor) -> Tensor:
+    """Inverse of a correlation matrix (D, D) by Cholesky; the pseudo-inverse where it has none, or one that is rounding."""
+    lower, info = torch.linalg.cholesky_ex(matrix)
+    if info == 0:
+        found = torch.cholesky_inverse(lower)
+        # The trace is at least 1 over the smallest eigenvalue, and D bounds the largest: above this, pinv would cut no direction off.
+        if found.trace() * len(matrix) ** 2 * torch.finfo(matrix.dtype).eps < 1:
+            return found
+    return torch.linalg.pinv(matrix, hermitian=True)
 
 
 def mahalanobis(features: Tensor, means: Tensor, precisions: Tensor) -> Tensor:

@@ -19,12 +19,13 @@ from pydantic import Field
 from torch import Tensor
 
 from models.base import FLOAT_BYTES
-from models.frozen.ncm import NCM, class_means, never_without_images
+from models.first_session import FirstSessionSettings
+from models.frozen.ncm import NCM, never_without_images
 from models.registry import learner
-from utils.config import MethodSettings
+from utils.errors import UserError
 
 
-class LDASettings(MethodSettings):
+class LDASettings(FirstSessionSettings):
     """The covariance."""
 
     lda_shrinkage: float = Field(1e-4, gt=0.0, le=1.0, description="lda: e of (1 - e) S + e I (Deep SLDA, section 3)")
@@ -40,16 +41,22 @@ class LDA(NCM):
         dim, device = self.net.backbone.dim, self.fabric.device
         self.scatter = torch.zeros(dim, dim, device=device)  # (D, D) sum over all images seen of (x - mu_c)(x - mu_c)'
         self.count = torch.zeros((), dtype=torch.long, device=device)  # images seen
+        self.discriminants: tuple[Tensor, Tensor] | None = None  # weight (K, D) and bias (K,), solved once per task from the above
 
     def add_statistics(self, features: Tensor, labels: Tensor, classes: range) -> None:
         super().add_statistics(features, labels, classes)
-        centred = features - class_means(features, labels, classes)[labels - classes.start]
+        centred = features - self.class_means[labels]
         self.scatter = self.scatter + centred.T @ centred
         self.count = self.count + len(features)
+        self.solve()
+
+    def solve(self) -> None:
+        """The discriminants of all classes seen."""
+        self.discriminants = linear_discriminants(self.class_means, self.scatter / self.count, self.config.lda_shrinkage)
 
     def scores(self, features: Tensor) -> Tensor:
         """Linear discriminants (N, K)."""
-        weight, bias = linear_discriminants(self.class_means, self.scatter / self.count, self.config.lda_shrinkage)
+        weight, bias = self.discriminants
         return never_without_images(features @ weight.T + bias)
 
     def planned_statistics(self, classes: int, images_per_class: int | None) -> int:
@@ -61,6 +68,7 @@ class LDA(NCM):
     def load_extra_state(self, state: Mapping[str, Tensor]) -> None:
         super().load_extra_state(state)
         self.scatter, self.count = state["scatter"], state["count"]
+        self.solve()
 
 
 def linear_discriminants(means: Tensor, covariance: Tensor, shrinkage: float) -> tuple[Tensor, Tensor]:
@@ -68,8 +76,14 @@ def linear_discriminants(means: Tensor, covariance: Tensor, shrinkage: float) ->
 
     Args:
         means: (K, D); covariance: (D, D) within classes; shrinkage: e in (0, 1].
+
+    Raises:
+        UserError: the shrunk covariance has no inverse that float32 can hold.
     """
     shrunk = (1 - shrinkage) * covariance.double() + shrinkage * torch.eye(len(covariance), device=covariance.device)
-    weight = torch.linalg.solve(shrunk, means.double().T).T
-    bias = -(weight * means).sum(dim=1) / 2
-    return weight.float(), bias.float()
+    solution, info = torch.linalg.solve_ex(shrunk, means.double().T)
+    weight = solution.T.float()
+    if info or weight[means.isfinite().all(dim=1)].isfinite().logical_not().any():  # a class without images has NaN by right
+        raise UserError(f"lda_shrinkage: got {shrinkage:g}, with which the features' covariance cannot be inverted; allowed: large "
+                        "enough for that, up to 1. Raise it (1e-4 is usual).")
+    return weight, (-(weight.double() * means).sum(dim=1) / 2).float()

@@ -2,8 +2,8 @@
 
 One mean per class from one pass over its images; nothing is trained. Classic NCM: Mensink et al., TPAMI 2013.
 
-Differs from the paper: nothing is adapted on the first task (that is its APER); scores are plain cosines, without
-the temperature that changes no decision.
+Differs from the paper: scores are plain cosines, without the temperature that changes no decision. With `first_session`
+the features are those of a backbone adapted in the first task; beside the pre-trained ones they make APER.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.base import FLOAT_BYTES, BaseLearner
+from models.base import FLOAT_BYTES
+from models.by_class import positions_by_class, require_finite
+from models.first_session import FirstSession
 from models.registry import learner
 from utils.run.monitor import Monitor
 
 
 @learner("ncm")
-class NCM(BaseLearner):
+class NCM(FirstSession):
     title = "SimpleCIL (NCM)"
-    frozen_backbone = True
-    has_heads = False
 
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
-        self.class_means = torch.empty(0, self.net.backbone.dim, device=self.fabric.device)  # (K, D), grows by C_t per task
+        self.class_means = torch.empty(0, self.feature_dim, device=self.fabric.device)  # (K, D), grows by C_t per task
 
     def end_task(self, task: int, monitor: Monitor) -> None:
         with monitor.stage("statistics"):
@@ -36,6 +36,7 @@ class NCM(BaseLearner):
 
     def add_statistics(self, features: Tensor, labels: Tensor, classes: range) -> None:
         """Take in the features (N, D) and labels (N,) of the task's `classes`."""
+        require_finite(features, labels)
         self.class_means = torch.cat([self.class_means, class_means(features, labels, classes)])
 
     def scores(self, features: Tensor) -> Tensor:
@@ -51,7 +52,7 @@ class NCM(BaseLearner):
         self.class_means = state["class_means"]
 
     def planned_statistics(self, classes: int, images_per_class: int | None) -> int:
-        return classes * self.net.backbone.dim * FLOAT_BYTES
+        return classes * self.feature_dim * FLOAT_BYTES
 
     def memory_bytes(self) -> dict[str, int]:
         """All that the classifier is made of counts as statistics."""
@@ -60,7 +61,7 @@ class NCM(BaseLearner):
 
 def class_means(features: Tensor, labels: Tensor, classes: range) -> Tensor:
     """(C, D): mean feature of each of `classes`; NaN for a class without images."""
-    return torch.stack([features[labels == c].mean(dim=0) for c in classes])
+    return torch.stack([features[found].mean(dim=0) for found in positions_by_class(labels, classes)])
 
 
 def never_without_images(scores: Tensor) -> Tensor:

@@ -8,8 +8,8 @@ In each prompted block M components P_m (L, D) with keys K_m and attention vecto
 The first half of p are keys, the second half values of the block's attention. Each task trains M / T components of its
 own; earlier ones are frozen, later ones take no part. Nothing is chosen, so nothing can leak.
 
-Differs from the paper: the cosine schedule is the one that ends at 0 (utils/formulas/schedules.py); the orthogonality loss is the
-mean of squares, as the release has it. There w = 0.1 meets a factor 1e-6 inside the loss: 1e-7 in all, the default here.
+As in the release (GT-RIPL/CODA-Prompt at 22948d2): the rate falls as lr cos(99 pi k / (200 (K - 1))) in epoch k of K; the
+orthogonality loss is the mean of squares. There w = 0.1 meets a factor 1e-6 inside the loss: 1e-7 in all, the default here.
 A later version of the release makes each task's components orthogonal to the older ones when it begins, and takes w = 0.
 """
 
@@ -28,7 +28,7 @@ from models.prompts.prompting import PromptLearner
 from models.registry import learner
 from utils.config import MethodSettings
 from utils.errors import UserError
-from utils.formulas.schedules import cosine
+from utils.formulas.schedules import cosine_99
 from utils.rng import torch_generator
 
 
@@ -58,7 +58,7 @@ class CODAPrompt(PromptLearner):
                           torch_generator(config.torch_seed, "prompts"))
 
     def learning_rate(self, base_lr: float, epoch: int) -> float:
-        return cosine(base_lr, epoch, self.config.epochs)
+        return cosine_99(base_lr, epoch, self.config.epochs)
 
 
 class Components(Prompts):

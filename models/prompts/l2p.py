@@ -12,21 +12,22 @@ that of what trains, there the frozen weights' gradients count too; heads start 
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from convs.prompts import Prompt, Prompts
+from convs.backbones import Backbone
+from convs.prompts import Prompt, Prompts, check_class_position
 from models.prompts.prompting import PromptLearner
 from models.registry import learner
 from utils.config import MethodSettings
 from utils.errors import UserError
 from utils.rng import torch_generator
 
-INIT_MAX = 0.01  # prompts and keys start uniform in [0, 0.01), as in the release
+INIT_RANGES = {"authors": (0.0, 0.01), "pilot": (-1.0, 1.0)}  # prompts and keys start uniform in these
 
 
 class L2PSettings(MethodSettings):
@@ -38,6 +39,14 @@ class L2PSettings(MethodSettings):
     prompt_layers: list[Annotated[int, Field(ge=0)]] = Field(default_factory=lambda: [0], min_length=1,
         description="blocks with prompts, counted from 0; [0] alone is possible")
     prompt_loss_weight: float = Field(1.0, ge=0.0, description="weight of the loss on keys")
+    prompt_init: Literal["authors", "pilot"] = Field("authors",
+        description="prompts and keys start uniform in [0, 0.01), as in the authors' release, or in [-1, 1), as in LAMDA-PILOT")
+    prompt_position: Literal["none", "class"] = Field("none", description="position embedding of prompt tokens: none, as in the authors' "
+        "release, or the class token's, as in LAMDA-PILOT")
+    prompt_clip: float = Field(1.0, ge=0.0,
+        description="the gradient's norm is clipped to this (authors' release: 1); 0, as in LAMDA-PILOT: not clipped")
+    prompt_head_init: Literal["normal", "zero"] = Field("normal",
+        description="new heads start normal with standard deviation 0.02, as in LAMDA-PILOT, or at 0, as in the authors' release")
 
 
 @learner("l2p")
@@ -51,17 +60,32 @@ class L2P(PromptLearner):
             raise UserError(f"prompt_top_k: got {config.prompt_top_k}, allowed: 1 to {config.prompt_pool}, the size of prompt_pool")
         if config.prompt_layers != [0]:
             raise UserError(f"prompt_layers: got {config.prompt_layers}, allowed: [0]; L2P's prompts go before the first block")
-        return PromptPool(config.prompt_pool, config.prompt_length, config.prompt_top_k, dim, torch_generator(config.torch_seed, "prompts"))
+        pool = PromptPool(config.prompt_pool, config.prompt_length, config.prompt_top_k, dim, torch_generator(config.torch_seed, "prompts"),
+                          INIT_RANGES[config.prompt_init])
+        pool.at_class_position = config.prompt_position == "class"
+        return pool
+
+    def prepare_backbone(self, backbone: Backbone) -> Backbone:
+        if self.config.prompt_position == "class":
+            check_class_position(backbone.model, "prompt_position")
+        return super().prepare_backbone(backbone)
+
+    def begin_task(self, task: int) -> None:
+        super().begin_task(task)
+        if self.config.prompt_head_init == "zero":
+            nn.init.zeros_(self.net.heads[task].weight)
 
 
 class PromptPool(Prompts):
     """M prompts (M, L, D) and their keys (M, D)."""
 
-    def __init__(self, pool: int, length: int, top_k: int, dim: int, generator: torch.Generator) -> None:
+    def __init__(self, pool: int, length: int, top_k: int, dim: int, generator: torch.Generator,
+                 start: tuple[float, float] = INIT_RANGES["authors"]) -> None:
         super().__init__()
         self.top_k = top_k
-        self.tokens = nn.Parameter(torch.rand(pool, length, dim, generator=generator) * INIT_MAX)
-        self.keys = nn.Parameter(torch.rand(pool, dim, generator=generator) * INIT_MAX)
+        low, high = start
+        self.tokens = nn.Parameter(low + torch.rand(pool, length, dim, generator=generator) * (high - low))
+        self.keys = nn.Parameter(low + torch.rand(pool, dim, generator=generator) * (high - low))
 
     def choose(self, query: Tensor) -> tuple[Tensor, Tensor]:
         """Cosines and numbers of the nearest keys, (B, top_k) each."""

@@ -57,9 +57,10 @@ class PromptLearner(BaseLearner):
         return self.optimizer
 
     def after_backward(self, module: nn.Module) -> None:
-        if self.max_grad_norm is not None:
+        largest = getattr(self.config, "prompt_clip", self.max_grad_norm)
+        if largest:
             # an overflow under 16-mixed is the scaler's to skip, a loss that is no number the monitor's to tell
-            self.fabric.clip_gradients(module, self.optimizer, max_norm=self.max_grad_norm, error_if_nonfinite=False)
+            self.fabric.clip_gradients(module, self.optimizer, max_norm=largest, error_if_nonfinite=False)
 
 
 class PromptTraining(nn.Module):

@@ -4,9 +4,14 @@ Stage 1 trains on new images and memory with lambda L_d + (1 - lambda) L_c, lamb
 (its Eq. 1). Stage 2 finds two numbers on a few images of every class that stage 1 never saw: the new classes' logits
 become alpha o_k + beta (its Eq. 4). The next task distils from the corrected network.
 
+The validation images of a class are held out from the moment it is learned and never trained on. They are part of the
+class's share of the memory and shrink with it. As in the authors' code (wuyuebupt/LargeScaleIncrementalLearning at 739b628)
+the loss of stage 2 has a penalty of 0.1 beta^2 / 2 and none on alpha.
+
 Differs from the paper: a pre-trained ViT; alpha and beta minimise the validation loss to convergence (two parameters, a
-convex problem, features computed once) instead of by SGD; a weak pull to (1, 0) keeps them finite when the few
-validation images are all classified right.
+convex problem, features computed once) instead of by SGD; where the validation images are all classified right no finite
+alpha is best, and the search ends once its gradient is below 1e-9. Of a class are held out as many images as some task will
+use; the authors hold out as many of every class as of the first ones.
 """
 
 from __future__ import annotations
@@ -26,7 +31,7 @@ from utils.formulas.losses import distillation
 from utils.rng import numpy_generator
 from utils.run.monitor import Monitor
 
-PULL = 1e-3  # of alpha to 1 and beta to 0, relative to the mean loss of one image
+BETA_PENALTY = 0.1  # times beta^2 / 2, beside the mean loss of an image (the authors' code)
 NO_CORRECTION = (1.0, 0.0)
 
 
@@ -34,7 +39,7 @@ class BiCSettings(DistillationSettings, RehearsalSettings):
     """Distillation and bias correction."""
 
     bic_val_fraction: float = Field(0.1, gt=0.0, le=0.5,
-        description="BiC: share of the stored images kept for bias correction (Wu et al. 2019)")
+        description="BiC: share of the stored images that is never trained on but corrects the bias (Wu et al. 2019)")
 
 
 @learner("bic")
@@ -47,23 +52,43 @@ class BiC(OldNetwork, Rehearsal):
         super().__init__(*args, **kwargs)
         self.correction = NO_CORRECTION  # alpha and beta of the newest task
         self.old_correction = NO_CORRECTION  # those of the network that is distilled
-        self.validation = np.empty(0, dtype=np.int64)  # (V,) images kept out of stage 1
+        self.validation = np.empty(0, dtype=np.int64)  # (V,) images never trained on: by class, each class in the order drawn
 
     def begin_task(self, task: int) -> None:
         super().begin_task(task)
         self.old_correction, self.correction = self.correction, NO_CORRECTION
-        self.validation = self.choose_validation(task) if task > 0 else self.validation[:0]
+        self.validation = np.concatenate([self.kept_validation(task), self.drawn_validation(task)])
 
-    def choose_validation(self, task: int) -> np.ndarray:
-        """As many images of each new class as of each old one: `bic_val_fraction` of a class's share of the memory."""
-        count = max(1, int(self.config.bic_val_fraction * self.images_per_class(task - 1)))
-        pool = super().training_indices(task)
-        labels = self.data.labels_of("train", pool)
-        generator = numpy_generator(self.config.torch_seed, "bic", task)
-        return np.sort(np.concatenate([generator.permutation(pool[labels == c])[:count] for c in range(self.stream.classes_upto(task))]))
+    # Held-out images -----------------------------------------------------------------------------------------
+
+    def validation_per_class(self, task: int) -> int:
+        """How many images of each class the correction of `task` uses; the first task has none, and holds out the next one's."""
+        return max(1, int(self.config.bic_val_fraction * self.images_per_class(max(task - 1, 0))))
+
+    def kept_validation(self, task: int) -> np.ndarray:
+        """Those of the classes before `task`, as many as its correction uses."""
+        labels, count = self.data.labels_of("train", self.validation), self.validation_per_class(task)
+        kept = [self.validation[labels == c][:count] for c in range(self.stream.classes_before(task))]
+        return np.concatenate([self.validation[:0], *kept])
+
+    def drawn_validation(self, task: int) -> np.ndarray:
+        """As many of each new class; one image at least is left to train on."""
+        indices = self.data.task_indices("train", task)
+        labels, generator = self.data.labels_of("train", indices), numpy_generator(self.config.torch_seed, "bic", task)
+        classes = [indices[labels == c] for c in self.stream.classes_of(task)]
+        drawn = [generator.permutation(own)[:min(self.validation_per_class(task), max(len(own) - 1, 0))] for own in classes]
+        return np.concatenate(drawn)
+
+    def exemplars_per_class(self, task: int) -> int:
+        return self.images_per_class(task) - self.validation_per_class(task + 1)
+
+    def storable(self, task: int) -> np.ndarray:
+        return np.setdiff1d(super().storable(task), self.validation)
 
     def training_indices(self, task: int) -> np.ndarray:
         return np.setdiff1d(super().training_indices(task), self.validation)
+
+    # Training ------------------------------------------------------------------------------------------------
 
     def training_loss(self, module: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         loss, logits, labels = super().training_loss(module, images, labels)
@@ -77,23 +102,29 @@ class BiC(OldNetwork, Rehearsal):
         return correct(super().old_logits(images), self.stream.classes_before(self.task - 1), *self.old_correction)
 
     def end_task(self, task: int, monitor: Monitor) -> None:
-        if task > 0:
+        if task > 0 and len(self.validation):
             with monitor.stage("statistics"):
                 features, labels = self.extract_images(self.validation)
                 logits = self.net.classify(features).detach()
                 self.correction = fit_correction(logits, labels, self.stream.classes_before(task))
                 monitor.log(f"bias correction on {len(labels)} images: alpha {self.correction[0]:.3f}, beta {self.correction[1]:.3f}")
         super().end_task(task, monitor)
+        self.validation = self.kept_validation(task + 1)
 
     def scores(self, features: Tensor) -> Tensor:
         return correct(super().scores(features), self.stream.classes_before(self.task), *self.correction)
 
     def extra_state(self) -> dict[str, Tensor]:
-        return {**super().extra_state(), "correction": torch.tensor(self.correction, dtype=torch.float64)}
+        return {**super().extra_state(), "correction": torch.tensor(self.correction, dtype=torch.float64),
+                "validation": torch.from_numpy(self.validation)}
 
     def load_extra_state(self, state: Mapping[str, Tensor]) -> None:
         super().load_extra_state(state)
         self.correction = tuple(state["correction"].tolist())
+        self.validation = state["validation"].cpu().numpy()
+
+    def memory_bytes(self) -> dict[str, int]:
+        return {**super().memory_bytes(), "images": self.data.images_bytes(np.concatenate([self.memory, self.validation]))}
 
 
 def correct(logits: Tensor, first_new: int, alpha: float | Tensor, beta: float | Tensor) -> Tensor:
@@ -102,15 +133,14 @@ def correct(logits: Tensor, first_new: int, alpha: float | Tensor, beta: float |
 
 
 def fit_correction(logits: Tensor, labels: Tensor, first_new: int) -> tuple[float, float]:
-    """The alpha and beta with the least mean cross-entropy on validation logits (N, K), labels (N,) (BiC Eq. 5)."""
+    """The alpha and beta with the least mean cross-entropy + 0.1 beta^2 / 2 on validation logits (N, K), labels (N,) (BiC Eq. 5)."""
     logits, labels = logits.double().cpu(), labels.cpu()
-    start = torch.tensor(NO_CORRECTION, dtype=torch.float64)
-    values = start.clone().requires_grad_()
+    values = torch.tensor(NO_CORRECTION, dtype=torch.float64, requires_grad=True)
     solver = torch.optim.LBFGS([values], max_iter=200, tolerance_grad=1e-9, tolerance_change=1e-12, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
         solver.zero_grad()
-        loss = F.cross_entropy(correct(logits, first_new, *values), labels) + PULL / 2 * (values - start).square().sum()
+        loss = F.cross_entropy(correct(logits, first_new, *values), labels) + BETA_PENALTY / 2 * values[1].square()
         loss.backward()
         return loss
 

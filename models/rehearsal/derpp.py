@@ -5,9 +5,10 @@ when the image was stored, one keeps the labels (its Eq. 6):
 
     loss = CE(y, h(x)) + alpha || z' - h(x') ||^2 + beta CE(y'', h(x'')).
 
-Differs from the paper: the squares are averaged over classes, as the authors' code does; the reservoir is brought up to date at
-the end of every epoch instead of every step, with logits of the plain image, and drawn from with replacement; heads come with
-their tasks, so stored logits cover the classes known then and are compared there alone.
+Differs from the paper: the squares are averaged over all classes of the stream, as in the authors' code, whose head has all of
+them from the start; alpha means the same in every task. The reservoir is brought up to date at the end of every epoch instead
+of every step, with logits of the plain image, and drawn from with replacement; heads come with their tasks, so stored logits
+cover the classes known then, are compared there alone, and count as equal for the classes beyond.
 """
 
 from __future__ import annotations
@@ -131,16 +132,16 @@ class DERpp(Rehearsal):
 
 def derpp_loss(logits: Tensor, labels: Tensor, dark_logits: Tensor, stored: Tensor, known: Tensor, replay_logits: Tensor,
                replay_labels: Tensor, alpha: float, beta: float) -> Tensor:
-    """CE(y, h(x)) + alpha mean (z' - h(x'))^2 + beta CE(y'', h(x'')) (DER++ Eq. 6; mean over an image's known classes, then images).
+    """CE(y, h(x)) + alpha mean (z' - h(x'))^2 + beta CE(y'', h(x'')) (DER++ Eq. 6; mean over images and all C classes of the stream).
 
     Args:
         logits, dark_logits, replay_logits: h(x), h(x'), h(x'') of (N or M, K); labels, replay_labels: (N,) and (M,).
-        stored: (M, >= K) z'; known: (M,) how many classes z' covers.
+        stored: (M, C) z'; known: (M,) how many classes z' covers.
     """
     classes = dark_logits.shape[1]
     covered = torch.arange(classes, device=known.device) < known[:, None]  # (M, K)
     squares = (stored[:, :classes] - dark_logits).square() * covered
-    dark = (squares.sum(dim=1) / known).mean()
+    dark = squares.sum(dim=1).mean() / stored.shape[1]
     return F.cross_entropy(logits, labels) + alpha * dark + beta * F.cross_entropy(replay_logits, replay_labels)
 
 

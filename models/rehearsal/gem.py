@@ -71,7 +71,7 @@ class GEM(Rehearsal):
         # One batch; shuffling it costs nothing and gives every process a slice of it.
         whole = {"indices": drawn, "batch_size": len(drawn), "augment": False, "shuffle_seed": seed_of(*stream)}
         for images, labels in self.data.batches("train", **whole):
-            stage1.backward_batch(self, module, self.fabric.to_device((images, labels)))
+            stage1.backward_batch(self, module, self.fabric.to_device((images, labels)), len(drawn))
         return read_gradients(parameters)
 
 

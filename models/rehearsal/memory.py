@@ -10,7 +10,7 @@ images would take.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -18,12 +18,17 @@ import torch
 from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 from models.all_heads import AllHeads
+from models.by_class import positions_by_class, require_finite
 from utils.config import Config, MethodSettings
 from utils.errors import UserError
 from utils.rng import seed_of
 from utils.run.monitor import Monitor
+
+# Numbers of features that herding works on at once: what a processor's cache holds, and what keeps a GPU busy.
+HERDED_NUMBERS = {"cpu": 2**19, "cuda": 2**26}
 
 
 class RehearsalSettings(MethodSettings):
@@ -51,9 +56,20 @@ class Rehearsal(AllHeads):
         c = self.config
         return c.memory_per_class if c.fixed_memory else c.memory_size // self.stream.classes_upto(task)
 
+    def exemplars_per_class(self, task: int) -> int:
+        """How many of them are trained on, and so in `memory`."""
+        return self.images_per_class(task)
+
+    def storable(self, task: int) -> np.ndarray:
+        """Positions (n,) of the task's images that may come into `memory`."""
+        return self.data.task_indices("train", task)
+
     def training_batches(self, task: int, epoch: int) -> Iterable[tuple[Tensor, Tensor]]:
         return self.data.batches("train", indices=self.training_indices(task), batch_size=self.config.batch_size, augment=True,
                                  shuffle_seed=seed_of(self.config.torch_seed, "train", task, epoch))
+
+    def images_per_epoch(self, task: int) -> int:
+        return len(self.training_indices(task))
 
     def training_indices(self, task: int) -> np.ndarray:
         """Positions (n,) of the images of one epoch."""
@@ -65,18 +81,21 @@ class Rehearsal(AllHeads):
 
     def update_memory(self, task: int) -> None:
         """Cut each old class to its new share and choose the new classes' images by herding."""
-        count = self.images_per_class(task)
+        count = self.exemplars_per_class(task)
         old = self.data.labels_of("train", self.memory)
         kept = [self.memory[old == c][:count] for c in range(self.stream.classes_before(task))]
         features, labels = self.extract("train", task)
+        require_finite(features, labels)
         indices = self.data.task_indices("train", task)
-        for c in self.stream.classes_of(task):
-            members = torch.nonzero(labels == c).flatten()
-            kept.append(indices[members[herd(features[members], count)].cpu().numpy()])
+        may = np.flatnonzero(np.isin(indices, self.storable(task)))
+        indices, features, labels = indices[may], features[torch.from_numpy(may)], labels[torch.from_numpy(may)]
+        new = positions_by_class(labels, self.stream.classes_of(task))
+        chosen = [found[order] for found, order in zip(new, herd_classes(features, new, count), strict=True)]
+        kept += [indices[positions.cpu().numpy()] for positions in chosen]
         self.memory = np.concatenate(kept)
 
     def planned_images(self, task: int, new: float) -> float:
-        return new + (self.images_per_class(task - 1) * self.stream.classes_before(task) if task > 0 else 0)
+        return new + (self.exemplars_per_class(task - 1) * self.stream.classes_before(task) if task > 0 else 0)
 
     def extra_state(self) -> dict[str, Tensor]:
         return {"memory": torch.from_numpy(self.memory)}
@@ -96,17 +115,43 @@ def herd(features: Tensor, count: int) -> Tensor:
     Args:
         features: (n, D) of one class.
     """
-    features = F.normalize(features.double(), dim=1)
-    mean, total = features.mean(dim=0), torch.zeros_like(features[0]) if len(features) else None
-    free = torch.ones(len(features), dtype=torch.bool, device=features.device)
+    return herd_classes(features, [torch.arange(len(features), device=features.device)], count)[0]
+
+
+def herd_classes(features: Tensor, positions: Sequence[Tensor], count: int) -> list[Tensor]:
+    """`herd` of several classes, each choice made for as many of them at once as memory allows; no choice waits for the device.
+
+    Args:
+        features: (N, D) of all; positions: of each class's images among them.
+
+    Returns:
+        For each class the chosen ones' places in its `positions`.
+    """
+    largest = max((len(found) for found in positions), default=0)
+    at_once = max(HERDED_NUMBERS["cuda" if features.is_cuda else "cpu"] // max(largest * features.shape[1], 1), 1)
     chosen: list[Tensor] = []
-    for k in range(1, min(count, len(features)) + 1):
-        distances = ((features + total) / k - mean).square().sum(dim=1)
-        best = distances.masked_fill(~free, float("inf")).argmin()
-        free[best] = False
-        total = total + features[best]
+    for first in range(0, len(positions), at_once):
+        part = positions[first:first + at_once]
+        chosen += [order[:len(found)] for found, order in zip(part, _herd_batch(features, part, count), strict=True)]
+    return chosen
+
+
+def _herd_batch(features: Tensor, positions: Sequence[Tensor], count: int) -> Tensor:
+    """(K, min(n, count)) int64; what comes after a class's last image has no meaning."""
+    sizes = torch.tensor([len(found) for found in positions], device=features.device)[:, None]  # (K, 1)
+    unit = [F.normalize(features[found].double(), dim=1) for found in positions]
+    means = torch.stack([each.mean(dim=0) for each in unit])[:, None]  # (K, 1, D)
+    unit = pad_sequence(unit, batch_first=True)  # (K, n, D)
+    total, distances = torch.zeros_like(means), torch.empty_like(unit)
+    taken = torch.arange(unit.shape[1], device=features.device) >= sizes  # (K, n) chosen already, or padding
+    chosen = []
+    for k in range(1, min(count, unit.shape[1]) + 1):
+        torch.add(unit, total, out=distances).div_(k).sub_(means).square_()
+        best = distances.sum(dim=2).masked_fill_(taken, torch.inf).argmin(dim=1, keepdim=True)  # (K, 1)
+        taken.scatter_(1, best, True)
+        total = total + unit.gather(1, best[..., None].expand(-1, -1, unit.shape[2]))
         chosen.append(best)
-    return torch.stack(chosen) if chosen else torch.empty(0, dtype=torch.long, device=features.device)
+    return torch.cat(chosen, dim=1) if chosen else torch.empty(len(positions), 0, dtype=torch.long, device=features.device)
 
 
 def exemplar_means(features: Tensor, labels: Tensor, num_classes: int) -> Tensor:

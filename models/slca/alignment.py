@@ -21,6 +21,7 @@ from convs.heads import CosineHead
 from utils.config import Strict
 from utils.errors import UserError
 from utils.machine.device import fuses_sgd
+from utils.run.interrupt import check_stop
 
 NORM_EPS = 1e-7  # release: added to each task's logit norm
 FLOAT_BYTES = 4  # of a drawn number
@@ -71,33 +72,34 @@ def normalise_logits(logits: Tensor, indicator: Tensor, tau: float) -> Tensor:
 
 @dataclass
 class FusedHeads:
-    """All heads as one layer: weight (K, D), bias (K,) where they have one, scale (K,) where they classify by cosine."""
+    """All heads as one layer: weight (K, D), bias (K,) where they have one, and the scale (K,) of cosine heads, which does not train."""
 
     weight: Tensor
     bias: Tensor | None
     head_sizes: list[int]
-    scale: Tensor | None = None  # s of s cos(x, w_c); fixed here
+    scale: Tensor | None = None
 
     @classmethod
-    def of(cls, heads: Iterable[nn.Module]) -> FusedHeads:
+    def of(cls, heads: Iterable[nn.Linear | CosineHead]) -> FusedHeads:
         heads = list(heads)
-        biases = [h.bias.detach() for h in heads if h.bias is not None]
-        scales = [h.scale.detach().expand(h.out_features) for h in heads if isinstance(h, CosineHead)]
-        return cls(torch.cat([h.weight.detach() for h in heads]).requires_grad_(), torch.cat(biases).requires_grad_() if biases else None,
-                   [h.out_features for h in heads], torch.cat(scales) if scales else None)
+        assert len({(type(h), h.bias is None) for h in heads}) == 1, "heads of one kind alone are aligned together"
+        cosine, biased = isinstance(heads[0], CosineHead), heads[0].bias is not None
+        return cls(torch.cat([h.weight.detach() for h in heads]).requires_grad_(),
+                   torch.cat([h.bias.detach() for h in heads]).requires_grad_() if biased else None, [h.out_features for h in heads],
+                   torch.cat([h.scale.detach().expand(h.out_features) for h in heads]) if cosine else None)
 
     @property
-    def parameters(self) -> list[Tensor]:
+    def trained(self) -> list[Tensor]:
         return [self.weight] if self.bias is None else [self.weight, self.bias]
 
     def logits(self, features: Tensor) -> Tensor:
-        """Features (N, D) -> (N, K)."""
+        """Features (N, D) -> logits of all classes (N, K)."""
         if self.scale is None:
             return F.linear(features, self.weight, self.bias)
         return self.scale * F.linear(F.normalize(features, dim=1), F.normalize(self.weight, dim=1))
 
     @torch.no_grad()
-    def copy_to(self, heads: Iterable[nn.Module]) -> None:
+    def copy_to(self, heads: Iterable[nn.Linear | CosineHead]) -> None:
         biases = [None] * len(self.head_sizes) if self.bias is None else self.bias.split(self.head_sizes)
         for head, weight, bias in zip(heads, self.weight.split(self.head_sizes), biases, strict=True):
             head.weight.copy_(weight)
@@ -114,12 +116,13 @@ class Alignment:
         tau: temperature of logit normalisation; None or <= 0 means plain cross-entropy.
     """
 
-    def __init__(self, heads: Iterable[nn.Module], *, lr: float, momentum: float, weight_decay: float, tau: float | None) -> None:
+    def __init__(self, heads: Iterable[nn.Linear | CosineHead], *, lr: float, momentum: float, weight_decay: float,
+                 tau: float | None) -> None:
         self.heads = list(heads)
         self.fused = FusedHeads.of(self.heads)
         self.indicator = task_indicator(self.fused.head_sizes, self.fused.weight.device)
         self.tau = tau if tau is not None and tau > 0 else None
-        self.optimizer = torch.optim.SGD(self.fused.parameters, lr=lr, momentum=momentum, weight_decay=weight_decay,
+        self.optimizer = torch.optim.SGD(self.fused.trained, lr=lr, momentum=momentum, weight_decay=weight_decay,
                                          fused=fuses_sgd(self.fused.weight.device))
 
     def set_lr(self, lr: float) -> None:
@@ -134,6 +137,7 @@ class Alignment:
 
     def step(self, features: Tensor, labels: Tensor) -> Tensor:
         """One step of SGD; returns the detached loss before it."""
+        check_stop()
         loss = self.loss(features, labels)
         self.optimizer.zero_grad()
         loss.backward()

@@ -15,20 +15,25 @@ One eigendecomposition S = U diag(s) U' serves all classes: in the basis U
     Q_c = diag(b_c) + w F'F,     b_c = (1 - g) a s + m_c,   w = (1 - g)(1 - a),   F (r, D) the rotated factor of S_c.
 
 `dense_form` (r >= D) keeps L^-1 with Q_c = L L'. `woodbury_form` (r < D) keeps r rows G instead, so that no class needs a
-D x D matrix: x' Q_c^-1 x = x' diag(1/b_c) x - |G x|^2. Scoring is then one product with the rows of all classes.
+D x D matrix: x' Q_c^-1 x = x' diag(1/b_c) x - |G x|^2. Scoring is then one product with the rows of all classes. Where
+rounding leaves a matrix no Cholesky factor, the R of a QR decomposition of its root takes its place: that always exists.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from models.slca.gaussians import Gaussian
+from models.slca.batches import equal_runs, numbers_at_once
+from models.slca.factors import gram
+from models.slca.gaussian import Gaussian
 
 ROWS_AT_ONCE = 2**15  # rows of all classes' matrices applied in one product; bounds memory at (images, this)
 BISECTIONS = 60
+SUMMED = 16  # times as many factors as are worked on at once are summed in one product
+PROBED = 16  # classes whose means `tells_apart` scores
 TEMPERATURES = (0.1, 1e4)  # where `fit_temperature` looks
 
 
@@ -89,55 +94,86 @@ def discriminant(gaussians: Sequence[Gaussian], *, a: float, g: float, ridge: fl
     means = torch.stack([x.mean for x in gaussians])  # (K, D)
     dim, ranks = means.shape[1], [len(x.factor) for x in gaussians]
     present = _present(gaussians)
-    factors = torch.cat([x.factor.float() for x in gaussians])  # (R, D)
     noise = torch.stack([x.noise for x in gaussians]).double()  # (K, 1), without factors also (K, D)
     if pooled is not None:
         a = 1.0
         values, basis = torch.linalg.eigh(pooled.double())
-    elif len(factors):
-        values, basis = torch.linalg.eigh((factors.T @ factors).double() / present.sum())  # S = U diag(s) U'
+    elif any(ranks):
+        values, basis = torch.linalg.eigh(_sum_of_covariances(gaussians) / present.sum())  # S = U diag(s) U'
         values = values + noise[present].mean(dim=0)
     else:  # variances alone: the axes are the basis
         values, basis = noise[present].mean(dim=0).expand(dim), None
     values, basis = values.clamp_min(0), basis if basis is None else basis.to(means.dtype)
-    traces = torch.stack([f.square().sum() for f in factors.split(ranks)]) + noise.expand(-1, dim).sum(dim=1)  # (K,) tr S_c
+    traces = torch.stack([x.factor.float().norm() for x in gaussians]).double().square()  # (K,)
+    traces = traces + noise.expand(-1, dim).sum(dim=1)  # tr S_c
     floors = g * ((1 - a) * traces + a * values.sum()) / dim + ridge  # (K,) m_c
     diagonals = (1 - g) * ((1 - a) * noise + a * values) + floors[:, None]  # (K, D) b_c
     precisions, log_dets = 1 / diagonals, diagonals.log().sum(dim=1)
     weight = (1 - g) * (1 - a)
     rows, signs = [means.new_zeros(0, dim)] * len(means), torch.zeros(len(means), device=means.device)
-    if weight > 0 and len(factors):  # else nothing of the classes' own directions is left (LDA), or there is none
-        for c, factor in enumerate((factors @ basis).split(ranks)):
-            if form == "woodbury" or (form == "auto" and len(factor) < dim):
-                rows[c], correction = woodbury_form(factor, diagonals[c], weight)
-                log_dets[c] += correction
-                signs[c] = -1
+    if weight > 0 and any(ranks):  # else nothing of the classes' own directions is left (LDA), or there is none
+        for part, rank in equal_runs(ranks, lambda rank: numbers_at_once(means) // (dim * max(rank, 1))):
+            factors = torch.stack([x.factor.float() for x in gaussians[part]]) @ basis  # (k, r, D)
+            if form == "woodbury" or (form == "auto" and rank < dim):
+                rows[part], corrections = woodbury_form(factors, diagonals[part], weight)
+                log_dets[part] += corrections
+                signs[part] = -1
             else:
-                rows[c], log_dets[c] = dense_form(factor, diagonals[c], weight)
-                precisions[c], signs[c] = 0, 1
+                rows[part], log_dets[part] = dense_form(factors, diagonals[part], weight)
+                precisions[part], signs[part] = 0, 1
     log_dets[~present] = torch.inf
     return GaussianDiscriminant(means, basis, precisions, rows, signs, log_dets)
 
 
-def dense_form(factor: Tensor, diagonal: Tensor, weight: float) -> tuple[Tensor, Tensor]:
-    """Q = diag(b) + w F'F = L L': (L^-1 (D, D), log det Q). Args: factor F (r, D), diagonal b (D,), weight w."""
-    q = (weight * factor.T @ factor).double() + diagonal.diag()
-    lower = torch.linalg.cholesky(q)
-    inverse = torch.linalg.solve_triangular(lower, torch.eye(len(q), dtype=q.dtype, device=q.device), upper=False)
-    return inverse.to(factor.dtype), 2 * lower.diagonal().log().sum()
+def _sum_of_covariances(gaussians: Sequence[Gaussian]) -> Tensor:
+    """(D, D) float64, the sum of A'A over the classes; its lower triangle counts."""
+    dim = len(gaussians[0].mean)
+    total = torch.zeros(dim, dim, dtype=torch.float64, device=gaussians[0].mean.device)
+    at_once = max(SUMMED * numbers_at_once(total) // (dim * max(len(x.factor) for x in gaussians)), 1)
+    for first in range(0, len(gaussians), at_once):
+        total += gram(torch.cat([x.factor.float() for x in gaussians[first:first + at_once]])[None])[0]
+    return total
 
 
-def woodbury_form(factor: Tensor, diagonal: Tensor, weight: float) -> tuple[Tensor, Tensor]:
-    """G (r, D) with Q^-1 = diag(1/b) - G'G, and log det Q - log det diag(b), for Q = diag(b) + w F'F.
+def dense_form(factors: Tensor, diagonals: Tensor, weight: float) -> tuple[Tensor, Tensor]:
+    """Q = diag(b) + w F'F = L L': (L^-1 (k, D, D), log det Q (k,)). Args: factors F (k, r, D), diagonals b (k, D), weight w."""
+    q = (weight * gram(factors)).double()
+    q.diagonal(dim1=1, dim2=2).add_(diagonals)
+    lower = _cholesky(q, lambda c: torch.cat([weight**0.5 * factors[c].double(), diagonals[c].sqrt().diag()]))
+    identity = torch.eye(q.shape[1], dtype=q.dtype, device=q.device).expand_as(q)
+    inverse = torch.linalg.solve_triangular(lower, identity, upper=False)
+    return inverse.to(factors.dtype), _log_det(lower)
+
+
+def woodbury_form(factors: Tensor, diagonals: Tensor, weight: float) -> tuple[Tensor, Tensor]:
+    """G (k, r, D) with Q^-1 = diag(1/b) - G'G, and log det Q - log det diag(b), for Q = diag(b) + w F'F.
 
     With P = F sqrt(w / b) and M = I + P P' = L L' (r, r): G = L^-1 P / sqrt(b), log det M is the correction.
     """
-    scaled = factor * (weight / diagonal).sqrt().to(factor.dtype)  # P (r, D)
-    m = scaled @ scaled.T
-    m.diagonal().add_(1)
-    lower = torch.linalg.cholesky(m)
-    rows = torch.linalg.solve_triangular(lower, scaled * diagonal.rsqrt().to(factor.dtype), upper=False)
-    return rows, 2 * lower.diagonal().to(diagonal.dtype).log().sum()
+    inverse_roots = diagonals.rsqrt().to(factors.dtype)[:, None]  # (k, 1, D)
+    scaled = factors * (weight**0.5 * inverse_roots)  # P (k, r, D)
+    m = gram(scaled.mT)
+    m.diagonal(dim1=1, dim2=2).add_(1)
+    identity = torch.eye(m.shape[1], dtype=factors.dtype, device=m.device)
+    lower = _cholesky(m, lambda c: torch.cat([scaled[c].T.to(m.dtype), identity.to(m.dtype)]))
+    correction = _log_det(lower)
+    # G' L' = P' / sqrt(b): from the right, where BLAS is twice as fast
+    rows = torch.linalg.solve_triangular(lower.mT.to(factors.dtype), (scaled * inverse_roots).mT, upper=True, left=False).mT
+    return rows, correction
+
+
+def _cholesky(matrices: Tensor, root: Callable[[int], Tensor]) -> Tensor:
+    """Lower L (k, n, n) with L L' = each matrix; `root(c)` is X with X' X = matrix c, for those that rounding made indefinite."""
+    lower, info = torch.linalg.cholesky_ex(matrices)
+    for c in info.nonzero().flatten().tolist():
+        upper = torch.linalg.qr(root(c), mode="r").R
+        lower[c] = (upper * upper.diagonal().sign()[:, None]).T
+    return lower
+
+
+def _log_det(lower: Tensor) -> Tensor:
+    """log det of L L', (k,) float64."""
+    return 2 * lower.diagonal(dim1=1, dim2=2).double().log().sum(dim=1)
 
 
 def nearest_mean(gaussians: Sequence[Gaussian]) -> GaussianDiscriminant:
@@ -155,13 +191,24 @@ def fit_temperature(scores: Tensor, labels: Tensor) -> float:
     no minimum; then the smallest temperature looked at is returned.
     """
     scores = scores.double().nan_to_num(neginf=-1e30)  # a class without images scores -inf
-    own = scores.gather(1, labels[:, None]).squeeze(1)  # (N,)
-    low, high = 1 / TEMPERATURES[1], 1 / TEMPERATURES[0]
-    for _ in range(BISECTIONS):
-        middle = (low * high) ** 0.5
-        expected = ((scores * middle).softmax(dim=1) * scores).sum(dim=1)
-        low, high = (low, middle) if (expected - own).mean() > 0 else (middle, high)
-    return (low * high) ** -0.5
+    own = scores.gather(1, labels[:, None]).mean()
+    low, high = (torch.full((), 1 / t, dtype=scores.dtype, device=scores.device) for t in reversed(TEMPERATURES))
+    for _ in range(BISECTIONS):  # all on the device: the only wait is for the result
+        middle = (low * high).sqrt()
+        too_high = ((scores * middle).softmax(dim=1) * scores).sum(dim=1).mean() > own
+        low, high = torch.where(too_high, low, middle), torch.where(too_high, middle, high)
+    return (low * high).rsqrt().item()
+
+
+def tells_apart(read_out: GaussianDiscriminant, gaussians: Sequence[Gaussian]) -> bool:
+    """Whether the classes' own means get different scores: where variances or the ridge are so large that float32 has no digit
+    left for what differs, every class scores the same, and the first one would always win.
+    """
+    present = [c for c, x in enumerate(gaussians) if x.count][:PROBED]
+    if len(present) < 2:
+        return True
+    scores = read_out(torch.stack([gaussians[c].mean for c in present]))[:, present]
+    return bool((scores != scores[:, :1]).any())
 
 
 def _present(gaussians: Sequence[Gaussian]) -> Tensor:

@@ -10,6 +10,7 @@ import copy
 from collections.abc import Mapping
 from typing import Literal
 
+import numpy as np
 import torch
 from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor, nn
@@ -17,18 +18,24 @@ from torch.nn import functional as F
 
 from convs.backbones import Backbone
 from convs.network import OwnTaskWithFeatures
+from convs.token_features import TokenBackbone
 from models.base import BaseLearner
+from models.slca.deployed import CANDIDATES, DRAWN_PER_CLASS, DeployedSettings, TrainedState, moved, put
 from models.slca.discriminants import fit_temperature
-from models.slca.drift import DriftSettings, DriftSums, distance_from_identity, with_anchors
+from models.slca.drift import RHO, DriftSettings, DriftSums, distance_from_identity, with_anchors
 from models.slca.gaussians import ClassGaussians
-from models.slca.readout import ReadoutSettings, make_readout
+from models.slca.readout import Discriminant, ReadoutSettings, make_readout
 from utils.config import MethodSettings
 from utils.errors import UserError
+from utils.machine.distributed import gather_rows
 from utils.rng import torch_generator
 from utils.run.monitor import Monitor
 
+MEASURED_IMAGES = 512  # of the new task, on which staleness is measured where nothing follows the backbone
+STALE_COSINE = 0.95  # below this mean cosine the statistics are called stale
 
-class GaussianSettings(DriftSettings, ReadoutSettings, MethodSettings):
+
+class GaussianSettings(DeployedSettings, DriftSettings, ReadoutSettings, MethodSettings):
     """The statistics, and what is done with them."""
 
     ca_ridge: float = Field(1e-4, gt=0.0, description="added to the diagonal of each class's covariance")
@@ -39,9 +46,9 @@ class GaussianSettings(DriftSettings, ReadoutSettings, MethodSettings):
         description="leading directions kept of each class's covariance; default all, with ca_cov lowrank 64")
     stats_dtype: Literal["float32", "float16"] = Field("float32",
         description="in which the covariances' factors are stored; float16 halves them")
-    features: Literal["cls", "cls+mean"] = Field("cls",
-        description="what statistics and read-out see: the backbone's feature, or beside it the "
-        "mean of the patch tokens (needs a readout other than ca)")
+    features: str | list[str] = Field("cls",
+        description="what heads, statistics and read-out see, joined from one pass: cls, mean and std of the patch tokens, of an inner "
+                    "block with @-2, e.g. ['cls', 'mean', 'std', 'mean@-2', 'std@-2'] or 'cls+mean+std'")
     kd: float = Field(0.0, ge=0.0,
         description="weight of the mean squared distance to the features of the backbone before the task, in stage 1")
 
@@ -54,11 +61,15 @@ class GaussianSettings(DriftSettings, ReadoutSettings, MethodSettings):
 
     @field_validator("features")
     @classmethod
-    def _heads_read_the_class_token(cls, value: str, info: ValidationInfo) -> str:
-        if value == "cls+mean" and info.data.get("readout") == "ca":
-            raise ValueError("'cls' while readout is 'ca' (alignment trains the heads, which read the class token alone), "
-                             "or set readout to rgda, lda, qda or ncm")
+    def _some_feature(cls, value: str | list[str]) -> str | list[str]:
+        if not value:
+            raise ValueError("at least one part, e.g. 'cls'")
         return value
+
+    @property
+    def parts(self) -> list[str]:
+        """The joined parts that `features` names."""
+        return self.features.split("+") if isinstance(self.features, str) else self.features
 
 
 class GaussianLearner(BaseLearner):
@@ -69,26 +80,33 @@ class GaussianLearner(BaseLearner):
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
         c = self.config
-        if c.features == "cls+mean" and not self.net.backbone.reads_class_token:
-            raise UserError(f"features: got 'cls+mean', but {type(self.net.backbone.model).__name__} does not read its feature from a "
-                            "class token; use a ViT that does, or features 'cls'")
+        if c.move == "auto" and not c.val_fraction:
+            raise UserError("move: 'auto' decides on held-out images, but val_fraction is 0; set val_fraction to 0.1 or so, or move to "
+                            "'average' or 'trained'")
         # one per class seen; they stay as they were when the class was learned, unless `drift` moves them
         self.gaussians = ClassGaussians(c.ca_ridge, cov=c.ca_cov, rank=c.ca_rank, dtype=getattr(torch, c.stats_dtype))
         self.readout = make_readout(c)
-        self.backbone_before: Backbone | None = None  # as the task before left it; only while a task is learned, for `drift` and `kd`
+        self.backbone_before: Backbone | None = None  # the deployed one of the task before, while a task is learned
+        self.trained = TrainedState()  # where the next task trains on, if that is not the deployed state
+        self.measured: dict[str, float] = {}  # of the last task, see `diagnostics`
 
     @classmethod
     def title_of(cls, config: GaussianSettings) -> str:
         """The method, with what is switched on behind it: "SLCA + RGDA, cls+mean, drift"."""
         frozen = "Frozen " if config.bcb_lrscale == 0 else ""
         readout = "" if config.readout == "ca" else f" + {config.readout.upper()}"
-        switches = [config.features] * (config.features != "cls") + ["drift"] * (config.drift != "none") + ["kd"] * (config.kd > 0)
+        switches = (["+".join(config.parts)] * (config.parts != ["cls"]) + [f"move {config.move}"] * (config.move != "trained")
+                    + ["drift"] * (config.drift != "none") + ["kd"] * (config.kd > 0))
         return ", ".join([f"{frozen}{cls.title}{readout}", *switches])
+
+    def prepare_backbone(self, backbone: Backbone) -> Backbone:
+        return backbone if self.config.parts == ["cls"] else TokenBackbone(backbone, self.config.parts)
 
     def begin_task(self, task: int) -> None:
         super().begin_task(task)
-        if task > 0 and self.backbone_trains and (self.config.drift != "none" or self.config.kd > 0):
+        if task > 0 and self.backbone_trains:
             self.backbone_before = copy.deepcopy(self.net.backbone).requires_grad_(False).eval()
+        self.trained.load_into(self.net.backbone.model)
 
     def end_task(self, task: int, monitor: Monitor) -> None:
         self.update_statistics(task, monitor)
@@ -100,47 +118,132 @@ class GaussianLearner(BaseLearner):
     # Statistics ----------------------------------------------------------------------------------------------
 
     def update_statistics(self, task: int, monitor: Monitor) -> None:
-        """Move the old classes' statistics with the backbone, take those of the new classes, read the classifier from all."""
+        """Deploy the trained backbone, move the old classes' statistics with it, take those of the new classes, read the classifier."""
         with monitor.stage("statistics"):
-            if self.config.drift != "none" and self.backbone_before is not None:
-                self.follow_backbone(task, monitor)
+            self.measured = {}
+            if task > 0 and self.backbone_before is not None:
+                self.deploy(task, monitor)
+                if self.measured.get("share") != 0:
+                    self.follow_backbone(task, monitor)
             self.backbone_before = None
             self.collect_statistics(task, monitor)
             self.readout.refresh(self.gaussians)
+            if not self.readout.tells_apart(self.gaussians):
+                monitor.log(f"warning: readout {self.config.readout} gives every class the same score, so the first one always wins: "
+                            f"ca_ridge ({self.gaussians.ridge:g}) or the features' variances are too large for float32; lower ca_ridge "
+                            "(1e-4 is usual), or find out what makes the features so large (lr, the pre-trained weights)")
 
     def collect_statistics(self, task: int, monitor: Monitor) -> None:
-        """One Gaussian for each of the task's classes, from one pass over its training images."""
+        """One Gaussian for each of the task's classes, from one pass over its training images.
+
+        With `move: "auto"` the held-out images have served their purpose by now and are taken too.
+        """
         features, labels = self.extract("train", task)
+        if self.config.move == "auto" and self.data.count("val", task):
+            held_out, held_out_labels = self.extract("val", task)
+            features, labels = torch.cat([features, held_out]), torch.cat([labels, held_out_labels])
         classes = self.stream.classes_of(task)
         thin = self.gaussians.fit(features, labels, classes)
         if thin:
             monitor.log(f"statistics: {len(thin)} of {len(classes)} classes have no more images than the {features.shape[1]} "
                         f"feature dimensions; their covariances are regularised by the ridge {self.gaussians.ridge:g}")
 
-    @torch.no_grad()
     def follow_backbone(self, task: int, monitor: Monitor) -> None:
-        """Move the statistics of all old classes by the linear map that the new images show (models/slca/drift.py)."""
+        """With `drift` the statistics of all old classes move by the linear map that the new images show (models/slca/drift.py).
+
+        Without it they stay, and how far they are off by now is measured on some of the new images, and told.
+        """
+        follows = self.config.drift != "none"
+        operator = self.drift_operator(task, None if follows else MEASURED_IMAGES)
+        means = self.gaussians.means().to(operator)
+        cosine = F.cosine_similarity(means, means @ operator).nanmean().item()
+        self.measured |= {"mean_cosine": cosine, "operator_distance": distance_from_identity(operator)}
+        told = f"{len(self.gaussians)} old classes: cosine of their means with where the backbone moved them {cosine:.3f}, " \
+               f"|W - I| / |I| = {self.measured['operator_distance']:.3g}"
+        if follows:
+            self.gaussians.transport(operator)
+            monitor.log(f"drift: the statistics follow the backbone. {told}")
+        elif cosine < STALE_COSINE:
+            monitor.log(f"warning: the statistics of old classes are stale. {told} (below {STALE_COSINE}). Let them follow with drift "
+                        "'linear', move the backbone less (fewer epochs, a lower bcb_lrscale, kd 1), or keep it as it is (bcb_lrscale 0 "
+                        "with readout 'rgda'); docs/own_data.md shows what each is worth")
+        else:
+            monitor.log(f"statistics: {told}")
+
+    @torch.no_grad()
+    def drift_operator(self, task: int, most: int | None = None) -> Tensor:
+        """W (D, D) from the new images' features before and after the task; with `most` from so many of them, without anchors."""
         c, device = self.config, self.fabric.device
         generator = torch_generator(c.torch_seed, "anchors", task, self.fabric.global_rank, device=device)
-        sums = DriftSums(self.gaussians.means().shape[1], device)
+        sums = DriftSums(self.net.backbone.dim, device)
+        indices = self.data.task_indices("train", task)
+        if most is not None and len(indices) > most:
+            indices = indices[np.linspace(0, len(indices) - 1, most).astype(np.int64)]
         self.net.eval()
-        for images, _ in self.data.batches("train", task, batch_size=c.test_batch_size or c.batch_size, augment=False):
+        for images, _ in self.data.batches("train", indices=indices, batch_size=c.test_batch_size or c.batch_size, augment=False):
             images = self.fabric.to_device(images)
-            for view in with_anchors(images, generator) if c.drift_anchors else [images]:
+            for view in with_anchors(images, generator) if c.drift_anchors and most is None else [images]:
                 with self.fabric.autocast():
-                    sums.add(self.features_of(self.backbone_before, view), self.features(view))
+                    sums.add(self.backbone_before(view), self.features(view))
         sums.add_processes(self.fabric)
-        operator = sums.operator(c.rho)
-        self.gaussians.transport(operator)
-        monitor.log(f"drift: the statistics of {len(self.gaussians)} old classes follow the backbone, "
-                    f"|W - I| / |I| = {distance_from_identity(operator):.3g}")
+        return sums.operator(c.rho if most is None else RHO[False])
 
-    def features(self, images: Tensor) -> Tensor:
-        return super().features(images) if self.config.features == "cls" else self.features_of(self.net.backbone, images)
+    # The deployed state --------------------------------------------------------------------------------------
 
-    def features_of(self, backbone: Backbone, images: Tensor) -> Tensor:
-        """What statistics and read-out see of images (N, C, H, W): (N, D), or (N, 2 D) with the mean patch token."""
-        return backbone(images) if self.config.features == "cls" else backbone.class_and_mean(images)
+    def deploy(self, task: int, monitor: Monitor) -> None:
+        """Put the deployed state in place of the trained one, which is kept for the next task (models/slca/deployed.py)."""
+        c = self.config
+        if c.move == "trained":
+            return
+        model = self.net.backbone.model
+        trained = self.trained.take_from(model)
+        names = dict(self.backbone_before.model.named_parameters())
+        before = {name: names[name].detach() for name in trained}
+        share = c.move_share if c.move == "average" else self.best_share(task, before, trained, monitor)
+        put(model, moved(before, trained, share, c.move_energy))
+        self.feature_cache.clear()
+        self.measured["share"] = share
+
+    def best_share(self, task: int, before: Mapping[str, Tensor], trained: Mapping[str, Tensor], monitor: Monitor) -> float:
+        """The candidate share with the best expected accuracy, if it beats staying by more than the comparison's standard error."""
+        found = {share: self.expected_accuracy(task, share, moved(before, trained, share, self.config.move_energy)) for share in CANDIDATES}
+        best = max(found, key=lambda share: found[share])
+        count = max(self.data.count("val", task), 1)
+        error = 100 * (2 * (found[0.0] / 100) * (1 - found[0.0] / 100) / count) ** 0.5
+        share = best if found[best] - found[0.0] > error else 0.0
+        monitor.log("move: expected accuracy " + ", ".join(f"{accuracy:.1f} at share {share:g}" for share, accuracy in found.items())
+                    + f"; standard error {error:.1f}; deployed at share {share:g}")
+        return share
+
+    @torch.no_grad()
+    def expected_accuracy(self, task: int, share: float, state: Mapping[str, Tensor]) -> float:
+        """Percent right over all classes seen, expected of the backbone in `state`: new classes on held-out images, old ones on
+        features drawn from their Gaussians, carried over by the drift operator with its error as noise.
+        """
+        c, device = self.config, self.fabric.device
+        put(self.net.backbone.model, state)
+        self.feature_cache.clear()
+        features, labels = self.extract("train", task)
+        held_out, held_out_labels = self.extract("val", task)
+        gaussians = copy.deepcopy(self.gaussians)
+        generator = torch_generator(c.torch_seed, "move", task, device=device)
+        drawn, drawn_labels = gaussians.sample(gaussians.means(), DRAWN_PER_CLASS, generator)
+        drawn = drawn.clone()
+        if share > 0:
+            operator = self.drift_operator(task)
+            before = torch.cat([self.backbone_before(self.fabric.to_device(images)).float() for images, _ in self.data.batches(
+                "val", task, batch_size=c.test_batch_size or c.batch_size, augment=False)])
+            before = gather_rows(self.fabric, before)
+            wrong = (held_out - before @ operator.to(before)).std(dim=0)  # (D,)
+            drawn = drawn @ operator.to(drawn) + wrong * torch.randn(drawn.shape, generator=generator, device=device)
+            gaussians.transport(operator)
+        gaussians.fit(features, labels, self.stream.classes_of(task))
+        judge = Discriminant(c.rgda_a, c.rgda_g)
+        judge.refresh(gaussians)
+        new = (judge.scores(self.net, held_out).argmax(dim=1) == held_out_labels).float().mean()
+        old = (judge.scores(self.net, drawn).argmax(dim=1) == drawn_labels).float().mean()
+        known, seen = self.stream.classes_before(task), self.stream.classes_upto(task)
+        return 100 * ((known * old + (seen - known) * new) / seen).item()
 
     @torch.inference_mode()
     def fit_temperature(self, task: int) -> None:
@@ -172,21 +275,29 @@ class GaussianLearner(BaseLearner):
 
     # State ---------------------------------------------------------------------------------------------------
 
+    def diagnostics(self) -> dict[str, float]:
+        """How stale the statistics were after the last task: "mean_cosine" of old means with where the backbone moved them,
+        "operator_distance" |W - I| / |I|, and the "share" that the deployed state moved; empty where nothing could move.
+        """
+        return dict(self.measured)
+
     def extra_state(self) -> dict[str, Tensor]:
         return {**{f"gaussians.{k}": v for k, v in self.gaussians.state_dict().items()},
+                **{f"trained.{k}": v for k, v in self.trained.tensors.items()},
                 "temperature": torch.tensor(self.temperature, dtype=torch.float64)}
 
     def load_extra_state(self, state: Mapping[str, Tensor]) -> None:
         self.gaussians.load_state_dict(part_of_state(state, "gaussians."))
+        self.trained.tensors = part_of_state(state, "trained.")
         self.readout.refresh(self.gaussians)
         self.temperature = state["temperature"].item()
 
     def planned_statistics(self, classes: int, images_per_class: int | None) -> int:
-        dim = self.net.backbone.dim * (2 if self.config.features == "cls+mean" else 1)
-        return self.gaussians.planned_bytes(classes, images_per_class, dim) if images_per_class is not None else 0
+        return 0 if images_per_class is None else self.gaussians.planned_bytes(classes, images_per_class, self.net.backbone.dim)
 
     def memory_bytes(self) -> dict[str, int]:
-        return {**super().memory_bytes(), "statistics": self.gaussians.nbytes()}
+        kept = super().memory_bytes()
+        return {**kept, "statistics": self.gaussians.nbytes(), "parameters": kept["parameters"] + self.trained.nbytes()}
 
 
 def part_of_state(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

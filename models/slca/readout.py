@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from convs.network import IncrementalNet
-from models.slca.discriminants import GaussianDiscriminant, discriminant, nearest_mean
+from models.slca.discriminants import GaussianDiscriminant, discriminant, nearest_mean, tells_apart
 from models.slca.gaussians import ClassGaussians
 from utils.config import Strict
 
@@ -40,6 +40,9 @@ class Readout(Protocol):
     def scores(self, net: IncrementalNet, features: Tensor) -> Tensor:
         """Features (N, D) -> one score per class (N, K); the largest wins."""
 
+    def tells_apart(self, gaussians: ClassGaussians) -> bool:
+        """Whether the classes' own means get different scores; extreme variances leave nothing of them in float32."""
+
 
 class AlignedHeads:
     """The papers' classifier: all heads side by side."""
@@ -51,6 +54,9 @@ class AlignedHeads:
 
     def scores(self, net: IncrementalNet, features: Tensor) -> Tensor:
         return net.classify(features)
+
+    def tells_apart(self, gaussians: ClassGaussians) -> bool:
+        return True
 
 
 class Discriminant:
@@ -71,6 +77,9 @@ class Discriminant:
     def scores(self, net: IncrementalNet, features: Tensor) -> Tensor:
         assert self.fitted is not None, "no class has been learned yet"
         return self.fitted(features)
+
+    def tells_apart(self, gaussians: ClassGaussians) -> bool:
+        return self.fitted is None or tells_apart(self.fitted, gaussians.classes)
 
 
 class NearestMean(Discriminant):

@@ -53,7 +53,7 @@ class SLCAPlusPlus(SLCA):
         if self.config.lora_scale > torch.finfo(torch.float32).max:
             raise UserError(f"lora_scale: got {self.config.lora_scale}, allowed: up to 3.4e+38, the largest float32")
         add_lora(backbone.model, self.config.lora_rank, self.config.lora_scale, self.config.lora_targets)
-        return backbone
+        return super().prepare_backbone(backbone)
 
     # Stage 1: Hybrid Slow Learner ----------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from utils.data.data_manager import DataManager
 from utils.data.registry import REGISTRY as DATASETS
 from utils.data.registry import dataset_info
 from utils.files import locate
+from utils.machine.distributed import first_process_first
 
 
 def make_learner(config: MethodSettings, seed: int, fabric: Fabric, *,
@@ -30,10 +31,12 @@ def make_learner(config: MethodSettings, seed: int, fabric: Fabric, *,
     Raises:
         UserError: data, weights or settings are not as they should be.
     """
-    backbone = make_backbone(config)
-    from_backbone = {"mean": backbone.mean, "std": backbone.std} if config.normalize == "backbone" else {}
-    data = DataManager(config, seed, channels=backbone.channels, rank=fabric.global_rank, world_size=fabric.world_size,
-                       device=fabric.device, share_images_of=share_images_of, **from_backbone)
+    with first_process_first(fabric):  # downloads happen once
+        backbone = make_backbone(config)
+    normalisations = {"backbone": {"mean": backbone.mean, "std": backbone.std}, "unit": {"mean": (0.0,), "std": (1.0,)}}
+    with first_process_first(fabric):
+        data = DataManager(config, seed, channels=backbone.channels, rank=fabric.global_rank, world_size=fabric.world_size,
+                           device=fabric.device, share_images_of=share_images_of, **normalisations.get(config.normalize, {}))
     learner = learner_class(config.model_name)(config, data, IncrementalNet(backbone), fabric)
     backbone.speed_up(compile=config.compile, channels_last=config.channels_last)  # once LoRA is in
     return learner
@@ -56,8 +59,8 @@ def backbone_entry(config: Config) -> BackboneEntry:
 def check_images_fit(config: Config) -> None:
     """The commonest mistake, told before anything is loaded: images of another size than the backbone takes. Raises UserError."""
     spec = config.dataset
-    if isinstance(spec, DatasetSpec) and spec.layout == "npz" and spec.image_size is None and not Path(locate(spec.root or "")).is_file():
-        return  # a dry run without the arrays, which have their own size
+    if isinstance(spec, DatasetSpec) and spec.layout != "synthetic" and spec.image_size is None and not _are_there(spec):
+        return  # arrays have their own size; that the data are missing is told when they are read
     info, entry = dataset_info(spec, config.data_root), backbone_entry(config)
 
     def ways_out(size: int) -> list[str]:
@@ -68,3 +71,7 @@ def check_images_fit(config: Config) -> None:
 
     args = {**entry.args, **({"global_pool": config.pool} if config.pool else {})}
     check_image_size(entry.timm_name, args, info.image_size, f"the images of data set {info.name}", ways_out)
+
+
+def _are_there(spec: DatasetSpec) -> bool:
+    return any(Path(locate(path)).exists() for path in (spec.root, spec.train) if path)

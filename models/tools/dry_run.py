@@ -61,6 +61,7 @@ def describe_run(config: Config, name: str = "") -> str:
     config = resolve_config(config)
     data = check_data(config)
     stream, train_images = data.stream, data.train_images
+    check_images_fit(config)
     learner = shape_learner(config, stream)
     numbers, estimate = count_parameters(learner), estimate_memory(config, learner, train_images)
     info = dataset_info(config.dataset, config.data_root)
@@ -89,7 +90,6 @@ class _NoImages:
 
 def shape_learner(config: MethodSettings, stream: TaskStream) -> BaseLearner:
     """The learner with all its heads, on the meta device."""
-    check_images_fit(config)
     backbone = build_backbone(backbone_entry(config), pretrained=False, reset_norm=config.reset_norm, pool=config.pool, device="meta")
     net = IncrementalNet(backbone)
     learner = learner_class(config.model_name)(config, _NoImages(stream), net, _Shapes())

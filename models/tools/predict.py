@@ -8,8 +8,9 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import logging
-import sys
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,7 @@ from utils.machine.device import make_fabric, parse_device
 from utils.report.results import csv_text
 from utils.run.checkpoint import Checkpoint, CheckpointStore, check_base_weights
 from utils.run.run_folder import RunFolder
+from utils.terminal import show, visible_name
 
 log = logging.getLogger("slca")
 
@@ -71,10 +73,19 @@ class TrainedLearner:
         """
         if top_k < 1:
             raise UserError(f"top_k: got {top_k}, allowed: 1 or more")
-        found = [self._probabilities(images[i:i + self.batch_size]) for i in range(0, len(images), self.batch_size)]
-        if not found:
+        starts = range(0, len(images), self.batch_size)
+        return self._best([self._probabilities(self.inputs(images[i:i + self.batch_size])) for i in starts], top_k)
+
+    @torch.inference_mode()
+    def predict_cut(self, images: Sequence[Tensor], top_k: int = 5) -> Predictions:
+        """As `predict`, of at most `batch_size` images that `cut` has made small."""
+        return self._best([self._probabilities(self._finished(images))] if images else [], top_k)
+
+    def _best(self, probabilities: list[Tensor], top_k: int) -> Predictions:
+        """The `top_k` best classes from batches of (B, K)."""
+        if not probabilities:
             return Predictions([], [], torch.empty(0, 0))
-        best = torch.cat(found).topk(min(top_k, found[0].shape[1]), dim=1)
+        best = torch.cat(probabilities).topk(min(top_k, probabilities[0].shape[1]), dim=1)
         return Predictions([[self.class_name(c) for c in row] for row in best.indices.tolist()],
                            [[self.stream.class_order[c] for c in row] for row in best.indices.tolist()], best.values)
 
@@ -84,14 +95,27 @@ class TrainedLearner:
         return name.split("/", 1)[1] if self.stream.label_period is not None else name
 
     def inputs(self, images: ImagesIn) -> Tensor:
-        """The network's input (N, C, S, S) under the test transform."""
-        pixels = _stacked(images) if isinstance(images, (np.ndarray, Tensor)) else [_pixels(image) for image in images]
-        return self.transform(pixels, torch.empty(len(images), self.transform.draws, dtype=torch.float64))
+        """The network's input (N, C, S, S) under the test transform; of a list one image at a time is there in full size."""
+        if isinstance(images, (np.ndarray, Tensor)):
+            return self.transform(_stacked(images), self._draws(len(images)))
+        return self._finished([self.cut(image) for image in images])
 
-    def _probabilities(self, images: ImagesIn) -> Tensor:
+    def cut(self, image: str | Path | Image.Image | np.ndarray) -> Tensor:
+        """One image -> (1, C, S, S): decoded, resized and cropped, not yet normalised. Raises UserError."""
+        return self.transform.cut([_pixels(image)], self._draws(1))
+
+    def _finished(self, images: Sequence[Tensor]) -> Tensor:
+        """Images from `cut` -> the network's input (N, C, S, S)."""
+        return self.transform.finish(torch.cat(list(images)), self._draws(len(images)))
+
+    def _draws(self, count: int) -> Tensor:
+        """Place of the random numbers that a transform may take; a test transform takes none."""
+        return torch.zeros(count, self.transform.draws)
+
+    def _probabilities(self, inputs: Tensor) -> Tensor:
         fabric = self.learner.fabric
         with fabric.autocast():
-            features = self.learner.features(self.inputs(images).to(fabric.device)).float()
+            features = self.learner.features(inputs.to(fabric.device)).float()
         return self.learner.probabilities(features).cpu()
 
 
@@ -158,34 +182,63 @@ def _pixels(image: str | Path | Image.Image | np.ndarray) -> Tensor:
 
 
 def predict_folder(arguments: argparse.Namespace) -> None:
-    """Print one line per image, best classes first, and write the same as CSV. Raises UserError."""
-    if not arguments.images.exists():
-        raise UserError(f"{arguments.images} does not exist; name a folder of images, or one image")
-    files = image_files(arguments.images) if arguments.images.is_dir() else [arguments.images]
-    if not files:
-        raise UserError(f"{arguments.images} holds no image files; name a folder of images (png, jpg, ...)")
+    """Write the best classes of every image as CSV, then print them, one line per image. Raises UserError."""
+    if arguments.top < 1:
+        raise UserError(f"top_k (--top): got {arguments.top}, allowed: 1 or more")
+    files = _images_of(arguments.images)
     trained = load_learner(arguments.run, seed=arguments.seed, after_task=arguments.after_task, device=arguments.device)
     rows: list[dict[str, Any]] = []
-    width = max(len(str(file)) for file in files)
     for start in range(0, len(files), trained.batch_size):
-        readable = _read(files[start:start + trained.batch_size])
-        found = trained.predict(list(readable.values()), arguments.top)
+        readable = _cut(trained, files[start:start + trained.batch_size])
+        found = trained.predict_cut(list(readable.values()), arguments.top)
         for file, names, probabilities in zip(readable, found.names, found.probabilities.tolist(), strict=True):
-            best = list(zip(names, probabilities, strict=True))
-            print(f"{file!s:{width}}  " + "  ".join(f"{name} {100 * p:.1f}%" for name, p in best))
-            rows.append({"file": str(file), **{key: value for rank, (name, p) in enumerate(best, 1)
+            rows.append({"file": str(file), **{key: value for rank, (name, p) in enumerate(zip(names, probabilities, strict=True), 1)
                                                for key, value in ((f"class_{rank}", name), (f"probability_{rank}", p))}})
-    target = arguments.csv or arguments.run / "predictions.csv"
-    write_atomic(target, csv_text(rows))
-    print(f"\n{len(rows)} of {len(files)} images: {target}")
+    if not rows:
+        raise UserError(f"none of the {len(files)} images under {arguments.images} can be read; see above, nothing was written")
+    target, trouble = arguments.csv or _new_file(arguments.run / "predictions.csv"), None
+    try:
+        write_atomic(target, csv_text(rows))
+    except OSError as error:  # the work is shown, at least
+        trouble = UserError(f"{target} cannot be written ({error.strerror}); name another place with --csv")
+    _print(rows)
+    if trouble is not None:
+        raise trouble
+    show(f"\n{len(rows)} of {len(files)} images: {target}")
 
 
-def _read(files: Sequence[Path]) -> dict[Path, np.ndarray]:
-    """Pixels of the files that can be read; the others are named and left out."""
-    pixels = {}
+def _images_of(place: Path) -> list[Path]:
+    """The image files under a folder, or the one that is named. Raises UserError."""
+    if not place.exists():
+        raise UserError(f"{place} does not exist; name a folder of images, or one image")
+    if not place.is_dir():
+        return [place]
+    files = image_files(place)
+    if not files:
+        raise UserError(f"{place} holds no image files; name a folder of images (png, jpg, ...)")
+    return files
+
+
+def _cut(trained: TrainedLearner, files: Sequence[Path]) -> dict[Path, Tensor]:
+    """The files that can be read, each made small before the next is decoded; the others are named and left out."""
+    images = {}
     for file in files:
         try:
-            pixels[file] = read_image(file)
+            images[file] = trained.cut(file)
         except UserError as error:
-            print(f"left out: {error}", file=sys.stderr)
-    return pixels
+            show(f"left out: {error}", error=True)
+    return images
+
+
+def _new_file(path: Path) -> Path:
+    """`path`, or with a number if that name is taken: predictions.csv, predictions_2.csv, ..."""
+    numbered = (path.with_stem(f"{path.stem}_{number}") for number in itertools.count(2))
+    return next(candidate for candidate in itertools.chain([path], numbered) if not os.path.lexists(candidate))
+
+
+def _print(rows: Sequence[dict[str, Any]]) -> None:
+    names = [visible_name(row["file"]) for row in rows]
+    width = max(map(len, names))
+    for name, row in zip(names, rows, strict=True):
+        ranks = range(1, 1 + len(row) // 2)
+        show(f"{name:{width}}  " + "  ".join(f"{visible_name(row[f'class_{r}'])} {100 * row[f'probability_{r}']:.1f}%" for r in ranks))

@@ -36,6 +36,8 @@ def _add(properties: dict[str, Any], key: str, found: dict[str, Any], method: st
     if before is None:
         properties[key] = {**found, "x-methods": [method]}
         return
+    if "x-methods" not in before:  # a common setting, of which the method has another default
+        return
     before["x-methods"].append(method)
     if before.get("default") != found.get("default"):
         before.pop("default", None)

@@ -59,6 +59,7 @@ def test_what_is_no_file_of_weights_is_called_what_its_first_bytes_say(tmp_path,
         read_tensors(path)
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_a_torchscript_program_is_called_that(tmp_path):
     torch.jit.trace(torch.nn.Linear(2, 2), torch.ones(1, 2)).save(str(tmp_path / "a.pt"))
     with pytest.raises(UserError, match="a TorchScript program; save the model's state_dict"):

@@ -80,8 +80,8 @@ def check_synthetic(num_classes: int, per_class: int, size: int, channels: int, 
     """Raises UserError if so many images would not fit into a usual machine's memory."""
     needed = num_classes * per_class * num_domains * size * size * channels
     if needed > SYNTHETIC_BYTES:
-        raise UserError(f"synthetic images: {num_classes * per_class * num_domains:,} of {size} px take {needed / 2**30:,.0f} GiB, allowed: "
-                        f"{SYNTHETIC_BYTES // 2**30} GiB; ask for fewer or smaller ones")
+        raise UserError(f"synthetic images: {num_classes * per_class * num_domains:,} of {size} px take {needed / 2**30:,.0f} GiB, "
+                        f"allowed: {SYNTHETIC_BYTES // 2**30} GiB; ask for fewer or smaller ones")
 
 
 def make_synthetic(num_classes: int, train_per_class: int, test_per_class: int, size: int, channels: int,

@@ -5,15 +5,16 @@ Labels are new ones throughout (utils/data/stream.py).
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from utils.config import Config
+from utils.data.fingerprint import Fingerprint, fingerprint
 from utils.data.folders import check_classes
 from utils.data.notes import tell
 from utils.data.places import home_expanded
@@ -26,6 +27,7 @@ from utils.images.cache import open_files
 from utils.images.loader import BatchMaker, BatchPool, WorkItem
 from utils.images.store import ArrayStore, ImageStore
 from utils.images.transforms import SMALL, make_transform
+from utils.machine.cores import available_cores
 from utils.rng import numpy_generator
 
 Tasks = int | Sequence[int]
@@ -50,6 +52,10 @@ class _Images:
     names: list[str]  # of classes, by old label
     stores: dict[str, ImageStore]
     notes: tuple[str, ...] = ()  # what was passed over, reinterpreted or left out; told when it was found
+
+    @cached_property
+    def fingerprint(self) -> Fingerprint:
+        return fingerprint(self.train, self.test, self.names)
 
     @classmethod
     def open(cls, config: Config, world_size: int) -> _Images:
@@ -103,7 +109,7 @@ class DataManager:
     """Tasks, labels and batches of one data set under one config and seed.
 
     Args:
-        mean, std: the backbone's, when they replace the data set's
+        mean, std: per channel (one value: of all), when they replace the data set's
         channels: what the network takes, when that differs from the images' (grey is repeated, colour made grey)
         rank, world_size: this process among those that share the work
         device: where the network is; with `augment_on: "device"` batches are finished and end up there
@@ -117,6 +123,8 @@ class DataManager:
                  channels: int | None = None, rank: int = 0, world_size: int = 1, device: torch.device | None = None,
                  share_images_of: DataManager | None = None) -> None:
         self.info = dataset_info(config.dataset, config.data_root)
+        if config.test_transform is not None:
+            self.info = replace(self.info, test_transform=config.test_transform)
         self._images: _Images = share_images_of._images if share_images_of is not None else _Images.open(config, world_size)
         train, test, names = self._images.train, self._images.test, self._images.names
         plan = _plan(config, seed, self.info, len(names), names)
@@ -148,6 +156,16 @@ class DataManager:
         test = self._pool.maker.transforms[False]  # the test transform
         return StoredData(self.stream, InputFormat(test.size, test.channels, test.mean.flatten().tolist(), test.std.flatten().tolist(),
                                                    self.info.test_transform))
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """What tells these images from others, for a resumed run."""
+        return self._images.fingerprint
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the reader passed over, reinterpreted or left out, a sentence each."""
+        return self._images.notes
 
     # Images of tasks -----------------------------------------------------------------------------------------
 
@@ -246,7 +264,7 @@ class DataManager:
         elif all(store.in_memory for store in self._images.stores.values()) and (self.info.image_size <= SMALL or on_device):
             workers = 0
         else:
-            workers = max(1, min(MAX_WORKERS, (os.cpu_count() or 1) // self.world_size))
+            workers = max(1, min(MAX_WORKERS, available_cores() // self.world_size))
         return BatchPool(maker, workers, device if on_device else None, pin_memory=device is not None and device.type == "cuda")
 
 

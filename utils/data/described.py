@@ -10,10 +10,11 @@ import numpy as np
 
 from utils.config import DatasetSpec
 from utils.data.arrays import check_synthetic, make_synthetic
+from utils.data.domains import domain_class_names, find_domains, read_domains
 from utils.data.duplicates import duplicate_notes
 from utils.data.folders import TEST_NAMES, check_classes, class_names, find_test_folder, read_class_folders, read_folders, split_set
 from utils.data.labels import class_labels, number_note
-from utils.data.lists import domain_class_names, find_domains, label_names, read_domains, read_list_file, read_lists
+from utils.data.lists import label_names, read_list_file, read_lists
 from utils.data.notes import PassedOver, some, tell
 from utils.data.npz import NpzFacts, npz_facts, read_npz
 from utils.data.places import Place, Sources
@@ -54,7 +55,7 @@ def spec_info(spec: DatasetSpec) -> DatasetInfo:
         # without augmentation, photos still have to be brought to one size: as for the test
         train_transform=test_transform if train_transform == "none" else train_transform, test_transform=test_transform,
         train_count=made and made * spec.train_per_class, test_count=made and made * spec.test_per_class,
-        domains=_domain_names(spec, sources), fixed_domain_order=spec.domains is not None,
+        domains=_domain_names(spec, sources, facts), fixed_domain_order=spec.domains is not None,
         class_order=tuple(spec.class_order) if spec.class_order is not None else None,
         class_names=None if names is None else tuple(names), folder="" if sources.root is None else str(sources.root.path))
 
@@ -100,7 +101,9 @@ def _all_names(spec: DatasetSpec, sources: Sources) -> list[str] | None:
     return None
 
 
-def _domain_names(spec: DatasetSpec, sources: Sources) -> tuple[str, ...]:
+def _domain_names(spec: DatasetSpec, sources: Sources, facts: NpzFacts | None) -> tuple[str, ...]:
+    if spec.layout == "npz":
+        return tuple(spec.domains or (() if facts is None else facts.domains))
     if spec.layout == "domains":
         return tuple(spec.domains or (find_domains(sources.root.path) if sources.root is not None else ()))
     if spec.layout != "synthetic" or spec.num_domains == 1:
@@ -142,7 +145,7 @@ def _read(spec: DatasetSpec, sources: Sources) -> Splits:
                               info.channels, spec.num_domains)
     selected = spec.classes is not None
     if spec.layout == "npz":
-        return read_npz(_root(spec, sources, "npz file"))
+        return read_npz(_root(spec, sources, "npz file"), spec.domains)
     if spec.layout == "domains":
         return read_domains(_root(spec, sources, "folder", or_else=" or has no domains"), spec.domains, spec.split, selected=selected)
     if spec.layout == "lists":

@@ -37,20 +37,22 @@ def class_names(folder: Path) -> list[str]:
     return list(_class_folders(folder, PassedOver(folder), []))
 
 
-def read_class_folders(folder: Path, names: Sequence[str] | None = None, *, selected: bool = False) -> tuple[ImageSet, list[str]]:
+def read_class_folders(folder: Path, names: Sequence[str] | None = None, *, selected: bool = False,
+                       passed: PassedOver | None = None) -> tuple[ImageSet, list[str]]:
     """One sub-folder per class. With `names` (the training set's classes) any other class is an error.
 
     Args:
         selected: the config lists the classes to use, so that others may be empty or unknown.
+        passed: counts what is passed over, for a set of several such folders; else a note says it.
 
     Raises:
         UserError: no folder, no class folders, class folders without images, or classes that are not in `names`.
     """
-    passed = PassedOver(folder)
-    found = _scan(folder, names, selected, passed)
+    own = PassedOver(folder) if passed is None else passed
+    found = _scan(folder, names, selected, own)
     if found.problems:
         raise UserError(together(found.problems))
-    return found.images.noted(*found.notes, *passed.notes()), found.names
+    return found.images.noted(*found.notes, *(own.notes() if passed is None else ())), found.names
 
 
 def read_folders(train: Path, test: Path, *, selected: bool = False) -> Splits:
@@ -123,8 +125,8 @@ def _class_folders(folder: Path, passed: PassedOver, notes: list[str]) -> dict[s
 def _scan(folder: Path, names: Sequence[str] | None, selected: bool, passed: PassedOver) -> _Found:
     """All images under the class folders of `folder`, and all that is wrong with them. Raises UserError without any class."""
     if not os.path.isdir(folder):
-        raise UserError(f"folder {folder} {'is a file' if os.path.exists(folder) else 'does not exist'}; it should hold one sub-folder of images "
-                        "per class")
+        raise UserError(f"folder {folder} {'is a file' if os.path.exists(folder) else 'does not exist'}; it should hold one sub-folder of "
+                        "images per class")
     notes: list[str] = []
     classes = _class_folders(folder, passed, notes)
     if not classes:

@@ -1,22 +1,22 @@
-"""Readers of list files ("path label" lines) and of sets with several domains."""
+"""Reader of list files: lines "path label"."""
 
 from __future__ import annotations
 
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from utils.config import SplitSpec
-from utils.data.folders import class_names, find_test_folder, label_limit, read_class_folders, split_set
+from utils.data.folders import label_limit, split_set
 from utils.data.labels import are_numbers
-from utils.data.notes import PassedOver, together
+from utils.data.notes import together
 from utils.data.paths import Paths, PathsBuilder
 from utils.data.types import ImageSet, Splits
-from utils.data.walk import is_file, is_regular, same_spelling, sub_folders
+from utils.data.walk import is_file, is_regular, same_spelling
 from utils.errors import UserError
 
 NUMBER = re.compile(r"-?[0-9]{1,18}")  # a label that is a class number
@@ -32,8 +32,6 @@ class Listed:
     codes: np.ndarray  # (N,) int64: labels[codes[i]] is the label of image i
     notes: tuple[str, ...] = ()
 
-
-# List files --------------------------------------------------------------------------------------------------
 
 def read_list_file(file: Path, root: Path, *, look: bool = True) -> Listed:
     """Lines "path label", paths relative to `root`; empty lines and lines that start with # are passed over.
@@ -166,7 +164,8 @@ def _folder_names(lists: Sequence[Listed], numbers: dict[str, int]) -> dict[int,
     folders: dict[int, set[str]] = {}
     for listed in lists:
         parents = [Path(os.fsdecode(folder)).name for folder in listed.paths.folders]
-        for code, folder in np.unique(np.stack([listed.codes, listed.paths.folder_of]), axis=1).T:
+        for pair in np.unique(listed.codes * len(parents) + listed.paths.folder_of).tolist():
+            code, folder = divmod(pair, len(parents))
             folders.setdefault(numbers[listed.labels[code]], set()).add(parents[folder])
     named = {number: next(iter(found)) if len(found) == 1 else str(number) for number, found in folders.items()}
     alike = len(set(named.values())) < len(named)  # e.g. all images in one folder: its name tells nothing
@@ -186,7 +185,7 @@ def read_lists(train: Path, test: Path | None, root: Path | None, split: SplitSp
         raise UserError(together(problems))
     numbers, names, notes = label_names(lists, str(train))
     notes += [note for listed in lists for note in listed.notes]
-    sets = [_as_set(listed, numbers) for listed in lists]
+    sets = [list_set(listed, numbers) for listed in lists]
     train_set = sets[0].noted(*notes)
     if test is None:
         assert split is not None, "either a test list or a split"
@@ -194,112 +193,7 @@ def read_lists(train: Path, test: Path | None, root: Path | None, split: SplitSp
     return train_set, sets[1], names
 
 
-def _as_set(listed: Listed, numbers: dict[str, int], domain: int | None = None) -> ImageSet:
+def list_set(listed: Listed, numbers: dict[str, int], domain: int | None = None) -> ImageSet:
+    """The images of a list, with the numbers of its labels."""
     labels = np.array([numbers[label] for label in listed.labels], dtype=np.int64)[listed.codes]
     return ImageSet(listed.paths, labels, None if domain is None else np.full(len(labels), domain))
-
-
-# Domains -----------------------------------------------------------------------------------------------------
-
-def find_domains(root: Path) -> list[str]:
-    """Names of the domains under `root`: those of <domain>_train.txt files, else its sub-folders; sorted."""
-    if not os.path.isdir(root):
-        return []
-    listed = sorted(p.name.removesuffix("_train.txt") for p in root.glob("*_train.txt"))
-    return listed or sub_folders(root, PassedOver(root))
-
-
-def domain_class_names(root: Path, domains: Sequence[str] | None, split: SplitSpec | None) -> list[str]:
-    """The class names of all domains by label, without a look at the images. Raises UserError."""
-    domains = _known_domains(root, domains)
-    if (root / f"{domains[0]}_train.txt").is_file():
-        lists = [read_list_file(root / f"{domain}_{part}.txt", root, look=False) for domain in domains for part in ("train", "test")]
-        return label_names(lists, str(root))[1]
-    return _all_names(_train_folders(root, domains, split))
-
-
-def read_domains(root: Path, domains: Sequence[str] | None, split: SplitSpec | None, *, selected: bool = False) -> Splits:
-    """One sub-folder per domain, or DomainNet's list files; in the order of `domains` (None: sorted).
-
-    Either `root`/<domain>_train.txt and <domain>_test.txt with lines "<domain>/<class>/<file> label", or
-    `root`/<domain>/{train,val or test}/<class>/, or `root`/<domain>/<class>/ with a `split`.
-
-    Raises:
-        UserError: domains, lists or folders are missing or wrong.
-    """
-    domains = _known_domains(root, domains)
-    if (root / f"{domains[0]}_train.txt").is_file():
-        return _read_domain_lists(root, domains)
-    return _read_domain_folders(root, domains, split, selected)
-
-
-def _known_domains(root: Path, domains: Sequence[str] | None) -> list[str]:
-    found = find_domains(root)
-    if not found:
-        raise UserError(f"folder {root} does not exist or has no domains; it should hold one sub-folder per domain")
-    spelled = {same_spelling(domain): domain for domain in found}
-    unknown = [domain for domain in domains or [] if same_spelling(domain) not in spelled]
-    if unknown:
-        raise UserError(f"dataset.domains: {', '.join(map(repr, unknown))} is not under {root}/, allowed: {', '.join(found)}")
-    return [spelled[same_spelling(domain)] for domain in domains] if domains else found
-
-
-def _read_domain_lists(root: Path, domains: list[str]) -> Splits:
-    lists = {(domain, part): read_list_file(root / f"{domain}_{part}.txt", root) for domain in domains for part in ("train", "test")}
-    numbers, names, notes = label_names(list(lists.values()), str(root))
-    notes += [note for listed in lists.values() for note in listed.notes]
-    train, test = (_joined([_as_set(lists[domain, part], numbers, d) for d, domain in enumerate(domains)]) for part in ("train", "test"))
-    return train.noted(*notes), test, names
-
-
-def _train_folders(root: Path, domains: list[str], split: SplitSpec | None) -> list[Path]:
-    """The folder of training classes of each domain. Raises UserError."""
-    folders = [root / domain if split else root / domain / "train" for domain in domains]
-    missing = [domain for domain, folder in zip(domains, folders, strict=True)
-               if not folder.is_dir() or (not split and find_test_folder(root / domain) is None)]
-    if missing:
-        more = f" (and {', '.join(missing[1:])} too)" if len(missing) > 1 else ""
-        raise UserError(f"domain {root / missing[0]}{more} needs train/ and val/ or test/ with one sub-folder of images per class; for one "
-                        'folder of classes per domain add "split": {"test_fraction": 0.2}')
-    return folders
-
-
-def _all_names(folders: Sequence[Path]) -> list[str]:
-    """The class names of all domains, sorted; one that is spelled in two Unicode ways counts once."""
-    spelled: dict[str, str] = {}
-    for name in sorted({name for folder in folders for name in class_names(folder)}):
-        spelled.setdefault(same_spelling(name), name)
-    return list(spelled.values())
-
-
-def _read_domain_folders(root: Path, domains: list[str], split: SplitSpec | None, selected: bool) -> Splits:
-    folders = _train_folders(root, domains, split)
-    names = _all_names(folders)
-    train_parts, test_parts, problems = [], [], []
-    for number, (domain, folder) in enumerate(zip(domains, folders, strict=True)):
-        try:
-            images = _in_domain(read_class_folders(folder, names, selected=selected)[0], number)
-            if split:
-                images, test_images = split_set(images, split.test_fraction, split.seed, names)
-            else:
-                test_folder = find_test_folder(root / domain) or root
-                test_images = _in_domain(read_class_folders(test_folder, names, selected=selected)[0], number)
-        except UserError as error:
-            problems.append(str(error))
-            continue
-        train_parts.append(images)
-        test_parts.append(test_images)
-    if problems:
-        raise UserError(together(problems))
-    notes = [note for part in (*train_parts, *test_parts) for note in part.notes]
-    return _joined(train_parts).noted(*notes), _joined(test_parts), names
-
-
-def _in_domain(images: ImageSet, domain: int) -> ImageSet:
-    return replace(images, domains=np.full(len(images), domain))
-
-
-def _joined(parts: list[ImageSet]) -> ImageSet:
-    """The images of all `parts`, one after another."""
-    paths = Paths.join([part.images for part in parts])
-    return ImageSet(paths, np.concatenate([p.labels for p in parts]), np.concatenate([p.domains for p in parts]))

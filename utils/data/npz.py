@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import zipfile
 import zlib
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +22,7 @@ from utils.errors import UserError
 
 KEYS = ("x_train", "y_train", "x_test", "y_test")
 NAME_KEYS = ("class_names", "classes")  # either holds the names
+DOMAIN_KEYS = ("domains_train", "domains_test", "domain_names")  # for the domain-incremental scenario
 DAMAGED = (OSError, ValueError, TypeError, EOFError, SyntaxError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error)
 
 
@@ -37,12 +40,15 @@ class NpzFacts(NamedTuple):
     height: int
     width: int
     channels: int
+    domains: tuple[str, ...] = ()
 
 
-def read_npz(path: Path) -> Splits:
+def read_npz(path: Path, domains: Sequence[str] | None = None) -> Splits:
     """x (N, H, W, C) or (N, H, W) uint8, y (N,) whole numbers from 0.
 
-    Class names come from `class_names` or `classes` (K,) text if the file has it, else they are the numbers.
+    Class names come from `class_names` or `classes` (K,) text if the file has it, else they are the numbers. Where the file has
+    `domains_train`, `domains_test` (N,) whole numbers and `domain_names` (D,) text, every image has a domain; with `domains` only
+    images of these are taken, numbered in that order.
 
     Raises:
         UserError: no such file, or a key, type or shape that does not fit.
@@ -50,7 +56,8 @@ def read_npz(path: Path) -> Splits:
     headers = _headers(path)
     labels = {split: _labels(path, headers, split) for split in ("train", "test")}
     names = _names(path, headers, labels)
-    sets = [ImageSet(_images(path, headers, split), labels[split]) for split in ("train", "test")]
+    sets = [_in_domains(path, headers, split, ImageSet(_images(path, headers, split), labels[split]), domains)
+            for split in ("train", "test")]
     shapes = [images.images.shape[1:] for images in sets]
     if shapes[0] != shapes[1]:
         raise UserError(f"{path}: x_train has images of {shapes[0]}, x_test of {shapes[1]}; (height, width, channels) must agree")
@@ -63,7 +70,7 @@ def npz_facts(path: Path) -> NpzFacts:
     names = _names(path, headers, {split: _labels(path, headers, split) for split in ("train", "test")})
     shape = headers["x_train"].shape
     _check_images(path, headers, "train")
-    return NpzFacts(names, shape[1], shape[2], shape[3] if len(shape) == 4 else 1)
+    return NpzFacts(names, shape[1], shape[2], shape[3] if len(shape) == 4 else 1, _domain_names(path, headers))
 
 
 # The file ----------------------------------------------------------------------------------------------------
@@ -82,7 +89,7 @@ def _headers(path: Path) -> dict[str, Header]:
             if missing:
                 raise UserError(f"{path}: key {', '.join(map(repr, missing))} is missing, got {', '.join(sorted(members)) or 'no array'}, "
                                 f"allowed: {', '.join(KEYS)}")
-            return {key: _header(path, archive, members[key]) for key in (*KEYS, *NAME_KEYS) if key in members}
+            return {key: _header(path, archive, members[key]) for key in (*KEYS, *NAME_KEYS, *DOMAIN_KEYS) if key in members}
     except DAMAGED as error:
         raise UserError(f"{path} is not an npz file that can be read ({error}); write it with numpy.savez_compressed") from None
 
@@ -90,11 +97,13 @@ def _headers(path: Path) -> dict[str, Header]:
 def _header(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Header:
     key = member.filename.removesuffix(".npy")
     with archive.open(member) as file:
-        version = np.lib.format.read_magic(file)
-        if version not in ((1, 0), (2, 0), (3, 0)):
-            raise ValueError(f"{key} is of the unknown version {version}")
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, dtype = read(file)
+        try:
+            version = np.lib.format.read_magic(file)
+            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape, _, dtype = read(file)
+        except Exception:  # numpy, and Python's tokenizer below it, raise many kinds for a damaged header
+            raise UserError(f"{path}: {key} cannot be read: it does not begin like an array; write the file with numpy.savez_compressed"
+                            ) from None
         there = member.file_size - file.tell()
     if dtype.hasobject:
         raise UserError(f"{path}: {key} cannot be read: it holds Python objects, which are not allowed; give it one type "
@@ -153,6 +162,55 @@ def _labels(path: Path, headers: dict[str, Header], split: str) -> np.ndarray:
         raise UserError(f"{path}: y_{split} has the label {labels.max()}, allowed: class numbers from 0 to {label_limit(images) - 1} for "
                         f"{images} images; number the classes from 0 without gaps (numpy.unique(y, return_inverse=True)[1])")
     return labels.astype(np.int64)
+
+
+def _domain_names(path: Path, headers: dict[str, Header]) -> tuple[str, ...]:
+    """Names of the domains, in the order of their numbers; () without domains. Raises UserError."""
+    there = [key for key in DOMAIN_KEYS[:2] if key in headers]
+    if len(there) == 1:
+        raise UserError(f"{path}: got {there[0]} alone, allowed: both domains_train and domains_test, or neither")
+    if not there:
+        return ()
+    count = 1 + max(int(_domain_numbers(path, headers, key).max(initial=0)) for key in there)
+    if "domain_names" not in headers:
+        return tuple(f"domain {i}" for i in range(count))
+    shape, dtype = headers["domain_names"]
+    if len(shape) != 1 or dtype.kind != "U":
+        raise UserError(f"{path}: domain_names is {dtype} of shape {shape}, allowed: (D,) text, one name per domain")
+    names = tuple(_array(path, "domain_names").tolist())
+    if len(names) < count or len(set(names)) < len(names):
+        raise UserError(f"{path}: domain_names has {len(names)} names ({len(set(names))} distinct), but the domains' numbers go up to "
+                        f"{count - 1}; each domain needs a name of its own")
+    return names
+
+
+def _domain_numbers(path: Path, headers: dict[str, Header], key: str) -> np.ndarray:
+    """(N,) int64 from 0 up, one per image. Raises UserError."""
+    shape, dtype = headers[key]
+    images = headers[key.replace("domains", "x")].shape[0]
+    if dtype.kind not in "iu" or shape != (images,):
+        raise UserError(f"{path}: {key} is {dtype} of shape {shape}, allowed: ({images},) whole numbers from 0, one per image")
+    numbers = _array(path, key).astype(np.int64)
+    if len(numbers) and not 0 <= numbers.min() <= numbers.max() < label_limit(images):
+        raise UserError(f"{path}: {key} has the number {numbers.min() if numbers.min() < 0 else numbers.max()}, allowed: 0 to "
+                        f"{label_limit(images) - 1}; number the domains from 0 without gaps")
+    return numbers
+
+
+def _in_domains(path: Path, headers: dict[str, Header], split: str, images: ImageSet, chosen: Sequence[str] | None) -> ImageSet:
+    """`images` with the domain of each, where the file has domains; with `chosen` only those of these domains. Raises UserError."""
+    names = _domain_names(path, headers)
+    wrong = [name for name in chosen or () if name not in names]
+    if wrong:
+        raise UserError(f"dataset.domains: {wrong[0]!r} is not in {path}, allowed: {', '.join(names) or 'none, it has no domains'}")
+    if chosen and len(set(chosen)) < len(chosen):
+        raise UserError("dataset.domains: each domain may be listed once")
+    if not names:
+        return images
+    number = np.full(len(names), -1)
+    number[[names.index(name) for name in chosen or names]] = np.arange(len(chosen or names))
+    domains = number[_domain_numbers(path, headers, f"domains_{split}")]
+    return replace(images, domains=domains).subset(np.flatnonzero(domains >= 0))
 
 
 def _names(path: Path, headers: dict[str, Header], labels: dict[str, np.ndarray]) -> list[str]:

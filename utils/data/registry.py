@@ -15,8 +15,8 @@ from pathlib import Path
 from utils.config import DatasetSpec
 from utils.data.arrays import load_digits, load_torchvision, make_synthetic
 from utils.data.described import load_spec, spec_info
+from utils.data.domains import read_domains
 from utils.data.folders import find_test_folder, read_folders
-from utils.data.lists import read_domains
 from utils.data.notes import tell
 from utils.data.official import (
     Entry,

@@ -91,7 +91,9 @@ def task_accuracies(correct: np.ndarray, task_of_image: np.ndarray, num_tasks: i
         task_of_image: (N,) int, `task_of_class[labels]`.
         num_tasks: t + 1, tasks learned so far.
     """
-    return [_percent(correct[task_of_image == i]) for i in range(num_tasks)]
+    counts = np.bincount(task_of_image, minlength=num_tasks)
+    right = np.bincount(task_of_image[correct], minlength=num_tasks)
+    return [100.0 * int(r) / int(n) if n else None for r, n in zip(right[:num_tasks], counts[:num_tasks], strict=True)]
 
 
 def grouped_accuracy(
@@ -106,16 +108,21 @@ def grouped_accuracy(
     predictions, labels = np.asarray(predictions), np.asarray(labels)
     correct, group_of_image = predictions == labels, labels // group
     num_groups = int(group_of_image.max()) + 1 if labels.size else 0
-    accuracies = {
-        f"{g * group:02d}-{(g + 1) * group - 1:02d}": _percent(correct[group_of_image == g]) for g in range(num_groups)
-    }
+    by_group = task_accuracies(correct, group_of_image, num_groups)
+    accuracies = {f"{g * group:02d}-{(g + 1) * group - 1:02d}": accuracy for g, accuracy in enumerate(by_group)}
     is_old = labels < known_classes
     return {**accuracies, "old": _percent(correct[is_old]), "new": _percent(correct[~is_old])}
 
 
-def average_incremental(curve: Sequence[float]) -> float | None:
-    """mean(a_0 .. a_T) of the top-1 accuracies after each task; None before the first."""
-    return float(np.mean(curve)) if len(curve) else None
+def average_incremental(curve: Sequence[float | None]) -> float | None:
+    """mean(a_0 .. a_T) of the top-1 accuracies after each task that has one; None where none has."""
+    defined = [accuracy for accuracy in curve if accuracy is not None]
+    return float(np.mean(defined)) if defined else None
+
+
+def percent_text(accuracy: float | None) -> str:
+    """An accuracy for log lines, "-" where there is none."""
+    return "-" if accuracy is None else f"{accuracy:.2f}"
 
 
 def forgetting(matrix: AccuracyMatrix) -> float | None:
@@ -123,17 +130,26 @@ def forgetting(matrix: AccuracyMatrix) -> float | None:
 
     A task without test images is left out. Negative when later tasks improved the earlier ones.
     """
+    return forgetting_curve(matrix)[-1] if len(matrix) else None
+
+
+def forgetting_curve(matrix: AccuracyMatrix) -> list[float | None]:
+    """`forgetting` after each task, (T + 1,): of the first t + 1 rows and columns."""
     table = _table(matrix)                                                          # (T + 1, T + 1)
-    if len(table) < 2:
-        return None
-    best = np.fmax.reduce(table[:-1, :-1], axis=0)              # nan above the diagonal, so t >= i
-    return _mean_where_defined(best - table[-1, :-1])
+    best = np.fmax.accumulate(table, axis=0)                    # nan above the diagonal, so t >= i
+    return [_mean_where_defined(best[t - 1, :t] - table[t, :t]) if t else None for t in range(len(table))]
 
 
 def backward_transfer(matrix: AccuracyMatrix) -> float | None:
     """mean over i < T of R[T, i] - R[i, i]; None for one task. A task without test images is left out."""
+    return backward_transfer_curve(matrix)[-1] if len(matrix) else None
+
+
+def backward_transfer_curve(matrix: AccuracyMatrix) -> list[float | None]:
+    """`backward_transfer` after each task, (T + 1,)."""
     table = _table(matrix)
-    return _mean_where_defined((table[-1] - np.diag(table))[:-1]) if len(table) else None
+    first = np.diag(table)
+    return [_mean_where_defined((table[t] - first)[:t]) for t in range(len(table))]
 
 
 def _table(matrix: AccuracyMatrix) -> np.ndarray:

@@ -1,6 +1,6 @@
 """One prediction out of several passes of a network, one per adapter or state (LAE, MOS, TUNA).
 
-N images, K classes, T tasks with an adapter each.
+N images, K classes, T tasks with an adapter each. `shape[0]`, not `len`: an exported program keeps a free number of images.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def self_refined(start: Tensor, logits: Tensor, task_of_class: Tensor, rounds: i
     Returns:
         (N, K).
     """
-    rows = torch.arange(len(start), device=start.device)
+    rows = torch.arange(start.shape[0], device=start.device)
     task = task_of_class[start]
     for _ in range(rounds - 1):  # an image whose task does not change stays where it is
         task = task_of_class[logits[rows, task].argmax(dim=1)]
@@ -50,7 +50,7 @@ def least_entropy(logits: Tensor) -> Tensor:
     """softmax of the adapter that is surest of an image, by entropy: (N, T, K) -> (N, K) (TUNA, arXiv 2508.08165)."""
     log_probabilities = logits.log_softmax(dim=2)
     entropies = -(log_probabilities.exp() * log_probabilities).sum(dim=2)  # (N, T)
-    rows = torch.arange(len(logits), device=logits.device)
+    rows = torch.arange(logits.shape[0], device=logits.device)
     return log_probabilities[rows, entropies.argmin(dim=1)].exp()
 
 

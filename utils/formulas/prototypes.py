@@ -46,7 +46,7 @@ def prototype_scores(features: Tensor, prototypes: Tensor, task_of_class: Tensor
         (N, K).
     """
     cosines = torch.einsum("ntd,ktd->nkt", F.normalize(features, dim=2), F.normalize(prototypes, dim=2))  # (N, K, T)
-    own = cosines.gather(2, task_of_class.view(1, -1, 1).expand(len(features), -1, 1)).squeeze(2)  # (N, K)
+    own = cosines.gather(2, task_of_class.view(1, -1, 1).expand(features.shape[0], -1, 1)).squeeze(2)  # (N, K)
     newer_tasks = prototypes.shape[1] - 1
     return own if newer_tasks == 0 else own + others / newer_tasks * (cosines.sum(dim=2) - own)
 

@@ -130,9 +130,8 @@ class BatchPool:
                 batches = made  # and no reference to the loader's own iterator is left: new workers would inherit it
                 break
             yield made
-        self._loader = None
         words = self._watch.words() if self._watch.dying() else batches.words
-        self._watch.end()
+        self._end()
         raise trouble_told(words, self.num_workers)
 
     def _guarded(self, call: Callable[..., Any], *arguments: Any) -> Any:
@@ -142,6 +141,7 @@ class BatchPool:
                 return call(*arguments)
         except (OSError, EOFError, RuntimeError) as error:
             if not (shortage(error) or self._watch.dying()):
+                self._end()
                 raise
             return WorkerTrouble(words_of(error))
 
@@ -158,6 +158,10 @@ class BatchPool:
             generator=torch.Generator())  # else every pass would draw from torch's global generator
         with self._watch.starting():
             return iter(self._loader)
+
+    def _end(self) -> None:
+        self._watch.end()
+        self._loader = None
 
     def _finished(self, item: WorkItem, made: MadeBatch) -> tuple[Tensor, Tensor]:
         labels = pinned(torch.from_numpy(item.labels), self.pin_memory)

@@ -30,6 +30,7 @@ class Recipe:
 _CROP32 = Recipe(crop="random", padding=4, flip=True)
 _CROP224 = Recipe(crop="random_resized", flip=True)
 _TEST224 = Recipe(resize="shorter", resize_to=256, crop="center")
+_WHOLE224 = Recipe(resize="both")
 RECIPES: dict[str, Recipe] = {
     "none": Recipe(),
     "crop32": _CROP32,
@@ -39,6 +40,8 @@ RECIPES: dict[str, Recipe] = {
     "crop224_bilinear": replace(_CROP224, interpolation="bilinear"),
     "crop224_bilinear_jitter": replace(_CROP224, interpolation="bilinear", brightness=BRIGHTNESS),
     "resize300_crop224": Recipe(resize="both", resize_to=300, crop="random", flip=True),
+    "resize224": _WHOLE224,
+    "resize224_bilinear": replace(_WHOLE224, interpolation="bilinear"),
     "resize256_crop224": _TEST224,
     "resize256_crop224_bilinear": replace(_TEST224, interpolation="bilinear"),
 }

@@ -81,7 +81,7 @@ def read_image(path: Path) -> np.ndarray:
     except FileNotFoundError:
         raise UserError(f"image {path} does not exist; was it moved or deleted?") from None
     except NotRegular:
-        raise UserError(f"image {path} is a pipe or a device and no file; remove it, or set \"bad_images\": \"skip\"") from None
+        raise UserError(f"image {path} is a folder, a pipe or a device and no file; remove it, or set \"bad_images\": \"skip\"") from None
     except (OSError, UnidentifiedImageError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(f"image {path} cannot be read ({error}); repair or remove it, or set \"bad_images\": \"skip\"") from None
 

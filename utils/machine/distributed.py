@@ -111,16 +111,31 @@ def _all_gather(fabric: Fabric, tensor: Tensor) -> Tensor:
     return torch.stack(parts)
 
 
-def share_of_batch(fabric: Fabric, count: int) -> Tensor | None:
+def share_of_batch(fabric: Fabric, count: int, whole: int) -> float | None:
     """Weight of this process's part of a batch, count / (mean count of all processes); None for one process.
 
     The mean over processes of weight * (mean loss of the part) is the mean loss of the whole batch, however unequal
     its parts are; so are the gradients that DDP averages.
+
+    Args:
+        count: images of this process's part; whole: images of the batch, over all processes.
     """
+    return None if fabric.world_size == 1 else count * fabric.world_size / max(whole, 1)
+
+
+@contextmanager
+def first_process_first(fabric: Fabric) -> Iterator[None]:
+    """Inside, the first process goes ahead and the others follow: what it downloads or writes is there when they look."""
     if fabric.world_size == 1:
-        return None
-    own = torch.tensor(float(count), device=fabric.device)
-    return own / fabric.all_reduce(own.clone(), reduce_op="mean")
+        yield
+        return
+    if not fabric.is_global_zero:
+        fabric.barrier("first process first")
+    try:
+        yield
+    finally:
+        if fabric.is_global_zero:
+            fabric.barrier("first process first")
 
 
 def copy_from_first(fabric: Fabric, tensors: Iterable[Tensor]) -> None:

@@ -6,22 +6,30 @@ import platform
 import subprocess
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from utils.files import PROJECT
+
+if TYPE_CHECKING:
+    import torch
 
 PACKAGES = ("torch", "torchvision", "timm", "lightning-fabric", "numpy")
 GIT_SECONDS = 10
 
 
-def environment() -> dict[str, str | None]:
-    """Versions that a result depends on, the machine's kind and the project's git commit; no paths, no host name."""
+def environment(device: torch.device | None = None) -> dict[str, str | None]:
+    """Versions that a result depends on, the machine's kind and the project's git commit; no paths, no host name.
+
+    Args:
+        device: that the run uses; a GPU that is there and not used is not named.
+    """
     import torch  # takes seconds, which --version need not wait for
 
     return {
         **versions(),
         "platform": f"{platform.system()} {platform.release()} {platform.machine()}",
         "cpu": _cpu_name(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "gpu": torch.cuda.get_device_name(device) if torch.cuda.is_available() and (device is None or device.type == "cuda") else None,
     }
 
 

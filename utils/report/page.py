@@ -81,7 +81,7 @@ def write_picture(path: Path, draw: Callable[[Theme], Figure], words: str) -> Pi
 
 def report_page(result: RunResult, curve: Picture, matrix: Picture, run: Sequence[tuple[str, str]] = ()) -> str:
     """The run's page as HTML text; `run` are names and values that say which run it is."""
-    reference = published(result.config, result.method)
+    reference = published(result.config, result.method, [seed.task_sizes for seed in result.seeds])
     return PAGES.get_template("report.html.j2").render(
         title=f"{result.name} on {result.dataset}",
         subtitle=_subtitle(result),

@@ -10,7 +10,9 @@ from __future__ import annotations
 import importlib
 import io
 import os
+import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -82,7 +84,7 @@ def curve_figure(results: Sequence[RunResult], labels: Sequence[str] | None = No
     for number, (result, label) in enumerate(zip(results, labels, strict=True)):
         colour = theme.lines[number % len(theme.lines)]
         dash = DASHES[number // len(theme.lines) % len(DASHES)]
-        curves = np.array([seed.top1_curve for seed in result.seeds])               # (S, T)
+        curves = np.array([seed.top1_curve for seed in result.seeds], dtype=float)  # (S, T), nan where there was no test image
         seen, mean = result.seeds[0].classes_seen, curves.mean(axis=0)
         if len(seen) == 1:
             axes.axhline(mean[0], color=colour, linewidth=1.5, linestyle=(0, (7, 4)))
@@ -91,7 +93,8 @@ def curve_figure(results: Sequence[RunResult], labels: Sequence[str] | None = No
         if banded and len(seen) > 1 and len(curves) > 1:
             spread = curves.std(axis=0, ddof=1)
             axes.fill_between(seen, mean - spread, mean + spread, color=colour, alpha=0.18, linewidth=0)
-        ends.append((float(mean[-1]), f"{_plain(label)}  {mean[-1]:.1f}", colour))
+        last = mean[-1]
+        ends.append((0.0 if np.isnan(last) else float(last), f"{_plain(label)}  {'-' if np.isnan(last) else f'{last:.1f}'}", colour))
     title = _title("Top-1 accuracy over all classes seen (%)", results, "mean ± std" if banded else "mean")
     _finish_curve(axes, results, title, theme)
     _name_ends(figure, axes, ends)
@@ -124,15 +127,17 @@ def matrix_figure(result: RunResult, theme: Theme = LIGHT) -> Figure:
 
 def _import_matplotlib() -> None:
     """Import matplotlib, whatever MPLBACKEND says: a notebook's backend, or a toolkit's, that is not installed here is no error."""
+    if "matplotlib" in sys.modules:
+        return
+    asked = os.environ.pop("MPLBACKEND", None)  # a name that matplotlib does not know would end its import half-way
     try:
-        importlib.import_module("matplotlib")
-    except ValueError:
-        asked = os.environ.pop("MPLBACKEND", None)
-        try:
-            importlib.import_module("matplotlib")
-        finally:
-            if asked is not None:
-                os.environ["MPLBACKEND"] = asked
+        matplotlib = importlib.import_module("matplotlib")
+    finally:
+        if asked is not None:
+            os.environ["MPLBACKEND"] = asked
+    if asked:
+        with suppress(ValueError):  # for other users of matplotlib in this process
+            matplotlib.rcParams["backend"] = asked
 
 
 def _figure(width: float, height: float, theme: Theme) -> tuple[Figure, Axes]:

@@ -36,9 +36,10 @@ HEADLINES = {                               # key of the summary and attribute o
     "last_all_domains": "Last accuracy on all domains",
     "last_validation": "Last validation accuracy",
 }
+DIAGNOSTICS = ("mean_cosine", "operator_distance", "share")  # of methods that keep Gaussians: how stale their statistics were
 MEMORY_KINDS = ("images", "features", "statistics", "parameters")   # of what a learner keeps, in bytes
 WHERE_DEFINED = ("last_all_domains", "last_validation")     # shown only for runs that have them
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "＝", "＋", "－", "＠")   # full-width forms too (OWASP, CSV injection)
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "＝", "＋", "－", "＠")   # full-width forms too (OWASP, CSV injection)
 NEEDS_TWO_TASKS = ("average_incremental", "forgetting", "backward_transfer")
 
 
@@ -63,6 +64,7 @@ class SeedResult:
     stage_seconds: dict[str, float] = field(default_factory=dict)   # "train", "statistics", "alignment", "evaluation"
     peak_memory_mb: float | None = None
     parameters: dict[str, int] = field(default_factory=dict)        # "all", "trained_backbone", "trained_heads"
+    diagnostics: list[dict[str, float]] = field(default_factory=list)  # (T,) what the method measured of itself, see its docs
     memory_curve: list[dict[str, int]] = field(default_factory=list)  # (T,) bytes kept after each task: "images", "features", ..
 
     @property
@@ -247,22 +249,26 @@ def csv_text(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def _no_formula(value: Any) -> Any:
-    return "'" + value if isinstance(value, str) and value.lstrip(" \n").startswith(FORMULA_STARTS) else value
+    if not isinstance(value, str):
+        return value
+    value = value.replace("\r", r"\x0d")  # python's writer would leave it bare, and readers end the line there
+    return "'" + value if value.lstrip(" \n").startswith(FORMULA_STARTS) else value
 
 
 def _wide_rows(result: RunResult) -> list[dict[str, Any]]:
     """One row per seed and task: everything that was measured after that task."""
     rows = []
     for seed in result.seeds:
+        forgetting, transfer = metrics.forgetting_curve(seed.accuracy_matrix), metrics.backward_transfer_curve(seed.accuracy_matrix)
         for t, seen in enumerate(seed.classes_seen):
-            so_far = [row[: t + 1] for row in seed.accuracy_matrix[: t + 1]]
             rows.append({
                 "seed": seed.seed, "task": t + 1, "classes_seen": seen,
                 "top1": seed.top1_curve[t], "top5": seed.top5_curve[t], "task_il": seed.task_il_curve[t],
                 "old": seed.grouped[t].get("old"), "new": seed.grouped[t].get("new"),
                 "average_incremental": metrics.average_incremental(seed.top1_curve[: t + 1]),
-                "forgetting": metrics.forgetting(so_far), "backward_transfer": metrics.backward_transfer(so_far),
+                "forgetting": forgetting[t], "backward_transfer": transfer[t],
                 **{f"memory_{kind}": seed.memory_curve[t].get(kind) if seed.memory_curve else None for kind in MEMORY_KINDS},
+                **{name: seed.diagnostics[t].get(name) if seed.diagnostics else None for name in DIAGNOSTICS},
             })
     return rows
 

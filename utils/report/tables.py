@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from utils.formulas.metrics import percent_text
 from utils.report.published import Published, published
 from utils.report.results import HEADLINES, WHERE_DEFINED, RunResult, Statistic, statistic
 from utils.terminal import visible_name
@@ -15,7 +16,7 @@ SPREAD = "Mean ± standard deviation over the seeds, each of which is another cl
 
 def results_table(result: RunResult) -> str:
     """The run as plain text: headline figures per seed, mean ± std, the paper's figure if there is one, the curve."""
-    reference = published(result.config, result.method)
+    reference = published(result.config, result.method, [seed.task_sizes for seed in result.seeds])
     lines = [title_line(result), "", *text_table(headline_rows(result, reference, SEEDS_SHOWN)), ""]
     lines += _curve_lines(result)
     learned = [len(seed.task_sizes) for seed in result.seeds]
@@ -95,7 +96,7 @@ def _curve_lines(result: RunResult) -> list[str]:
     lines = []
     for start in range(0, len(seen), TASKS_PER_LINE):
         part = slice(start, start + TASKS_PER_LINE)
-        rows = [["Classes seen", *map(str, seen[part])], ["Top-1 (%)", *(f"{mean:.2f}" for mean in means[part])]]
+        rows = [["Classes seen", *map(str, seen[part])], ["Top-1 (%)", *map(percent_text, means[part])]]
         lines += text_table(rows)
     return lines
 

@@ -16,21 +16,40 @@ class Terminated(BaseException):
     """SIGTERM came. Like KeyboardInterrupt no `except Exception` stops it."""
 
 
+class _Requested:
+    """The stop that was asked for last; None where none was."""
+
+    exception: type[BaseException] | None = None
+
+
 @contextmanager
-def sigterm_raises() -> Iterator[None]:
-    """Inside, SIGTERM raises `Terminated` (in the main thread; elsewhere python cannot set handlers)."""
+def signals_stop() -> Iterator[None]:
+    """Inside, SIGTERM raises `Terminated` and SIGINT KeyboardInterrupt (in the main thread; elsewhere python cannot set handlers).
+
+    An exception that python happens to raise inside a destructor or a fork's callback is printed and forgotten, so the request is
+    remembered too: `check_stop` raises it again.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def stop(number: int, frame: FrameType | None) -> None:
-        raise Terminated
+        _Requested.exception = KeyboardInterrupt if number == signal.SIGINT else Terminated
+        raise _Requested.exception
 
-    before = signal.signal(signal.SIGTERM, stop)
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        _Requested.exception = None
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def check_stop() -> None:
+    """Raise the stop that was asked for, where its exception was lost; called in every step."""
+    if _Requested.exception is not None:
+        raise _Requested.exception
 
 
 def how_to_resume(argv: Sequence[str]) -> str:

@@ -41,7 +41,7 @@ class RunFolder:
     new: bool = False  # made by this process
 
     @classmethod
-    def open(cls, out_dir: Path, name: str, config: Config, *, resume: bool) -> RunFolder:
+    def open(cls, out_dir: Path, name: str, config: Config, *, resume: bool, device: torch.device | None = None) -> RunFolder:
         """The run to continue when resuming, else a new one, <out_dir>/<name>/<date-time>/.
 
         Resuming takes the newest run with this config: continued when unfinished, given back as it is when finished. Without
@@ -69,7 +69,7 @@ class RunFolder:
                 raise UserError(f"--out: the folder {path} cannot be made ({error.strerror}); name another with --out DIR") from None
             run = cls(path, new=True)
             run._write({"finished": False, "number": next_number(experiment), "started": started.isoformat(timespec="seconds"),
-                        "command": command_line(), "config": config.model_dump(mode="json"), "environment": environment(),
+                        "command": command_line(), "config": config.model_dump(mode="json"), "environment": environment(device),
                         "threads": torch.get_num_threads()})
             return run
         raise UserError(f"--out: too many runs named {stamp} in {experiment}")
@@ -81,14 +81,17 @@ class RunFolder:
 
     @classmethod
     def newest(cls, experiment: Path, config: Config | None = None) -> RunFolder:
-        """The newest run, finished or not; with a config the newest of that. Raises UserError when there is none."""
+        """The newest run, finished or not; with a config the newest of that. One that stopped before its first checkpoint is passed
+        over where another has one. Raises UserError when there is no run.
+        """
         runs = cls.all(experiment)
         if not runs:
             raise UserError(f"there is no run in {experiment}; train first, or name the folder with --out DIR")
         same = [run for run in runs if config is not None and not run.changed_keys(config)]
         if config is not None and not same:
             runs[-1].check_same(config, "--test_only")
-        return (same or runs)[-1]
+        fitting = same or runs
+        return next((run for run in reversed(fitting) if run.has_checkpoint), fitting[-1])
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -117,6 +120,11 @@ class RunFolder:
     @property
     def finished(self) -> bool:
         return bool(self.status().get("finished"))
+
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether a task of any seed was finished and kept."""
+        return any(self.path.glob("seed*/checkpoints/task_*/checkpoint.json"))
 
     def finish(self) -> None:
         """Mark the run as complete: --resume has nothing more to do."""

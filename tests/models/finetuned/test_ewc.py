@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from models.finetuned.ewc import add_parabola, add_squared_gradient, label_at, quadratic_penalty
 from tests.support import learn, synthetic_learner
+from utils.rng import seed_of
 
 
 def test_squared_gradients_of_a_linear_softmax_model_have_their_closed_form():
@@ -64,3 +65,46 @@ def test_with_a_frozen_backbone_nothing_is_held():
     learner = synthetic_learner("ewc", bcb_lrscale=0.0)
     learn(learner, [0, 1])
     assert learner.fisher == {} and learner.memory_bytes()["statistics"] == 0
+
+
+def batch_gradients(learner, task, batches):
+    """Squared gradient of each batch's mean loss over all classes seen, by backward() as PyCIL takes it."""
+    squares = []
+    for images, labels in batches:
+        learner.net.zero_grad()
+        loss = -learner.net(images).log_softmax(dim=1)[torch.arange(len(labels)), labels].mean()
+        loss.backward()
+        squares.append({name: p.grad.square() for name, p in learner.held_parameters().items() if p.grad is not None})
+    return squares
+
+
+def test_the_batchwise_fisher_is_the_mean_over_batches_of_the_squared_gradient_of_the_batchs_mean():
+    learner = synthetic_learner("ewc", ewc_fisher="batch", ewc_fisher_max=1e9, batch_size=10)
+    learn(learner, [0])
+    batches = list(learner.data.batches("train", 0, batch_size=10, augment=False,
+                                        shuffle_seed=seed_of(learner.config.torch_seed, "fisher batches", 0)))
+    assert [len(labels) for _, labels in batches] == [10, 10, 4]
+    squares = batch_gradients(learner, 0, batches)
+    for name, f in learner.fisher.items():
+        expected = sum(each.get(name, torch.zeros_like(f)) for each in squares) / 3
+        torch.testing.assert_close(f, expected, rtol=1e-3, atol=1e-9)
+
+
+def test_the_batchwise_fisher_is_a_mean_over_tasks_by_classes_around_the_newest_weights():
+    learner = synthetic_learner("ewc", ewc_fisher="batch", ewc_fisher_max=1e9)
+    learn(learner, [0, 1])
+    first = {name: f.clone() for name, f in learner.fisher.items()}
+    learn(learner, [2])
+    third = learner.batch_fisher(2)
+    for name, p in learner.held_parameters().items():
+        torch.testing.assert_close(learner.fisher[name], 4 / 6 * first[name] + 2 / 6 * third[name])
+        assert torch.equal(learner.anchor[name], p)
+
+
+def test_the_papers_fisher_of_one_image_at_a_time_is_larger_than_the_batchwise_one():
+    sizes = {}
+    for kind in ("paper", "batch"):
+        learner = synthetic_learner("ewc", ewc_fisher=kind, ewc_fisher_max=1e9, batch_size=24)
+        learn(learner, [0])
+        sizes[kind] = sum(f.sum().item() for f in learner.fisher.values())
+    assert sizes["paper"] > 5 * sizes["batch"]

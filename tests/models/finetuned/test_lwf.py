@@ -1,6 +1,7 @@
 """LwF's distillation of each old task."""
 
 import numpy as np
+import pytest
 import torch
 
 from models.finetuned.lwf import old_tasks_loss
@@ -38,3 +39,19 @@ def test_the_old_network_stays_as_the_previous_task_left_it():
     learn(learner, [1])
     torch.testing.assert_close(learner.old_logits(images), before)
     assert not torch.allclose(learner.net(images)[:, :2], before)
+
+
+@pytest.mark.parametrize("method", ["lwf", "icarl"])
+def test_the_old_network_counts_as_memory_kept(method):
+    learner = synthetic_learner(method)
+    learn(learner, [0])
+    alone = learner.memory_bytes()["parameters"]
+    learn(learner, [1])
+    head = (2 * (16 + 1) + 1) * 4  # two classes of 16 weights and a bias, and the scale, float32
+    assert learner.memory_bytes()["parameters"] == (alone + head) + alone  # the network with two heads, the old one with one
+
+
+def test_of_a_frozen_old_network_only_the_heads_count():
+    learner = synthetic_learner("lwf", bcb_lrscale=0.0)
+    learn(learner, [0, 1])
+    assert learner.memory_bytes()["parameters"] == sum(t.nbytes for t in learner.network_state().values()) + (2 * (16 + 1) + 1) * 4

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from models.frozen.fecam import correlation, mahalanobis, precision, shrink
+from models.frozen.fecam import correlation, inverse, mahalanobis, precision, shrink
 from tests.models.frozen.test_ncm import learned
 
 
@@ -44,3 +44,10 @@ def test_fecam_looks_at_directions_alone():
     learner = learned("fecam")
     query = torch.randn(6, learner.net.backbone.dim)
     torch.testing.assert_close(learner.scores(query), learner.scores(10 * query), rtol=1e-4, atol=1e-4)
+
+
+def test_the_inverse_is_the_pseudo_inverse_where_both_exist_and_where_only_that_does():
+    regular = correlation(shrink(features(9, 6).double().T.cov(), 1.0, 0.0))
+    torch.testing.assert_close(inverse(regular), torch.linalg.pinv(regular, hermitian=True), rtol=1e-9, atol=1e-9)
+    singular = correlation(features(4, 6).double().T.cov())  # rank 3
+    torch.testing.assert_close(inverse(singular), torch.linalg.pinv(singular, hermitian=True), rtol=1e-9, atol=1e-9)

@@ -4,9 +4,11 @@ import pytest
 import torch
 from torch.distributions import MultivariateNormal
 
+from models.frozen import lda
 from models.frozen.lda import linear_discriminants
 from tests.models.frozen.test_ncm import learned
 from tests.support import make_learner
+from utils.errors import UserError
 
 
 def test_discriminants_differ_as_the_log_likelihoods_of_gaussians_with_one_covariance_do():
@@ -48,3 +50,24 @@ def test_planned_statistics_are_what_is_kept(name):
     kept = learner.memory_bytes()
     planned = learner.planned_statistics(4, None)
     assert planned <= kept["statistics"] + kept["parameters"] <= planned + 8  # lda counts its images in one int64
+
+
+def test_the_discriminants_are_solved_once_per_task(monkeypatch):
+    solved = []
+    monkeypatch.setattr(lda, "linear_discriminants", lambda *args: solved.append(args) or linear_discriminants(*args))
+    learner = learned("lda")
+    assert len(solved) == 2
+    for _ in range(3):
+        learner.scores(torch.randn(2, learner.net.backbone.dim))
+    assert len(solved) == 2
+
+
+@pytest.mark.parametrize("shrinkage", [1e-300, 1e-60])
+def test_a_shrinkage_that_leaves_no_inverse_is_explained(shrinkage):
+    with pytest.raises(UserError, match="lda_shrinkage: got 1e-"):
+        linear_discriminants(torch.ones(2, 4), torch.zeros(4, 4), shrinkage)
+
+
+def test_a_class_without_images_does_not_spoil_the_others():
+    weight, bias = linear_discriminants(torch.tensor([[1.0, 0.0], [torch.nan, torch.nan]]), torch.eye(2), 0.1)
+    assert weight[0].isfinite().all() and bias[0].isfinite() and weight[1].isnan().all()

@@ -1,10 +1,12 @@
 """Nearest class mean: means, cosines, and that nothing is trained."""
 
+import pytest
 import torch
 from torch.nn import functional as F
 
 from models.frozen.ncm import class_means
 from tests.support import StubData, make_config, make_learner
+from utils.errors import UserError
 from utils.run.monitor import Monitor
 
 
@@ -49,3 +51,12 @@ def test_a_class_without_images_never_wins():
     learner.class_means = class_means(torch.ones(2, learner.net.backbone.dim), torch.tensor([0, 0]), range(2))
     scores = learner.scores(-torch.ones(1, learner.net.backbone.dim))
     assert scores.argmax() == 0  # although its cosine is -1
+
+
+@pytest.mark.parametrize("name", ["ncm", "lda", "fecam", "ranpac"])
+def test_features_that_are_no_numbers_are_one_sentence(name):
+    learner = learned(name)
+    next(learner.net.backbone.parameters()).data.fill_(float("nan"))
+    learner.feature_cache.clear()
+    with pytest.raises(UserError, match=r"features of class 3 .* not all finite"):
+        learner.end_task(1, Monitor())

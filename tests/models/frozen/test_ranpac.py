@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from models.frozen import ranpac
 from models.frozen.ranpac import RIDGES, choose_ridge, ridge_solution, rounding
 from tests.models.frozen.test_ncm import learned
 
@@ -57,3 +58,18 @@ def test_two_tasks_give_the_regression_on_both_tasks_at_once():
 
 def test_few_images_still_give_a_lambda():
     assert choose_ridge(torch.ones(1, 3), torch.ones(1, 2)) > 0
+
+
+@pytest.mark.parametrize(("count", "width"), [(100, 12), (40, 60)])
+def test_lambda_and_sums_are_the_same_in_parts(count, width, monkeypatch):
+    h, y = problem(count, width)
+    whole, seen = choose_ridge(h, y, 1e-4), []
+    torch.manual_seed(0)
+    at_once = learned("ranpac", ranpac_dim=24)
+    monkeypatch.setattr(ranpac, "PROJECTED_AT_ONCE", 3)
+    assert choose_ridge(h, y.bool(), 1e-4, lambda part: seen.append(len(part)) or part) == whole
+    assert max(seen) <= 3
+    torch.manual_seed(0)
+    in_parts = learned("ranpac", ranpac_dim=24)
+    for name in ("gram", "targets"):  # lambda is a close call of a few images here
+        torch.testing.assert_close(getattr(in_parts, name), getattr(at_once, name), rtol=1e-4, atol=1e-4)

@@ -1,13 +1,15 @@
 """BiC's bias correction."""
 
 import numpy as np
+import pytest
 import torch
 from scipy.optimize import minimize
 from scipy.special import logsumexp
 from torch.nn import functional as F
 
-from models.rehearsal.bic import PULL, correct, fit_correction
+from models.rehearsal.bic import correct, fit_correction
 from tests.support import learn, synthetic_learner
+from utils.run.monitor import Monitor
 
 
 def biased_logits():
@@ -29,7 +31,7 @@ def test_alpha_and_beta_minimise_the_validation_loss_as_a_derivative_free_search
 
     def loss(values):
         q = np.concatenate([z[:, :2], values[0] * z[:, 2:] + values[1]], axis=1)
-        return (logsumexp(q, axis=1) - q[np.arange(40), y]).mean() + PULL / 2 * ((values[0] - 1) ** 2 + values[1] ** 2)
+        return (logsumexp(q, axis=1) - q[np.arange(40), y]).mean() + 0.1 * values[1] ** 2 / 2  # alpha is free
 
     best = minimize(loss, [1.0, 0.0], method="Nelder-Mead", options={"xatol": 1e-9, "fatol": 1e-12})
     np.testing.assert_allclose(fit_correction(logits, labels, 2), best.x, atol=1e-5)
@@ -49,13 +51,58 @@ def test_correction_stays_finite_when_validation_is_separable():
     assert all(np.isfinite(fit_correction(logits, labels, 1)))
 
 
-def test_validation_images_are_balanced_and_never_trained_on():
+def trained_images(learner, task):
+    """Positions of all images that an epoch of the task trains on."""
+    return set(learner.training_indices(task).tolist())
+
+
+@pytest.mark.parametrize("memory", [{"memory_size": 60}, {"memory_size": 0, "memory_per_class": 10, "fixed_memory": True}])
+def test_a_validation_image_is_trained_on_in_no_task(memory):
+    learner = synthetic_learner("bic", **memory, bic_val_fraction=0.2)
+    trained, validated, held_out = set(), set(), []
+    for task in range(3):
+        learner.begin_task(task)
+        held_out.append(set(learner.validation.tolist()))
+        trained |= trained_images(learner, task)
+        validated |= held_out[-1] if task > 0 else set()
+        learner.end_task(task, Monitor())
+    assert validated and held_out[0] and not validated & trained
+    assert {image for image in held_out[1] if learner.data.labels_of("train", np.array([image]))[0] < 2} <= held_out[0]
+
+
+def test_each_task_validates_on_as_many_images_of_old_classes_as_of_new_ones():
     learner = synthetic_learner("bic", memory_size=60, bic_val_fraction=0.2)
     learn(learner, [0])
     learner.begin_task(1)
-    labels = learner.data.labels_of("train", learner.validation)
-    assert np.bincount(labels).tolist() == [6] * 4  # a fifth of 60 / 2 images per class
-    assert not set(learner.validation) & set(learner.training_indices(1))
+    assert np.bincount(learner.data.labels_of("train", learner.validation)).tolist() == [6] * 4  # a fifth of 60 / 2
+    learner.end_task(1, Monitor())
+    learner.begin_task(2)
+    assert np.bincount(learner.data.labels_of("train", learner.validation)).tolist() == [3] * 6  # a fifth of 60 / 4
+
+
+def test_stored_and_held_out_images_together_are_the_classs_share_of_the_memory():
+    learner = synthetic_learner("bic", memory_size=24, bic_val_fraction=0.25)
+    learn(learner, [0, 1])
+    kept = np.concatenate([learner.memory, learner.validation])
+    assert np.bincount(learner.data.labels_of("train", kept)).tolist() == [6] * 4 and len(set(kept.tolist())) == len(kept)
+    assert learner.memory_bytes()["images"] == learner.data.images_bytes(kept)
+
+
+def test_a_class_of_one_image_is_trained_on():
+    learner = synthetic_learner("bic", memory_size=60, bic_val_fraction=0.5, dataset={
+        "name": "tiny", "layout": "synthetic", "num_classes": 4, "image_size": 16, "train_per_class": 1, "test_per_class": 1})
+    learn(learner, [0, 1])
+    assert len(learner.validation) == 0 and learner.correction == (1.0, 0.0)
+
+
+def test_the_held_out_images_survive_saving_and_loading():
+    learner, other = (synthetic_learner("bic", memory_size=60, bic_val_fraction=0.2) for _ in range(2))
+    learn(learner, [0])
+    other.load_network_state(learner.network_state(), 0)
+    other.load_extra_state(learner.extra_state())
+    for each in (learner, other):
+        each.begin_task(1)
+    assert learner.validation.tolist() == other.validation.tolist() and trained_images(learner, 1) == trained_images(other, 1)
 
 
 def test_distillation_sees_the_corrected_old_network():

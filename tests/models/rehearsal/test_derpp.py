@@ -17,9 +17,20 @@ def test_loss_is_the_papers_three_terms_written_out():
     stored, labels, seen_labels = torch.randn(2, 6), torch.tensor([3, 0, 1]), torch.tensor([2, 1])
     loss = derpp_loss(logits, labels, dark, stored, torch.tensor([2, 4]), seen, seen_labels, 0.3, 0.7)
     squares = [(stored[0, k] - dark[0, k]) ** 2 for k in range(2)] + [(stored[1, k] - dark[1, k]) ** 2 for k in range(4)]
-    dark_term = (sum(squares[:2]) / 2 + sum(squares[2:]) / 4) / 2  # images with two and with four known classes
+    dark_term = sum(squares) / (2 * 6)  # two images with two and four known classes, six classes in all
     expected = F.cross_entropy(logits, labels) + 0.3 * dark_term + 0.7 * F.cross_entropy(seen, seen_labels)
     torch.testing.assert_close(loss, expected)
+
+
+@pytest.mark.parametrize("known", [2, 5, 10])
+def test_the_dark_term_is_the_authors_mean_square_over_a_head_of_all_classes(known):
+    torch.manual_seed(0)
+    seen = torch.randn(3, 10)  # an image's logits of ten classes, of which `known` had a head when they were stored
+    stored = F.pad(torch.randn(3, known), (0, 10 - known))
+    now = torch.where(torch.arange(10) < known, seen, stored)  # classes without a head then: no change
+    zero = torch.zeros(1, 10), torch.tensor([0])
+    loss = derpp_loss(*zero, seen, stored, torch.full((3,), known), *zero, 1.0, 0.0) - F.cross_entropy(*zero)
+    torch.testing.assert_close(loss, F.mse_loss(now, stored))
 
 
 def test_reservoir_keeps_every_item_of_the_stream_equally_often():
@@ -88,6 +99,7 @@ def test_a_step_in_two_parts_sees_the_same_replayed_images():
         learner = synthetic_learner("derpp", accumulate=accumulate, epochs=1)
         learn(learner, [0])
         learner.begin_task(1)
-        stage1.backward_batch(learner, learner.net, next(iter(learner.training_batches(1, 0))))
+        batch = next(iter(learner.training_batches(1, 0)))
+        stage1.backward_batch(learner, learner.net, batch, len(batch[0]))
         seen.append(learner.net.heads[0].weight.grad)
     torch.testing.assert_close(seen[0], seen[1], rtol=1e-4, atol=1e-6)

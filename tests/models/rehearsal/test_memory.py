@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from models.rehearsal.memory import exemplar_means, herd
+from models.rehearsal import memory
+from models.rehearsal.memory import exemplar_means, herd, herd_classes
 from tests.support import learn, synthetic_learner
+from tests.waits import Waits
 from utils.errors import UserError
 
 
@@ -21,6 +23,23 @@ def test_herding_follows_the_greedy_algorithm_written_out():
         costs = {i: np.linalg.norm(mean - (unit[i] + sum(unit[j] for j in chosen)) / k) for i in range(9) if i not in chosen}
         chosen.append(min(costs, key=costs.get))
     assert herd(features, 4).tolist() == chosen
+
+
+@pytest.mark.parametrize("at_once", [1, 2**20])
+def test_classes_are_herded_together_as_one_by_one(at_once, monkeypatch):
+    monkeypatch.setitem(memory.HERDED_NUMBERS, "cpu", at_once)
+    features = torch.randn(70, 6, generator=torch.Generator().manual_seed(0))
+    features[50:60] = features[40]  # of equal ones the first is taken first
+    positions = torch.randperm(70, generator=torch.Generator().manual_seed(1)).split([0, 1, 5, 30, 34])
+    found = herd_classes(features, positions, 7)
+    assert [each.tolist() for each in found] == [herd(features[each], 7).tolist() for each in positions]
+    assert [len(each) for each in found] == [0, 1, 5, 7, 7]
+
+
+def test_herding_waits_for_no_choice():
+    with Waits() as waits:
+        herd(torch.randn(30, 5), 20)
+    assert waits.count == 0
 
 
 def test_herding_gives_each_image_once_and_no_more_than_there_are():

@@ -6,12 +6,10 @@ import torch
 from safetensors.torch import load_file
 
 import trainer
-from convs.backbones import build_backbone, describe
 from models.slca.slca import SLCA
 from models.tools.export import export
 from models.tools.predict import load_learner
 from tests.support import StubData, make_config, make_learner, micro_backbone
-from utils.config import parse_config
 from utils.data.registry import load_dataset
 from utils.errors import UserError
 from utils.run.monitor import Monitor
@@ -145,28 +143,10 @@ def test_alignment_may_start_from_the_aligned_heads():
     assert heads == {"local": False, "aligned": True}
 
 
-def test_class_and_mean_is_the_feature_beside_the_mean_patch_token():
-    backbone, images = micro_backbone(), torch.randn(3, 3, 16, 16)
-    both = backbone.class_and_mean(images)
-    tokens = backbone.model.forward_features(images)
-    torch.testing.assert_close(both, torch.cat([backbone(images), tokens[:, 1:].mean(dim=1)], dim=1))
-
-
-def test_heads_cannot_be_aligned_on_more_than_the_class_token():
-    with pytest.raises(UserError, match="'features': got 'cls\\+mean', allowed: 'cls' while readout is 'ca'"):
-        settings(features="cls+mean")
-
-
-def test_a_backbone_without_class_token_says_so():
-    backbone = build_backbone(describe("timm/resnet10t"), pretrained=False)
-    with pytest.raises(UserError, match="class token"):
-        make_learner(settings(readout="rgda", features="cls+mean"), StubData([2, 2]), backbone)
-
-
 @pytest.mark.parametrize("value", ["pca", "RGDA", 1])
 def test_an_unknown_read_out_names_those_that_there_are(value):
     with pytest.raises(UserError, match="'rgda'"):
-        parse_config({**settings().model_dump(), "readout": value})
+        settings(readout=value)
 
 
 def test_probabilities_sum_to_one_and_take_the_temperature():

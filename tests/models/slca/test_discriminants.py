@@ -5,8 +5,9 @@ import pytest
 import torch
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis, QuadraticDiscriminantAnalysis
 
-from models.slca.discriminants import discriminant, fit_temperature, nearest_mean
+from models.slca.discriminants import discriminant, fit_temperature, nearest_mean, tells_apart
 from models.slca.gaussians import ClassGaussians
+from tests.waits import Waits
 
 CLASSES = 6
 
@@ -113,3 +114,27 @@ def test_temperature_is_recovered_from_draws():
     logits = torch.randn(40_000, 5, generator=generator)
     labels = torch.multinomial(logits.softmax(1), 1, generator=generator).squeeze(1)
     assert fit_temperature(logits * 37, labels) == pytest.approx(37, rel=0.03)
+
+
+def test_temperature_waits_for_the_device_once():
+    scores, labels = torch.randn(50, 4), torch.arange(50) % 4
+    with Waits() as waits:
+        fit_temperature(scores, labels)
+    assert waits.count == 1
+
+
+@pytest.mark.parametrize("form", ["dense", "woodbury"])
+@pytest.mark.parametrize("scale", [1.0, 1e3, 1e6])
+def test_features_of_any_size_have_a_read_out(form, scale):
+    features, labels = made_features([40] * CLASSES, 30)
+    features[:, 3] = 0
+    gaussians = ClassGaussians(1e-4)
+    gaussians.fit(features * scale, labels, range(CLASSES))
+    found = discriminant(gaussians.classes, a=0.0, g=0.0, ridge=1e-4, form=form)
+    assert found(features * scale).isfinite().all() and tells_apart(found, gaussians.classes)
+
+
+def test_scores_that_are_all_equal_are_noticed():
+    gaussians, _, _ = fitted([20] * CLASSES, 8)
+    assert tells_apart(discriminant(gaussians.classes, a=0.5, g=0.0, ridge=1e-4), gaussians.classes)
+    assert not tells_apart(discriminant(gaussians.classes, a=0.5, g=0.0, ridge=1e30), gaussians.classes)

@@ -7,6 +7,8 @@ from sklearn.decomposition import PCA
 
 from models.slca.gaussians import ClassGaussians, Gaussian
 from tests.support import load_parity
+from tests.waits import Waits
+from utils.errors import UserError
 
 
 @pytest.mark.parametrize(("n", "d"), [(1, 5), (2, 5), (5, 5), (6, 5), (40, 5), (30, 64)])
@@ -166,3 +168,108 @@ def test_planned_bytes_are_those_that_are_kept(kind, images):
     gaussians = ClassGaussians(**kind)
     gaussians.fit(correlated(2 * images, 8), torch.arange(2).repeat_interleave(images), range(2))
     assert gaussians.nbytes() == ClassGaussians(**kind).planned_bytes(2, images, 8)
+
+
+KINDS = [{}, {"cov": "diag"}, {"cov": "shared"}, {"cov": "lowrank", "rank": 3}, {"dtype": torch.float16}]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_drawing_waits_for_nothing_after_the_first_draw(kind):
+    gaussians, generator = ClassGaussians(**kind), torch.Generator().manual_seed(0)
+    labels = torch.arange(6).repeat_interleave(torch.tensor([9, 9, 0, 4, 30, 31]))
+    gaussians.fit(correlated(83, 8), labels, range(6))
+    means = gaussians.means()
+    gaussians.sample(means, 3, generator)
+    with Waits() as waits:
+        gaussians.sample(means, 3, generator)
+    assert waits.count == 0
+
+
+def test_classes_of_different_rank_each_draw_their_own_covariance():
+    sizes = [3, 3, 12, 7, 7, 1, 40]
+    labels = torch.arange(7).repeat_interleave(torch.tensor(sizes))
+    gaussians = ClassGaussians(ridge=0.01)
+    gaussians.fit(correlated(73, 4), labels, range(7))
+    drawn, found = gaussians.sample(gaussians.means(), 60_000, torch.Generator().manual_seed(0))
+    for label, gaussian in enumerate(gaussians.classes):
+        expected = gaussian.covariance(0.01)
+        own = drawn[found == label]
+        scale = expected.diagonal().max().item()
+        torch.testing.assert_close(torch.cov(own.T), expected, atol=0.04 * scale, rtol=0)
+        torch.testing.assert_close(own.mean(dim=0), gaussian.mean, atol=0.03 * scale**0.5, rtol=0)
+
+
+def test_classes_added_between_two_draws_are_drawn():
+    gaussians = ClassGaussians()
+    for label in range(3):
+        gaussians.fit(correlated(5, 4, label), torch.full((5,), label), range(label, label + 1))
+        gaussians.classes = list(gaussians.classes)
+        assert gaussians.sample(gaussians.means(), 2, torch.Generator())[1].tolist() == sorted(2 * list(range(label + 1)))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("bad", [float("nan"), float("-inf")])
+def test_features_that_are_no_numbers_are_one_sentence(kind, bad):
+    features = correlated(30, 6)
+    features[17, 2] = bad
+    with pytest.raises(UserError, match=r"features of class 1 .* not all finite"):
+        ClassGaussians(**kind).fit(features, torch.arange(3).repeat_interleave(10), range(3))
+
+
+def test_thousands_of_dimensions_stay_in_factor_form():
+    gaussian = Gaussian.fit(torch.randn(20, 5000, generator=torch.Generator().manual_seed(0)))
+    assert gaussian.factor.shape == (19, 5000)
+    assert gaussian.sample(4, 1e-4, torch.Generator().manual_seed(0)).isfinite().all()
+
+
+@pytest.mark.parametrize("kind", [{}, {"cov": "diag"}, {"cov": "shared"}])
+@pytest.mark.parametrize(("old", "new"), [(3, 4), (1, 5), (5, 1), (20, 30), (5, 40), (6, 0), (0, 6)])
+def test_an_update_gives_what_fitting_all_images_gives(kind, old, new):
+    features, labels = correlated(old + new, 8), torch.zeros(old + new, dtype=torch.long)
+    updated, whole = ClassGaussians(**kind), ClassGaussians(**kind)
+    updated.fit(features[:old], labels[:old], range(1))
+    updated.update(0, features[old:])
+    whole.fit(features, labels, range(1))
+    assert updated[0].count == whole[0].count and updated.nbytes() == whole.nbytes()
+    torch.testing.assert_close(updated.means(), whole.means(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(updated[0].covariance(), whole[0].covariance(), rtol=1e-4, atol=1e-4)
+    if whole.pooled is not None:
+        torch.testing.assert_close(updated.pooled, whole.pooled, rtol=1e-4, atol=1e-3)
+
+
+def test_an_update_leaves_other_classes_and_the_stored_type_alone():
+    gaussians = ClassGaussians(dtype=torch.float16)
+    gaussians.fit(correlated(20, 6), torch.arange(2).repeat_interleave(10), range(2))
+    other = gaussians[0].factor.clone()
+    gaussians.update(1, correlated(5, 6))
+    assert torch.equal(gaussians[0].factor, other)
+    assert gaussians[1].factor.dtype == torch.float16 and gaussians[1].count == 15
+
+
+def test_an_update_of_low_rank_keeps_rank_and_total_variance():
+    features, labels = correlated(60, 10), torch.zeros(60, dtype=torch.long)
+    gaussians, exact = ClassGaussians(cov="lowrank", rank=3), Gaussian.fit(features)
+    gaussians.fit(features[:30], labels[:30], range(1))
+    gaussians.update(0, features[30:])
+    assert gaussians[0].factor.shape == (3, 10)
+    assert gaussians[0].covariance().trace().item() == pytest.approx(exact.covariance().trace().item(), rel=1e-4)
+
+
+def test_a_removed_class_leaves_nothing_and_is_never_drawn():
+    gaussians = ClassGaussians()
+    gaussians.fit(correlated(30, 6), torch.arange(3).repeat_interleave(10), range(3))
+    gaussians.remove(1)
+    assert gaussians[1].count == 0 and gaussians[1].factor.numel() == 0 and not gaussians[1].mean.any()
+    assert gaussians.sample(gaussians.means(), 4, torch.Generator())[1].unique().tolist() == [0, 2]
+    loaded = ClassGaussians()
+    loaded.load_state_dict(gaussians.state_dict())
+    assert loaded[1].count == 0 and len(loaded) == 3
+    loaded.update(1, correlated(4, 6))  # it may come back
+    assert loaded[1].count == 4
+
+
+def test_a_class_cannot_be_taken_out_of_a_shared_covariance():
+    gaussians = ClassGaussians(cov="shared")
+    gaussians.fit(correlated(20, 6), torch.arange(2).repeat_interleave(10), range(2))
+    with pytest.raises(UserError, match="class 1 cannot be forgotten with 'shared'"):
+        gaussians.remove(1)

@@ -3,7 +3,12 @@
 import csv
 import io
 import json
+import os
 import re
+import shutil
+import sys
+import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +23,7 @@ from tests.run_files import only_run, tiny_config
 from trainer import train
 from utils.data.registry import load_dataset
 from utils.errors import UserError
+from utils.images.store import FileStore
 
 METHODS = ("slca", "slca_pp", "icarl", "ncm", "ranpac", "bic")
 
@@ -101,6 +107,100 @@ def test_predict_command_prints_and_writes_top_classes_and_names_bad_files(slcap
     (row,) = csv.DictReader(io.StringIO(target.read_text()))
     assert row["file"].endswith("grey.png") and row["class_1"].startswith("pattern ") and 0 < float(row["probability_3"]) < 1
     assert f"{row['class_1']} {100 * float(row['probability_1']):.1f}%" in told.out
+
+
+def photos(folder: Path, count: int, size: tuple[int, int]) -> list[Path]:
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in range(count):
+        Image.fromarray(np.random.default_rng(i).integers(0, 256, (size[0] + i, size[1], 3), dtype=np.uint8)).save(folder / f"{i}.bmp")
+    return [folder / f"{i}.bmp" for i in range(count)]
+
+
+def test_images_reach_the_network_as_the_runs_own_test_transform_makes_them(slcapp, tmp_path):
+    trained, files = load_learner(slcapp), photos(tmp_path, 5, (40, 33))
+    expected = trained.transform(FileStore(files).get(np.arange(5)), torch.zeros(5, trained.transform.draws))
+    assert torch.equal(trained.inputs(files), expected)
+    assert torch.equal(torch.cat([trained.inputs([file]) for file in files]), expected)
+    whole = trained.predict(files).probabilities
+    assert torch.allclose(trained.predict_cut([trained.cut(file) for file in files]).probabilities, whole, atol=1e-6)
+    assert trained.predict([]).names == [] and trained.predict_cut([]).names == []
+
+
+def test_of_a_batch_of_photos_one_at_a_time_is_in_memory(slcapp, tmp_path):
+    files = photos(tmp_path / "photos", 8, (600, 500))
+    trained = load_learner(slcapp)
+    assert trained.batch_size >= 8
+    for work in (lambda: trained.predict(files), lambda: main(["predict", str(slcapp), str(tmp_path / "photos"), "--csv", os.devnull])):
+        tracemalloc.start()
+        work()
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 4 * 600 * 500 * 3, "bytes of decoded images"
+
+
+def predicted(target: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(target.read_text(encoding="utf-8"))))
+
+
+@pytest.mark.skipif(sys.platform == "darwin" or os.name != "posix", reason="file systems there take UTF-8 names alone")
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8", "latin-1"])
+def test_names_that_are_not_utf8_and_narrow_terminals_lose_no_prediction(slcapp, tmp_path, monkeypatch, encoding):
+    (first,) = photos(tmp_path / "in", 1, (20, 20))
+    names = [b"caf\xe9.png", "写真.png".encode(), b"a\x1b[31m.png", b"\xff\xfe.png", b"line\nfeed.png"]
+    for name in names:
+        os.link(first, os.fsencode(tmp_path / "in") + b"/" + name)
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding=encoding))
+    assert main(["predict", str(slcapp), str(tmp_path / "in"), "--csv", str(tmp_path / "out.csv"), "--device", "cpu"]) == 0
+    sys.stdout.flush()
+    files = [row["file"] for row in predicted(tmp_path / "out.csv")]
+    assert len(files) == 6 and any(r"caf\xe9.png" in file for file in files)
+    shown = raw.getvalue()
+    assert rb"caf\xe9" in shown and b"\x1b" not in shown and b"6 of 6 images" in shown
+
+
+def test_a_closed_terminal_loses_no_prediction(slcapp, tmp_path, monkeypatch):
+    photos(tmp_path / "in", 2, (20, 20))
+
+    class Gone(io.StringIO):
+        def write(self, text):
+            raise BrokenPipeError(32, "Broken pipe")
+    monkeypatch.setattr(sys, "stdout", Gone())
+    assert main(["predict", str(slcapp), str(tmp_path / "in"), "--csv", str(tmp_path / "out.csv")]) == 0
+    assert len(predicted(tmp_path / "out.csv")) == 2
+
+
+def test_the_last_output_is_kept_unless_its_name_is_given(slcapp, tmp_path, capsys):
+    photos(tmp_path / "in", 2, (20, 20))
+    run = shutil.copytree(slcapp, tmp_path / "run")
+    for number in range(3):
+        assert main(["predict", str(run), str(tmp_path / "in" / f"{number % 2}.bmp")]) == 0
+    assert [predicted(run / f"predictions{end}.csv")[0]["file"][-5:] for end in ("", "_2", "_3")] == ["0.bmp", "1.bmp", "0.bmp"]
+    assert "predictions_3.csv" in capsys.readouterr().out
+    for number in range(2):
+        assert main(["predict", str(run), str(tmp_path / "in" / f"{number}.bmp"), "--csv", str(tmp_path / "same.csv")]) == 0
+    assert predicted(tmp_path / "same.csv")[0]["file"].endswith("1.bmp")
+
+
+def test_a_table_that_cannot_be_written_is_told_after_the_predictions(slcapp, tmp_path, capsys):
+    photos(tmp_path / "in", 2, (20, 20))
+    (tmp_path / "file").write_text("x")
+    assert main(["predict", str(slcapp), str(tmp_path / "in"), "--csv", str(tmp_path / "file" / "out.csv")]) == 2
+    told = capsys.readouterr()
+    assert "cannot be written" in told.err and "--csv" in told.err and "1.bmp" in told.out
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes")
+def test_pipes_and_devices_are_never_waited_for(slcapp, tmp_path, capsys):
+    photos(tmp_path / "in", 1, (20, 20))
+    os.mkfifo(tmp_path / "in" / "pipe.png")
+    assert main(["predict", str(slcapp), str(tmp_path / "in"), "--csv", str(tmp_path / "out.csv")]) == 0
+    assert len(predicted(tmp_path / "out.csv")) == 1
+    for place in (tmp_path / "in" / "pipe.png", "/dev/zero"):
+        assert main(["predict", str(slcapp), str(place)]) == 2
+        assert "a pipe or a device" in capsys.readouterr().err
+    with pytest.raises(UserError, match="a pipe or a device"):
+        load_learner(slcapp).predict([tmp_path / "in" / "pipe.png"])
 
 
 @pytest.mark.parametrize(("arguments", "message"), [

@@ -68,12 +68,12 @@ def test_each_class_is_in_exactly_one_task():
 
 
 def test_without_shuffling_the_order_is_the_sets_own():
-    assert manager(shuffle=False).class_order == list(range(6))
-    assert manager(synthetic(class_order=[5, 4, 3, 2, 1, 0])).class_order == [5, 4, 3, 2, 1, 0]
+    assert manager(shuffle=False).stream.class_order == list(range(6))
+    assert manager(synthetic(class_order=[5, 4, 3, 2, 1, 0])).stream.class_order == [5, 4, 3, 2, 1, 0]
 
 
 def test_tasks_may_be_listed_by_size_number_or_name():
-    assert manager(task_sizes=[1, 5]).task_sizes == [1, 5]
+    assert manager(task_sizes=[1, 5]).stream.task_sizes == [1, 5]
     data = manager(tasks=[[3, "pattern 0"], [1, 2], [5, 4]])
     assert data.stream.class_order == [3, 0, 1, 2, 5, 4] and data.stream.task_sizes == [2, 2, 2]
 
@@ -97,7 +97,7 @@ def test_tasks_that_the_set_cannot_give_are_one_clear_message(settings, words):
 
 
 def test_increment_0_is_fine_when_the_first_task_has_all_classes():
-    assert manager(init_cls=6, increment=0).task_sizes == [6]
+    assert manager(init_cls=6, increment=0).stream.task_sizes == [6]
 
 
 def test_a_dry_run_plans_without_the_data():
@@ -252,13 +252,13 @@ def test_domains_are_tasks_of_the_same_classes():
 
 
 def test_the_seed_shuffles_domains_unless_they_are_listed():
-    orders = {tuple(manager(synthetic(num_domains=3), seed=s, scenario="domain")._plan.domain_order) for s in range(8)}
+    orders = {tuple(manager(synthetic(num_domains=3), seed=s, scenario="domain").stream.domain_order) for s in range(8)}
     assert len(orders) > 1
     data = manager(synthetic(num_domains=3), seed=2, scenario="domain")
-    first = data._plan.domain_order[0]
+    first = data.stream.domain_order[0]
     assert data.stream.class_names[0] == f"domain {first}/pattern 0"
     listed = synthetic(num_domains=3, domains=["domain 0", "domain 1", "domain 2"])
-    assert manager(listed, seed=2, scenario="domain")._plan.domain_order == [0, 1, 2]
+    assert manager(listed, seed=2, scenario="domain").stream.domain_order == [0, 1, 2]
 
 
 def test_a_set_with_domains_can_be_learned_class_by_class():
@@ -268,4 +268,4 @@ def test_a_set_with_domains_can_be_learned_class_by_class():
 
 def test_a_dataset_spec_object_is_taken_as_it_is():
     spec = DatasetSpec(**synthetic())
-    assert DataManager(config(spec, init_cls=6, increment=0), 0).num_classes == 6
+    assert DataManager(config(spec, init_cls=6, increment=0), 0).stream.num_classes == 6

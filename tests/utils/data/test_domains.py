@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.support import make_config
+from tests.support import make_config, that_it_has
 from trainer import train
 
 DOMAINS = {"name": "tiny-domains", "layout": "synthetic", "num_classes": 3, "num_domains": 3, "image_size": 16, "train_per_class": 12,
@@ -13,8 +13,8 @@ DOMAINS = {"name": "tiny-domains", "layout": "synthetic", "num_classes": 3, "num
 
 @pytest.mark.parametrize("method", ["slca", "slca_pp", "finetune", "joint"])
 def test_learner_runs_domain_after_domain(method, tmp_path):
-    config = make_config(model_name=method, dataset=DOMAINS, scenario="domain", init_cls=None, increment=None, shuffle=False, batch_size=8,
-                         ca_epochs=1, ca_samples=16)
+    config = make_config(dataset=DOMAINS, scenario="domain", init_cls=None, increment=None, shuffle=False, batch_size=8,
+                         **that_it_has(method, {"model_name": method, "ca_epochs": 1, "ca_samples": 16}))
     seed = train(config, tmp_path).seeds[0]
     tasks = 1 if method == "joint" else 3  # joint learns all domains as one task
     assert len(seed.top1_curve) == len(seed.all_domains_curve) == tasks

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +73,68 @@ def test_mistakes_in_lists_are_one_clear_message_each(tmp_path):
     assert "class '0' has no training image" in message(**make_lists(tmp_path, "images/photo 0.png 1\n", "images/photo 1.png 0"))
 
 
+@pytest.mark.parametrize("label", ["--1", "-", "1.0", "1e3", "+1", "²", "9" * 5000])
+def test_labels_that_are_no_class_numbers_are_names(tmp_path, label):
+    lists = make_lists(tmp_path, f"images/photo 0.png {label}\nimages/photo 1.png 0\n", f"images/photo 2.png {label}\n")
+    spec = DatasetSpec(name="l", **lists)
+    train, _, names = load_dataset(spec)
+    assert sorted(names) == sorted([label, "0"]) and "are names and numbers, so all are taken as names" in train.notes[0]
+    assert dataset_info(spec).class_names == tuple(names)
+
+
+@pytest.mark.parametrize("highest", [10**6, 10**12, 10**17])
+def test_numbers_far_above_the_images_are_refused_at_once(tmp_path, highest):
+    text = message(**make_lists(tmp_path, f"images/photo 0.png 0\nimages/photo 1.png {highest}\n", "images/photo 2.png 0\n"))
+    assert f"got the label {highest}, allowed: class numbers from 0 to 39, or names" in text
+
+
+def test_all_wrong_lines_are_told_at_once_in_both_lists(tmp_path):
+    text = message(**make_lists(tmp_path, "images/gone.png 0\nimages/photo\nimages/photo 1.png 0\n", "images/lost.png 0\n"))
+    assert "line 1: image" in text and "line 2: got 'images/photo'" in text and "lost.png does not exist" in text
+    many = "".join(f"images/gone{i}.png 0\n" for i in range(9))
+    assert "and 6 more lines" in message(**make_lists(tmp_path, many, "images/photo 0.png 0\n"))
+
+
+def test_a_listed_pipe_folder_or_dangling_link_is_no_image(tmp_path):
+    spec = make_lists(tmp_path, "images/photo 0.png 0\n", "images/odd.png 0\n")
+    for make in (os.mkfifo, os.mkdir, lambda path: os.symlink("nowhere", path)):
+        odd = tmp_path / "images" / "odd.png"
+        make(odd)
+        assert "odd.png is no file" in message(**spec)
+        os.rmdir(odd) if odd.is_dir() else odd.unlink()
+    os.symlink(tmp_path / "images" / "photo 1.png", tmp_path / "images" / "odd.png")
+    assert len(load_dataset(DatasetSpec(name="l", **spec))[1]) == 1, "a link to an image is an image"
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_a_list_that_is_no_file_is_told_and_not_waited_for(tmp_path, make):
+    spec = make_lists(tmp_path, "images/photo 0.png 0\n", None)
+    make(tmp_path / "test.txt")
+    assert "test.txt cannot be read (it is a" in message(**{**spec, "test": str(tmp_path / "test.txt")})
+
+
+def test_lists_of_other_systems_are_read_and_said(tmp_path):
+    spec = make_lists(tmp_path, "", "")
+    save_image(tmp_path / "images" / "cafe\u0301" / "0.png", 9)
+    (tmp_path / "train.txt").write_bytes("\ufeffimages\\photo 0.png 0\r\nimages/caf\u00e9/0.png 1\r\n".encode())
+    (tmp_path / "test.txt").write_text("images/photo 1.png 0\n")
+    train, _, _ = load_dataset(DatasetSpec(name="l", **spec))
+    assert [p.name for p in train.images] == ["photo 0.png", "0.png"] and all(p.is_file() for p in train.images)
+    notes = "\n".join(train.notes)
+    assert "1 paths of" in notes and "read with / for \\" in notes and "1 images of" in notes and "spelled otherwise in Unicode" in notes
+    (tmp_path / "train.txt").write_bytes("images/photo 0.png caf\u00e9\n".encode("latin-1"))
+    assert "it is not UTF-8 text" in message(**spec) and "saved as UTF-8" in message(**spec)
+
+
+def test_numbered_folders_name_classes_only_where_they_agree_with_the_labels(tmp_path):
+    for i, name in enumerate(["2", "10"]):
+        save_image(tmp_path / name / "0.png", i)
+    (tmp_path / "train.txt").write_text("2/0.png 0\n10/0.png 1\n")
+    spec = DatasetSpec(name="l", layout="lists", root=str(tmp_path), train="train.txt", test="train.txt", classes=[1])
+    train, _, names = load_dataset(spec)
+    assert names == ["1"] and train.images[0].parent.name == "10", "the list's numbers are the classes' numbers"
+
+
 def make_domains(root: Path, domains: tuple[str, ...] = ("photo", "art"), split: bool = True) -> Path:
     for d, domain in enumerate(domains):
         for c, name in enumerate(("ant", "bee")):
@@ -124,3 +187,35 @@ def test_test_images_that_are_also_trained_on_are_warned_about(tmp_path, caplog)
     with caplog.at_level(logging.WARNING, logger="slca"):
         load_dataset(spec)
     assert "1 of 2 test images are also training images" in caplog.text and "val/a/3.png" in caplog.text
+
+
+def test_domains_without_their_folders_are_told_all_at_once(tmp_path):
+    root = make_domains(tmp_path, ("art", "photo", "sketch"))
+    for domain in ("art", "sketch"):
+        (root / domain / "train" / "empty").mkdir()
+    text = message(layout="domains", root=str(root))
+    assert "art/train/empty has no images" in text and "sketch/train/empty has no images" in text
+    for domain in ("art", "sketch"):
+        (root / domain / "val").rename(root / domain / "validation")
+    assert "art (and sketch too) needs train/ and val/ or test/" in message(layout="domains", root=str(root))
+    assert "'x', 'y' is not under" in message(layout="domains", root=str(root), domains=["art", "x", "y"])
+
+
+def test_a_class_that_two_domains_spell_differently_is_one(tmp_path):
+    for i, (domain, name) in enumerate((("art", "caf\u00e9"), ("photo", "cafe\u0301"))):
+        for part in ("train", "val"):
+            save_image(tmp_path / domain / part / name / f"{i}.png", i)
+    spec = DatasetSpec(name="d", layout="domains", root=str(tmp_path))
+    train, test, names = load_dataset(spec)
+    assert len(names) == 1 and train.labels.tolist() == test.labels.tolist() == [0, 0]
+    assert dataset_info(spec).num_classes == 1 and any("spelled otherwise in Unicode" in note for note in train.notes)
+
+
+def test_what_domains_pass_over_is_told_once_for_all_of_them(tmp_path):
+    root = make_domains(tmp_path)
+    for name in ("art/train/ant/0.heic", "photo/val/bee/1.heic", ".hidden/x.png"):
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).touch()
+    notes = load_dataset(DatasetSpec(name="d", layout="domains", root=str(root)))[0].notes
+    assert len(notes) == 1 and "2 files without an image's ending (2 .heic), the first is art/train/ant/0.heic" in notes[0]
+    assert "1 hidden or system file or folder, .hidden" in notes[0]

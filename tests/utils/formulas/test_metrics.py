@@ -119,3 +119,14 @@ def test_a_domain_incremental_prediction_counts_whichever_domain_it_names() -> N
     result = metrics.evaluate_predictions(topk, labels, labels, task_of_class, task=1, known_classes=3, period=3)
     assert result.top1 == 75.0 and result.task_accuracies == [50.0, 100.0]
     assert result.old == 50.0 and result.new == 100.0
+
+
+def test_curves_are_the_figures_of_every_prefix():
+    generator = np.random.default_rng(0)
+    matrix = [[None if i > t or (t + i) % 7 == 3 else float(generator.uniform(0, 100)) for i in range(9)] for t in range(9)]
+    prefixes = [[row[: t + 1] for row in matrix[: t + 1]] for t in range(9)]
+    assert metrics.forgetting_curve(matrix) == [metrics.forgetting(prefix) for prefix in prefixes]
+    assert metrics.backward_transfer_curve(matrix) == [metrics.backward_transfer(prefix) for prefix in prefixes]
+    table = np.array(matrix, dtype=float)
+    drops = [np.nanmax(table[:5, i]) - table[5, i] for i in range(5)]
+    assert metrics.forgetting_curve(matrix)[5] == pytest.approx(np.nanmean(drops))

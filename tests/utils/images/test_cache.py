@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -49,15 +50,6 @@ def test_a_changed_image_gets_a_new_cache_file(tmp_path):
     assert len(list((tmp_path / "cache").glob("*.bin"))) == 2 and not list((tmp_path / "cache").glob("*.part"))
 
 
-def test_a_damaged_cache_file_is_one_clear_message(tmp_path):
-    paths = make_images(tmp_path / "images", ONE_SIZE)
-    open_files(paths, "disk", name="s", folder=tmp_path)
-    file = next(tmp_path.glob("*.bin"))
-    file.write_bytes(file.read_bytes()[:-1])
-    with pytest.raises(UserError, match="is damaged; delete it"):
-        open_files(paths, "disk", name="s", folder=tmp_path)
-
-
 @pytest.mark.parametrize("cache", ["ram", "disk", "none"])
 def test_unreadable_images_are_left_out_or_named(tmp_path, cache, caplog):
     paths = make_images(tmp_path / "images", MANY_SIZES)
@@ -80,6 +72,25 @@ def test_auto_keeps_what_fits_and_says_so(tmp_path, monkeypatch, caplog):
         with caplog.at_level(logging.INFO, logger="slca"):
             open_files(paths, "auto", name="s", folder=tmp_path, processes=processes)
         assert f"cache {word}" in caplog.text
+
+
+@pytest.mark.parametrize("sizes", [[(90, 80)] * 40, [(90, 80)] * 39 + [(9, 8)], [(9, 8)] + [(90, 80)] * 39])
+def test_images_kept_in_memory_are_there_once(tmp_path, monkeypatch, sizes):
+    paths = make_images(tmp_path / "images", sizes)
+    monkeypatch.setattr(image_cache, "AHEAD", 1)
+    tracemalloc.start()
+    store, _ = open_files(paths, "ram", name="s", folder=tmp_path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1.35 * store.image_bytes(np.arange(40))
+    assert all(np.array_equal(store.get(np.array([i]))[0].permute(1, 2, 0), Image.open(path)) for i, path in enumerate(paths))
+
+
+def test_images_that_do_not_fit_in_memory_are_one_clear_message(tmp_path, monkeypatch):
+    paths = make_images(tmp_path / "images", ONE_SIZE)
+    monkeypatch.setattr(image_cache, "_in_memory", lambda *_, **__: np.empty(2**60, np.uint8))
+    with pytest.raises(UserError, match='set "cache" to "disk"'):
+        open_files(paths, "ram", name="s", folder=tmp_path)
 
 
 def test_the_free_memory_is_known_here_and_not_larger_than_the_machine():

@@ -45,6 +45,16 @@ def test_test_transform_equals_the_releases_within_two_grey_levels(shape, name, 
     assert (transform(list(as_batch(images)), none) - expected).abs().max() < 1.6 * GREY_LEVEL
 
 
+@pytest.mark.parametrize("shape", [(32, 32), (40, 24), (200, 180)])
+@pytest.mark.parametrize("name, mode", [("resize224", "BICUBIC"), ("resize224_bilinear", "BILINEAR")])
+def test_a_resize_without_a_crop_is_pillows_of_the_whole_image(shape, name, mode):
+    images = some_images(3, *shape)
+    whole = [Image.fromarray(image).resize((224, 224), Image.Resampling[mode]) for image in images]
+    expected = torch.stack([torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255 for image in whole])
+    transform = make_transform(name, 224, MEAN, STD)
+    assert (transform(as_batch(images), torch.empty(3, 0)) - expected).abs().max() < 1.6 * GREY_LEVEL
+
+
 def test_random_resized_crop_of_one_box_equals_pillows_within_two_grey_levels():
     images = some_images(16, 32, 32)
     u = uniforms(16)

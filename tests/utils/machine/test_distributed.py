@@ -27,7 +27,7 @@ EXPERIMENT = {
 def run(folder: Path, name: str, launcher: list[str], **settings) -> tuple[dict, dict]:
     """Results and the last checkpoint's tensors of a run in processes of its own."""
     config = folder / f"{name}.json"
-    config.write_text(json.dumps({**EXPERIMENT, **settings}))
+    config.write_text(json.dumps(that_it_has(settings["model_name"], {**EXPERIMENT, **settings})))
     done = subprocess.run([sys.executable, *launcher, "main.py", "--config", str(config), "--out", str(folder)], cwd=PROJECT,
                           capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -70,7 +70,7 @@ def test_two_processes_give_what_one_gives(tmp_path):
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("method", ["ewc", "derpp", "gem", "bic", "coil", "l2p"])
+@pytest.mark.parametrize("method", ["ewc", "derpp", "gem", "bic", "coil", "l2p", "aper", "ease", "tuna"])
 def test_two_processes_give_the_network_and_the_memory_that_one_gives(method, tmp_path):
     settings = that_it_has(method, {**EXPERIMENT, **SMALL.get(method, {}), "model_name": method, "memory_size": 20, "epochs": 2})
     train(make_config(**settings), tmp_path, name="one")

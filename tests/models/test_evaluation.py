@@ -1,0 +1,52 @@
+"""models/evaluation.py: accuracies where images are missing, and what many small tasks cost."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from models import evaluation
+from tests.run_files import only_run, tiny_config
+from tests.support import learn, synthetic_learner
+from trainer import train
+
+
+def test_small_tasks_share_batches_and_give_the_features_that_each_gives_alone(monkeypatch):
+    learner = synthetic_learner("ncm", init_cls=1, increment=1)
+    learn(learner, range(6))
+    alone = [evaluation.extract_pass(learner, "test", tasks=task) for task in range(6)]
+    learner.feature_cache.clear()
+    passes = []
+    real = evaluation.extract_pass
+    monkeypatch.setattr(evaluation, "extract_pass", lambda *args, **kwargs: passes.append(kwargs) or real(*args, **kwargs))
+    features, labels = evaluation.extract_tasks(learner, "test", range(6))
+    assert len(passes) == 2  # two images a class, batches of 8
+    torch.testing.assert_close(features, torch.cat([f for f, _ in alone]))
+    assert torch.equal(labels, torch.cat([y for _, y in alone]))
+
+
+def test_many_heads_classify_in_one_product_as_one_by_one():
+    learner = synthetic_learner("finetune")
+    for t in range(40):
+        learner.net.add_head(3)
+        learner.net.head_scales[-1] = 1 + t / 10
+    features = torch.randn(5, learner.net.backbone.dim)
+    one_by_one = learner.net.classify(features)
+    with torch.no_grad():
+        torch.testing.assert_close(learner.net.classify(features), one_by_one)
+
+
+@pytest.mark.parametrize("missing", [[0, 1], [2, 3]])
+def test_tasks_without_a_test_image_have_null_accuracies_and_the_run_ends(missing, tmp_path):
+    rng = np.random.default_rng(0)
+    y_train, y_test = np.repeat(np.arange(4), 8), np.array([c for c in range(4) if c not in missing] * 3)
+    np.savez(tmp_path / "mine.npz", x_train=rng.integers(0, 255, (32, 16, 16, 3), dtype=np.uint8), y_train=y_train,
+             x_test=rng.integers(0, 255, (len(y_test), 16, 16, 3), dtype=np.uint8), y_test=y_test.astype(np.int64))
+    dataset = {"name": "mine", "layout": "npz", "root": str(tmp_path / "mine.npz")}
+    train(tiny_config(model_name="ncm", epochs=1, shuffle=False, dataset=dataset), tmp_path / "out", name="run")
+    assert (only_run(tmp_path / "out" / "run") / "report.html").is_file()
+    seed = json.loads((only_run(tmp_path / "out" / "run") / "results.json").read_text())["seeds"][0]
+    gone = [set(task) <= set(missing) for task in ([0, 1], [2, 3])]
+    assert [accuracy is None for accuracy in seed["top1_curve"]] == [gone[0], all(gone)]
+    assert [accuracy is None for accuracy in seed["accuracy_matrix"][1]] == gone

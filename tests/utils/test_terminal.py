@@ -1,0 +1,89 @@
+"""Nothing that stands behind stdout or stderr can fail a program."""
+
+import io
+import logging
+import os
+import sys
+
+import pytest
+
+from utils.terminal import TerminalHandler, quiet_terminal, show, shows_bars, steady_terminal, visible, visible_name
+
+
+def reader_gone():
+    read, write = os.pipe()
+    os.close(read)
+    return os.fdopen(write, "w")
+
+
+def disk_full():
+    return open("/dev/full", "w")
+
+
+def closed():
+    stream = io.StringIO()
+    stream.close()
+    return stream
+
+
+@pytest.mark.parametrize("stream", [reader_gone, disk_full, closed, lambda: None], ids=["reader gone", "disk full", "closed", "none"])
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+def test_a_stream_that_cannot_be_written_fails_nothing(stream, name, monkeypatch):
+    stream = stream()
+    monkeypatch.setattr(sys, name, stream)
+    log = logging.getLogger("slca.terminal_test")
+    log.addHandler(TerminalHandler())
+    show("x" * 100_000)
+    show("x" * 100_000, error=True)
+    log.warning("± careful")
+    with steady_terminal():
+        print("x" * 100_000)
+        print("x" * 100_000, file=sys.stderr, flush=True)
+        assert not sys.stderr.isatty()
+    assert not shows_bars()
+    if stream is not None:
+        stream.close()  # what it still held is gone: closing does not fail either
+
+
+def test_a_narrow_terminal_shows_what_it_can(monkeypatch):
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
+    show("79.83 ± 0.69 in 名 and " + os.fsdecode(b"caf\xe9"))
+    with steady_terminal():
+        print("café ±")
+    assert raw.getvalue() == b"79.83 +- 0.69 in \\u540d and caf\\xe9\ncaf\\xe9 +-\n"
+
+
+@pytest.mark.parametrize(("raw", "shown"), [
+    ("\x1b]0;owned\x07", r"\x1b]0;owned\x07"), ("\x9b2J", r"\x9b2J"), ("a\rb", r"a\x0db"), ("a\x00\x7f", r"a\x00\x7f"),
+    ("\u202egnp.exe", r"\u202egnp.exe"), ("a\u2028b", r"a\u2028b"), (os.fsdecode(b"\xff"), r"\xff"), ("naïve 名 ✓", "naïve 名 ✓"),
+])
+def test_control_characters_are_shown_not_obeyed(raw, shown):
+    assert visible(raw) == shown == visible_name(raw)
+
+
+def test_a_name_is_one_line():
+    assert visible_name("a\nb\tc\x1b[Ad") == r"a\nb\tc\x1b [Ad" and visible("a\n\tb") == "a\n\tb"
+
+
+def test_raw_prints_are_made_visible_too_and_progress_bars_still_move(monkeypatch):
+    out, err = io.StringIO(), io.StringIO()
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", err)
+    with steady_terminal():
+        print("\x1b[2Jgone\r")
+        sys.stderr.write("\r 50%\x1b[A")
+    assert out.getvalue() == "\\x1b[2Jgone\\x0d\n" and err.getvalue() == "\r 50%\x1b[A"
+    assert sys.stdout is out and sys.stderr is err
+
+
+def test_quiet_shows_warnings_and_errors_alone(capsys):
+    log = logging.getLogger("slca")
+    with steady_terminal(), quiet_terminal():
+        print("table")
+        log.info("epoch")
+        log.warning("careful")
+        show("error: gone", error=True)
+        assert not shows_bars()
+    show("after")
+    assert capsys.readouterr() == ("after\n", "careful\nerror: gone\n")

@@ -1,0 +1,67 @@
+"""What a run remembers of its data, so that a resumed one notices when they have changed.
+
+Per split and class: the number of images, and a digest of all file names (or of pixels of some images, for arrays) and of the
+sizes of some files. Where the files lie plays no part, so a data set may be moved.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from utils.data.types import ImageSet, members_by_group
+
+SAMPLED = 4  # files per class whose sizes are read, or images whose pixels are: evenly spaced over the class
+SHOWN = 5  # differences that a message names
+
+Fingerprint = Mapping[str, Mapping[str, str]]  # split -> class name -> "12 images, 3f0a..."
+
+
+def fingerprint(train: ImageSet, test: ImageSet, names: Sequence[str]) -> Fingerprint:
+    """One entry per split and class that has images, classes in the data set's own order."""
+    return {split: {names[int(images.labels[members[0]])]: _entry(images, members) for members in members_by_group(images.labels)}
+            for split, images in (("train", train), ("test", test))}
+
+
+def changes(before: Fingerprint, now: Fingerprint) -> list[str]:
+    """What differs, in words: classes that are gone or new, then images; empty where nothing does."""
+    old, new = (list(dict.fromkeys(name for split in found.values() for name in split)) for found in (before, now))
+    told = [f"class {name!r} is gone" for name in old if name not in new] + [f"class {name!r} is new" for name in new if name not in old]
+    for split in before:
+        for name in before[split]:
+            entry, entry_now = before[split][name], now.get(split, {}).get(name)
+            if name in new and entry != entry_now:
+                told.append(f"class {name!r} had {_count(entry)} in {split}, has {_count(entry_now)}"
+                            if _count(entry) != _count(entry_now) else f"class {name!r} has other images in {split}")
+    if not told and old != new:
+        told.append("the classes are in another order")
+    return told if len(told) <= SHOWN else [*told[:SHOWN], f"and {len(told) - SHOWN} more differences"]
+
+
+def _entry(images: ImageSet, members: np.ndarray) -> str:
+    digest = hashlib.blake2b(digest_size=8)
+    sample = members[np.linspace(0, len(members) - 1, min(SAMPLED, len(members))).astype(np.int64)]
+    if isinstance(images.images, np.ndarray):
+        digest.update(repr(images.images.shape[1:]).encode())
+        digest.update(np.ascontiguousarray(images.images[sample]).tobytes())
+    else:
+        digest.update(images.images[members].names.data.tobytes())
+        digest.update(repr([_size(images.images.text(int(i))) for i in sample]).encode())
+    if images.domains is not None:
+        digest.update(np.ascontiguousarray(images.domains[members]).tobytes())
+    return f"{len(members)} images, {digest.hexdigest()}"
+
+
+def _size(path: str) -> int:
+    """Bytes of a file; -1 where it cannot be told, which reading the image will say."""
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return -1
+
+
+def _count(entry: str | None) -> str:
+    return "no images" if entry is None else entry.partition(",")[0]
