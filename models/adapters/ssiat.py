@@ -11,7 +11,6 @@ from two passes of a loader that shuffles and augments, so y_i - x_i is the diff
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from functools import partial
 from typing import ClassVar
@@ -57,7 +56,6 @@ class SSIAT(SLCA):
         super().__init__(*args, **kwargs)
         if self.config.ssiat_shift and self.config.drift != "none":
             raise UserError(f"drift: got {self.config.drift!r}, allowed: 'none' while ssiat_shift moves the old means; set one of them off")
-        self.net.make_head = self.head_factory()
 
     def head_factory(self) -> HeadFactory:
         return partial(cosine_head, scale=self.config.cosface_scale)
@@ -66,17 +64,12 @@ class SSIAT(SLCA):
         adapters = put_adapters(backbone.model, self.config.adapter_width)
         adapters.add(SHARED, torch_generator(self.config.torch_seed, "adapter"))
         adapters.select(SHARED)
-        return backbone
+        return super().prepare_backbone(backbone)
 
     # Training ------------------------------------------------------------------------------------------------
 
     def trains(self, name: str) -> bool:
         return super().trains(name) and ".adapters." in name
-
-    def begin_task(self, task: int) -> None:
-        super().begin_task(task)
-        if task > 0 and self.config.ssiat_shift and self.backbone_trains and self.backbone_before is None:
-            self.backbone_before = copy.deepcopy(self.net.backbone).requires_grad_(False).eval()
 
     def train(self, task: int, monitor: Monitor, start: TrainingState | None = None, after_epoch: AfterEpoch | None = None) -> None:
         whole = self.config
@@ -101,11 +94,11 @@ class SSIAT(SLCA):
 
     # Semantic shift ------------------------------------------------------------------------------------------
 
-    def update_statistics(self, task: int, monitor: Monitor) -> None:
-        if self.config.ssiat_shift and self.backbone_before is not None:
-            with monitor.stage("statistics"):
-                self.shift(*paired_features(self, self.backbone_before, task))
-        super().update_statistics(task, monitor)
+    def follow_backbone(self, task: int, monitor: Monitor) -> None:
+        if self.config.ssiat_shift:
+            self.shift(*paired_features(self, self.backbone_before, task))
+        else:
+            super().follow_backbone(task, monitor)
 
     def shift(self, before: Tensor, after: Tensor) -> None:
         """Move the old means by the new images' features (n, D) before and after the task."""

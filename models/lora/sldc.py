@@ -14,7 +14,6 @@ the maps themselves is told in utils/formulas/drift_maps.py.
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from typing import ClassVar, Literal
 
@@ -76,17 +75,12 @@ class SLDC(SLCA):
 
     def prepare_backbone(self, backbone: Backbone) -> Backbone:
         add_lora(backbone.model, self.config.lora_rank, self.config.lora_scale, ("qkv", "fc1", "fc2"))
-        return backbone
+        return super().prepare_backbone(backbone)
 
     # Training ------------------------------------------------------------------------------------------------
 
     def trains(self, name: str) -> bool:
         return super().trains(name) and "lora_" in name
-
-    def begin_task(self, task: int) -> None:
-        super().begin_task(task)
-        if task > 0 and self.config.sldc_drift != "none" and self.backbone_trains and self.backbone_before is None:
-            self.backbone_before = copy.deepcopy(self.net.backbone).requires_grad_(False).eval()
 
     def classification_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         return symmetric_cross_entropy(logits, targets, self.config.sce_a, self.config.sce_b)
@@ -111,11 +105,11 @@ class SLDC(SLCA):
 
     # Drift ---------------------------------------------------------------------------------------------------
 
-    def update_statistics(self, task: int, monitor: Monitor) -> None:
-        if self.config.sldc_drift != "none" and self.backbone_before is not None:
-            with monitor.stage("statistics"):
-                self.compensate(*paired_features(self, self.backbone_before, task), task)
-        super().update_statistics(task, monitor)
+    def follow_backbone(self, task: int, monitor: Monitor) -> None:
+        if self.config.sldc_drift != "none":
+            self.compensate(*paired_features(self, self.backbone_before, task), task)
+        else:
+            super().follow_backbone(task, monitor)
 
     def compensate(self, before: Tensor, after: Tensor, task: int) -> None:
         """Move the old Gaussians as the new images' features (n, D) have moved."""

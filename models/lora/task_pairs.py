@@ -24,7 +24,7 @@ class TaskPairs(BaseLearner):
 
     def prepare_backbone(self, backbone: Backbone) -> Backbone:
         self.add_pair(put_pairs(backbone.model, self.targets), 0)  # here already, so that a dry run counts it
-        return backbone
+        return super().prepare_backbone(backbone)
 
     def add_pair(self, pairs: Pairs, task: int) -> None:
         """Add the pair of `task`, B A = 0; deterministic."""

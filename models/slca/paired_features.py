@@ -22,7 +22,7 @@ def paired_features(learner: GaussianLearner, before: Backbone, task: int) -> tu
     for images, _ in learner.data.batches("train", task, batch_size=c.test_batch_size or c.batch_size, augment=False):
         images = fabric.to_device(images)
         with fabric.autocast():
-            old.append(learner.features_of(before, images).float())
+            old.append(before(images).float())
             new.append(learner.features(images).float())
     empty = torch.zeros(0, learner.gaussians.means().shape[1], device=fabric.device)
     return gather_rows(fabric, torch.cat([empty, *old])), gather_rows(fabric, torch.cat([empty, *new]))
