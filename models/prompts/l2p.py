@@ -17,10 +17,10 @@ Four details are settings, since the releases differ and the figures with them:
     `prompt_clip`                   1                                           0: no clipping
     `prompt_head_init`              "zero"                                      "normal": standard deviation 0.02
 
-The defaults are the authors' but for the heads (exps/l2p_cifar.json sets all four). Measured once, on ten tasks of five rendered letters and digits (30
-training and 10 test images per class, the demo's ViT, exps/l2p_demo.json otherwise, 4 epochs, one seed) the last accuracy was, with the
-authors' values and normal heads, 35.80; from there with heads at zero 67.60 (the authors' release), with "class" 83.80, with "pilot"
-61.00, without clipping 41.00, with all of LAMDA-PILOT's 69.40; with heads of standard deviation 0.051 it was 27.60.
+The defaults are the authors' but for the heads; exps/l2p_cifar.json sets all four. Measured once, on ten tasks of five rendered
+letters and digits (30 training and 10 test images per class, the demo's ViT, exps/l2p_demo.json otherwise, 4 epochs, one seed): the
+last accuracy was 35.80 with the authors' values and normal heads; from there 67.60 with heads at zero (the authors' release), 83.80
+with "class", 61.00 with "pilot", 41.00 without clipping, 69.40 with all of LAMDA-PILOT's, 27.60 with heads of deviation 0.051.
 """
 
 from __future__ import annotations
