@@ -33,12 +33,13 @@ def test_saying_that_no_image_is_stored_is_no_foreign_setting():
 
 
 def test_another_method_over_a_file_drops_the_foreign_settings_with_one_warning(tmp_path, caplog):
-    (tmp_path / "a.json").write_text(json.dumps({**COMMON, "model_name": "ewc", "ewc_lambda": 5.0, "ewc_images": 3, "bcb_lrscale": 1.0}))
+    settings = {**COMMON, "model_name": "ewc", "ewc_lambda": 5.0, "ewc_images": 3, "bcb_lrscale": 1.0}
+    (tmp_path / "a.json").write_text(json.dumps(settings))
     config = load_experiment(tmp_path / "a.json", {"model_name": "lwf"})
     assert config.model_name == "lwf" and not hasattr(config, "ewc_lambda")
-    assert [record.message for record in caplog.records] == [
-        f"{tmp_path / 'a.json'}: ewc_lambda, ewc_images left out, lwf does not have these settings"]
-    with pytest.raises(UserError, match="'ewc_lambda' belongs to ewc"):  # asked for by hand it is a mistake
+    (record,) = caplog.records
+    assert record.message.endswith("a.json: ewc_lambda, ewc_images left out, lwf does not have these settings")
+    with pytest.raises(UserError, match="'ewc_lambda' belongs to ewc"):  # asked for by hand
         load_experiment(tmp_path / "a.json", {"model_name": "lwf", "ewc_lambda": 2.0})
 
 
@@ -52,11 +53,10 @@ def test_the_longest_known_name_wins(written, method):
     assert resolve_name(written) == method
 
 
-@pytest.mark.parametrize("written", ["slcap", "slca_p_p2", "slcax"])
+@pytest.mark.parametrize("written", ["slcap", "slcax", "fintune"])
 def test_what_looks_like_neither_is_an_error(written):
     with pytest.raises(UserError, match="model_name: got"):
-        assert resolve_name(written) == "slca_pp"
-        raise UserError("model_name: got something that is SLCA++")  # close enough to be it
+        resolve_name(written)
 
 
 def test_a_misspelt_key_is_told_before_torch_is_imported():

@@ -77,7 +77,7 @@ def prepare(name: str, source: str | Path, root: str | Path = "data") -> Path:
     return target
 
 
-def prepare_names() -> list[str]:
+def preparable_sets() -> list[str]:
     """The data sets that `prepare` knows."""
     return [name for name, entry in REGISTRY.items() if entry.info.folder]
 

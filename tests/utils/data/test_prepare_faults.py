@@ -17,7 +17,7 @@ import pytest
 
 from tests.utils.data.test_prepare import cub_files, picture, small, tar, tree, write, zipped  # noqa: F401 (small is a fixture)
 from utils.data import prepare as prepare_module
-from utils.data.prepare import TORCHVISION_FILES, prepare, prepare_names
+from utils.data.prepare import TORCHVISION_FILES, preparable_sets, prepare
 from utils.data.registry import REGISTRY, load_dataset
 from utils.errors import UserError
 
@@ -34,7 +34,7 @@ def message(name: str, source: Path, root: Path) -> str:
 
 # Wrong sources -----------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("name", prepare_names())
+@pytest.mark.parametrize("name", preparable_sets())
 def test_a_wrong_source_leaves_nothing_behind(tmp_path, name):
     sources = {
         "empty": tmp_path / "empty",
