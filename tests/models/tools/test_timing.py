@@ -52,7 +52,7 @@ def test_alignment_is_counted_where_there_is_any():
 def test_alignment_costs_more_with_every_task_and_nothing_in_the_first():
     config = resolve_config(make_config(dataset="cifar100_224", init_cls=10, increment=10))
     learner = shape_learner(config, DataManager.plan(config, 0))
-    learner.config = config.model_copy(update={"ca_samples": 4, "ca_epochs": 1})
+    learner.config = config.model_copy(update={"ca_samples": 64, "ca_epochs": 1})
     seconds = _alignment_seconds(learner, 3000, torch.device("cpu"))
     assert seconds[0] == 0 and len(seconds) == 10
     assert all(later > 0 for later in seconds[1:]) and seconds[-1] > seconds[1]
