@@ -43,7 +43,7 @@ def test_another_method_over_a_file_drops_the_foreign_settings_with_one_warning(
         load_experiment(tmp_path / "a.json", {"model_name": "lwf", "ewc_lambda": 2.0})
 
 
-@pytest.mark.parametrize("written", ["slca_pp_cifar", "slca++_x", "SLCA-PP", "slca_plus_plus", "slcapp_cars_lora", "SLCA++", "slca_plusplus"])
+@pytest.mark.parametrize("written", ["slca_pp_cifar", "slca++_x", "SLCA-PP", "slca_plus_plus", "slcapp_cars_lora", "SLCA++"])
 def test_what_looks_like_slcapp_is_slcapp(written):
     assert resolve_name(written) == "slca_pp"
 
