@@ -156,7 +156,7 @@ class ClassifierRefinement(Alignment):
     def __init__(self, heads: nn.ModuleList, *, lr: float, sce_a: float, sce_b: float) -> None:
         super().__init__(heads, lr=lr, momentum=0.0, weight_decay=0.0, tau=None)
         self.sce_a, self.sce_b = sce_a, sce_b
-        self.optimizer = torch.optim.Adam(self.fused.parameters, lr=lr)
+        self.optimizer = torch.optim.Adam(self.fused.trained, lr=lr)
 
     def loss(self, features: Tensor, labels: Tensor) -> Tensor:
         return symmetric_cross_entropy(self.fused.logits(features), labels, self.sce_a, self.sce_b)
