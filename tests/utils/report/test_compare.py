@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -179,3 +181,31 @@ def test_quantities_are_written_for_people() -> None:
     assert seconds_text({"mean": 600.0, "std": None}) == "10.0 min"
     assert seconds_text({"mean": 36000.0, "std": 3600.0}) == "10.0 ± 1.0 h"
     assert seconds_text({"mean": None, "std": None}) == "-"
+
+
+def test_another_comparison_that_is_there_is_kept_and_the_same_one_is_not_doubled(
+    logs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = [logs / "finetune_demo", logs / "slca_demo"]
+    compare(runs, tmp_path)
+    compare(runs, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == []
+    first = (tmp_path / "comparison.csv").read_text()
+    compare(runs[:1], tmp_path)
+    assert str(tmp_path / "older-1") in capsys.readouterr().out
+    compare(runs, tmp_path)
+    assert (tmp_path / "older-1" / "comparison.csv").read_text() == first == (tmp_path / "comparison.csv").read_text()
+    assert len(list((tmp_path / "older-2").iterdir())) == 5
+
+
+def test_a_comparison_is_written_where_nothing_can_be_printed(logs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr("sys.stdout", full)
+        compare([logs / "finetune_demo"], tmp_path)
+    assert len(list(tmp_path.iterdir())) == 5
+
+
+def test_a_comparison_imports_no_torch(logs: Path, tmp_path: Path) -> None:
+    program = f"import sys, main; main.main(['compare', {str(logs / 'slca_demo')!r}, '--out', {str(tmp_path)!r}]); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parents[3], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "False"

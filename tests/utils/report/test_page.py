@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -9,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests.result_samples import make_result
-from utils.report.page import write_report
+from utils.report.page import report_is_there, write_report
 from utils.report.published import SOURCE
-from utils.report.results import RunResult
+from utils.report.results import RunResult, write_results
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>{{ 7 * 7 }}"
 
@@ -89,3 +91,31 @@ def test_sparse_results_still_make_a_page(tmp_path: Path) -> None:
     seed.stage_seconds, seed.parameters, seed.memory_curve, seed.peak_memory_mb = {}, {}, [], None
     bare = RunResult(config={}, environment={}, seeds=[seed])
     assert "Peak memory" in write_report(bare, tmp_path).read_text()
+
+
+def test_the_report_says_which_run_it_is_about_and_what_the_spread_is_over(tmp_path: Path) -> None:
+    status = {"started": "2026-01-02T03:04:05+00:00", "command": "python main.py --config <b>.json", "config": {}}
+    (tmp_path / "run.json").write_text(json.dumps(status))
+    text = Tags(write_report(make_result(), tmp_path).read_text()).text
+    for expected in (str(tmp_path), *list(status.values())[:2], "over the seeds, each of which is another class order"):
+        assert expected in text
+
+
+def test_a_machine_without_a_gpu_has_none(page: str) -> None:
+    assert re.search(r"<td>gpu</td><td>none</td>", page)
+
+
+def test_a_page_of_names_that_are_not_utf8_is_written(tmp_path: Path) -> None:
+    result = make_result(seeds=(1,), title=os.fsdecode(b"m\xe9thode"))
+    result.class_names[0] = os.fsdecode(b"caf\xe9")
+    assert "caf\\xe9" in write_report(result, tmp_path).read_text(encoding="utf-8")
+
+
+def test_a_report_that_is_older_than_the_results_or_incomplete_is_noticed(tmp_path: Path) -> None:
+    result = make_result(seeds=(1,))
+    write_results(result, tmp_path)
+    assert not report_is_there(tmp_path)
+    write_report(result, tmp_path)
+    assert report_is_there(tmp_path)
+    os.utime(tmp_path / "curve.png", ns=(1, 1))
+    assert not report_is_there(tmp_path)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -100,3 +103,16 @@ def test_a_hostile_name_is_drawn_as_text() -> None:
 def test_drawing_leaves_pyplot_alone() -> None:
     png_bytes(matrix_figure(make_result(seeds=(1,))))
     assert "matplotlib.pyplot" not in sys.modules or not sys.modules["matplotlib.pyplot"].get_fignums()
+
+
+@pytest.mark.parametrize("backend", ["module://matplotlib_inline.backend_inline", "Qt4Agg", "TkAgg", "nonsense", ""])
+def test_a_picture_needs_no_backend_that_a_notebook_or_a_toolkit_asks_for(backend: str) -> None:
+    program = ("import os; from tests.result_samples import make_result; from utils.report.plots import curve_figure, png_bytes\n"
+               "print(png_bytes(curve_figure([make_result()]))[:4], repr(os.environ['MPLBACKEND']))")
+    done = subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parents[3], env={**os.environ, "MPLBACKEND": backend},
+                          capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == rf"b'\x89PNG' {backend!r}"
+
+
+def test_a_name_that_is_not_utf8_or_would_steer_a_terminal_is_drawn_as_text() -> None:
+    assert texts(curve_figure([make_result()], [os.fsdecode(b"caf\xe9") + "\x1b"]))[0].startswith(r"caf\xe9\x1b")

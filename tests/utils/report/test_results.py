@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
+import os
+import re
 import statistics
 import subprocess
 from pathlib import Path
@@ -15,8 +18,8 @@ from utils.errors import UserError
 from utils.files import write_atomic
 from utils.machine.environment import environment, git_commit
 from utils.report.published import CLASSES_PER_TASK, published
-from utils.report.results import RunResult, read_results, statistic, write_results
-from utils.report.tables import mean_std_text, results_table
+from utils.report.results import RunResult, csv_text, read_results, statistic, tables_are_current, write_results
+from utils.report.tables import SPREAD, mean_std_text, results_table
 
 PAPER_CONFIG = {"dataset": "cifar100_224", "convnet_type": "vit-b-p16", "init_cls": 10, "increment": 10}
 
@@ -197,3 +200,75 @@ def test_git_commit_tells_clean_from_changed_from_no_checkout(tmp_path: Path) ->
     assert git_commit(tmp_path).endswith("-dirty")
     (tmp_path / "inner").mkdir()
     assert git_commit(tmp_path / "inner") is None
+
+
+@pytest.mark.parametrize("name", ["=cmd|' /C calc'!A0", "+1+1", "-2+3", "@SUM(A1)", "\tx", "\r=1", " =1", "＝1"])
+def test_a_name_in_a_csv_is_no_formula(name: str) -> None:
+    (_, cell), = csv.reader(io.StringIO(csv_text([{"a": -1.5, "file": name}]), newline="").readlines()[1:])
+    assert cell == "'" + name
+    assert csv_text([{"a": -1.5, "file": "a=b"}]) == "a,file\n-1.5,a=b\n"
+
+
+def test_names_that_are_not_utf8_are_written_out_in_every_file(tmp_path: Path) -> None:
+    result = make_result(seeds=(1,), notes=os.fsdecode(b"\xff"))
+    result.class_names[0] = os.fsdecode(b"caf\xe9")
+    write_results(result, tmp_path)
+    assert read_results(tmp_path / "results.json").class_names[0] == "caf\\xe9"
+    assert tables_are_current(result, tmp_path)
+
+
+def test_tables_that_are_of_other_results_or_missing_are_noticed(tmp_path: Path) -> None:
+    write_results(make_result(seeds=(1,)), tmp_path)
+    assert not tables_are_current(make_result(seeds=(1, 2)), tmp_path)
+    (tmp_path / "results_tidy.csv").unlink()
+    assert not tables_are_current(make_result(seeds=(1,)), tmp_path)
+
+
+def test_results_json_is_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = []
+    monkeypatch.setattr("utils.report.results.write_atomic", lambda path, data: written.append(path.name))
+    write_results(make_result(), tmp_path)
+    assert sorted(written[:-1]) == ["results.csv", "results_tidy.csv"] and written[-1] == "results.json"
+
+
+def damage(name: str, value: object):
+    def change(content: dict) -> None:
+        content["seeds"][1][name] = value
+    return change
+
+
+@pytest.mark.parametrize(("change", "told"), [
+    (damage("top1_curve", [1.0]), "seeds.1.top1_curve: got 1 entries for 5 tasks"),
+    (damage("grouped", []), "seeds.1.grouped: got 0"),
+    (damage("accuracy_matrix", [[1.0]] * 5), "seeds.1.accuracy_matrix.0: got 1"),
+    (damage("memory_curve", [{}]), "seeds.1.memory_curve"),
+    (damage("task_sizes", []), "seeds.1.task_sizes: got 0 tasks, the first seed has 5"),
+    (damage("task_sizes", [2, 2]), "seeds.1.task_sizes: got 2 tasks, the first seed has 5"),
+    (damage("task_sizes", [2, 2, 2, 2, -2]), "is no number of classes"),
+    (damage("last", "high"), "seeds.1.last"),
+    (lambda content: content.pop("seeds"), "seeds"),
+])
+def test_results_that_do_not_fit_together_are_one_message(change, told: str, tmp_path: Path) -> None:
+    write_results(make_result(seeds=(1, 2)), tmp_path)
+    content = json.loads((tmp_path / "results.json").read_text())
+    change(content)
+    (tmp_path / "results.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"results\.json is not a run's results\.json: .*" + re.escape(told)):
+        read_results(tmp_path / "results.json")
+
+
+@pytest.mark.parametrize("text", ["", "[" * 100_000, '{"config":' * 50_000, '{"config": ' + "[" * 5000 + "]" * 5000 + "}", "null", "\x00", "{"])
+def test_a_file_that_is_no_results_is_one_message(text: str, tmp_path: Path) -> None:
+    (tmp_path / "results.json").write_text(text)
+    with pytest.raises(UserError, match="is not a run's results"):
+        read_results(tmp_path / "results.json")
+
+
+def test_a_pipe_in_place_of_results_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "results.json")
+    with pytest.raises(UserError, match="no regular file"):
+        read_results(tmp_path / "results.json")
+
+
+def test_the_table_says_what_the_spread_is_over() -> None:
+    assert SPREAD in results_table(make_result()) and SPREAD not in results_table(make_result(seeds=(1,)))
