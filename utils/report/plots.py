@@ -10,7 +10,9 @@ from __future__ import annotations
 import importlib
 import io
 import os
+import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -124,15 +126,17 @@ def matrix_figure(result: RunResult, theme: Theme = LIGHT) -> Figure:
 
 def _import_matplotlib() -> None:
     """Import matplotlib, whatever MPLBACKEND says: a notebook's backend, or a toolkit's, that is not installed here is no error."""
+    if "matplotlib" in sys.modules:
+        return
+    asked = os.environ.pop("MPLBACKEND", None)  # a name that matplotlib does not know would end its import half-way
     try:
-        importlib.import_module("matplotlib")
-    except ValueError:
-        asked = os.environ.pop("MPLBACKEND", None)
-        try:
-            importlib.import_module("matplotlib")
-        finally:
-            if asked is not None:
-                os.environ["MPLBACKEND"] = asked
+        matplotlib = importlib.import_module("matplotlib")
+    finally:
+        if asked is not None:
+            os.environ["MPLBACKEND"] = asked
+    if asked:
+        with suppress(ValueError):  # for other users of matplotlib in this process
+            matplotlib.rcParams["backend"] = asked
 
 
 def _figure(width: float, height: float, theme: Theme) -> tuple[Figure, Axes]:

@@ -38,7 +38,7 @@ HEADLINES = {                               # key of the summary and attribute o
 }
 MEMORY_KINDS = ("images", "features", "statistics", "parameters")   # of what a learner keeps, in bytes
 WHERE_DEFINED = ("last_all_domains", "last_validation")     # shown only for runs that have them
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "＝", "＋", "－", "＠")   # full-width forms too (OWASP, CSV injection)
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "＝", "＋", "－", "＠")   # full-width forms too (OWASP, CSV injection)
 NEEDS_TWO_TASKS = ("average_incremental", "forgetting", "backward_transfer")
 
 
@@ -247,7 +247,10 @@ def csv_text(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def _no_formula(value: Any) -> Any:
-    return "'" + value if isinstance(value, str) and value.lstrip(" \n").startswith(FORMULA_STARTS) else value
+    if not isinstance(value, str):
+        return value
+    value = value.replace("\r", r"\x0d")  # python's writer would leave it bare, and readers end the line there
+    return "'" + value if value.lstrip(" \n").startswith(FORMULA_STARTS) else value
 
 
 def _wide_rows(result: RunResult) -> list[dict[str, Any]]:

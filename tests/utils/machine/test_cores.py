@@ -30,7 +30,8 @@ def cgroup(folder: Path, line: str, files: dict[str, str]) -> float | None:
     ("0::/", {}, None),
     ("0::/a/b", {"a/cpu.max": "50000 100000", "a/b/cpu.max": "max 100000", "cpu.max": "400000 100000"}, 0.5),
     ("0::/not/mounted", {"cpu.max": "200000 100000"}, 2.0),
-    ("3:cpu,cpuacct:/job\n1:memory:/job", {"cpu,cpuacct/job/cpu.cfs_quota_us": "300000", "cpu,cpuacct/job/cpu.cfs_period_us": "100000"}, 3.0),
+    ("3:cpu,cpuacct:/job\n1:memory:/job",
+     {"cpu,cpuacct/job/cpu.cfs_quota_us": "300000", "cpu,cpuacct/job/cpu.cfs_period_us": "100000"}, 3.0),
     ("3:cpu,cpuacct:/job", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, None),
     ("0::/", {"cpu.max": "nonsense"}, None),
 ])

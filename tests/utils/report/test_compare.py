@@ -206,6 +206,7 @@ def test_a_comparison_is_written_where_nothing_can_be_printed(logs: Path, tmp_pa
 
 
 def test_a_comparison_imports_no_torch(logs: Path, tmp_path: Path) -> None:
-    program = f"import sys, main; main.main(['compare', {str(logs / 'slca_demo')!r}, '--out', {str(tmp_path)!r}]); print('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parents[3], capture_output=True, text=True, check=True)
+    program = "import sys, main; main.main(['compare', sys.argv[1], '--out', sys.argv[2]]); print('torch' in sys.modules)"
+    command = [sys.executable, "-c", program, logs / "slca_demo", tmp_path]
+    done = subprocess.run(command, cwd=Path(__file__).parents[3], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "False"

@@ -86,7 +86,8 @@ def test_names_that_are_not_utf8_do_not_change_a_run(tmp_path, monkeypatch):
     json.loads((run.path / "run.json").read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("planted", [".lock", "seed1993/log.txt", "seed1993/checkpoints", "seed1993/metrics.jsonl", "results.json", "seed7"])
+@pytest.mark.parametrize("planted", [
+    ".lock", "seed1993/log.txt", "seed1993/checkpoints", "seed1993/metrics.jsonl", "results.json", "seed7"])
 def test_a_link_that_leads_out_of_the_run_is_refused_and_nothing_is_written_there(planted, tmp_path, monkeypatch):
     run = opened(tmp_path, 2026, monkeypatch)
     foreign = tmp_path / "foreign"
