@@ -2,8 +2,10 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,8 +14,11 @@ import trainer
 from main import main
 from tests.processes import start_main
 from tests.run_files import only_run
+from utils import files
 from utils.errors import StorageError
+from utils.report.page import report_is_there
 from utils.report.results import read_results, tables_are_current
+from utils.run.run_folder import RunFolder
 
 PROJECT = Path(__file__).parent.parent
 TINY = {"model_name": "slca_tiny", "init_cls": 2, "increment": 2, "epochs": 1, "batch_size": 8, "seed": [1, 2], "ca_epochs": 1,
@@ -232,28 +237,42 @@ class Killed(BaseException):
     """As a kill ends a process: no handler of the program sees it."""
 
 
-@pytest.mark.parametrize("place", [*PAGE, "results.json", "run.json"])
-def test_a_kill_between_any_two_files_of_a_seed_leaves_nothing_stale_after_a_resume(place, config, tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def two_seeds(tmp_path_factory):
+    """(out folder, config file) of a run of two seeds that is done."""
+    folder = tmp_path_factory.mktemp("two")
+    config = folder / "tiny.json"
+    config.write_text(json.dumps({**TINY, "ca_epochs": 0}))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer, "write_report", lambda result, run: None)
+        assert main(["--config", str(config), "--out", str(folder / "logs")]) == 0
+    return folder / "logs", config
+
+
+@pytest.mark.parametrize("place", ["results.csv", "results_tidy.csv", "results.json", "curve.png", "report.html", "run.json"])
+def test_a_kill_between_any_two_files_of_a_seed_leaves_nothing_stale_after_a_resume(place, two_seeds, tmp_path, monkeypatch):
     """The last seed's write of `place` does not happen, nor anything after it."""
-    from utils import files
-    replace, seen = files._replace, []
+    out, config = two_seeds
+    shutil.copytree(out, tmp_path / "logs")
+    run = RunFolder(only_run(tmp_path / "logs" / "tiny"))
+    both = read_results(run.path / "results.json")
+    trainer._write(replace(both, seeds=both.seeds[:1], summary={}), run.path)
+    run._write({**run.status(), "finished": False})
+    real = files._replace
 
     def stop(target, data):
-        seen.append(target.name)
-        if target.name == place and seen.count(place) == 2:
+        if target.name == place:
             raise Killed
-        replace(target, data)
+        real(target, data)
 
-    command = ["--config", str(config), "--set", "ca_epochs=0", "--out", str(tmp_path / "logs"), "--resume"]
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(files, "_replace", stop)
-        main(command)
-    assert main(command) == 0
-    run = only_run(tmp_path / "logs" / "tiny")
-    result = read_results(run / "results.json")
-    assert [seed.seed for seed in result.seeds] == [1, 2] and tables_are_current(result, run)
-    assert "seed 2" in (run / "report.html").read_text() and json.loads((run / "run.json").read_text())["finished"]
-    assert len({(run / name).stat().st_mtime_ns >= (run / "results.json").stat().st_mtime_ns for name in PAGE[:3]}) == 1
+        trainer._write(both, run.path)
+        run.finish()
+    assert main(["--config", str(config), "--out", str(tmp_path / "logs"), "--resume"]) == 0
+    result = read_results(run.path / "results.json")
+    assert [seed.seed for seed in result.seeds] == [1, 2] and tables_are_current(result, run.path) and report_is_there(run.path)
+    assert "seed 2" in (run.path / "report.html").read_text() and run.finished
 
 
 def test_a_finished_run_whose_tables_or_pages_are_missing_or_stale_gets_them_back(config, tmp_path):
