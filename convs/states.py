@@ -21,7 +21,7 @@ from convs.parts import refuse_recompute
 from utils.formulas.subspaces import truncate
 
 State = Mapping[str, Tensor]
-FISHER_FLOOR = 1e-4  # CoFiMA's release
+FISHER_FLOOR = 1e-12  # keeps the weighted mean defined where neither state has any information
 
 
 def changed(state: State, base: State) -> dict[str, Tensor]:
