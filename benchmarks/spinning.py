@@ -4,7 +4,8 @@
 
 Trains one epoch per task of the demo with two threads beside so many busy loops and prints the seconds of all epochs that were
 done (at most five, one per task), for OpenMP's own setting, for OMP_WAIT_POLICY=PASSIVE and for several spin counts; main.py
-sets the one in utils/machine/cores.py. A measurement ends after --limit seconds. What else runs on the machine counts as load: it is printed too.
+sets the one in utils/machine/cores.py. A measurement ends after --limit seconds. What else runs on the machine counts as load:
+it is printed too.
 """
 
 from __future__ import annotations
