@@ -248,7 +248,8 @@ class Session:
             for name, tensors in self.learner.files(task).items():
                 write_tensors_atomic(self.folder / f"{name}.safetensors", tensors)
         weights = self.learner.network_state()
-        self.store.save(task, None, weights=weights, state=self.learner.extra_state(), meta=self.meta(weights))
+        self.store.save(task, None, weights=weights, state=self.learner.extra_state(), meta=self.meta(weights),
+                        parts=self.learner.state_parts())
         self.saved_at = time.monotonic()
 
     def save_inside_task(self, epochs: int, optimizer: torch.optim.Optimizer) -> None:

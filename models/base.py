@@ -253,6 +253,12 @@ class BaseLearner:
     def load_extra_state(self, state: Mapping[str, Tensor]) -> None:
         """Restore what `extra_state` gave."""
 
+    def state_parts(self) -> dict[str, tuple[object, ...]]:
+        """Prefixes of names in `extra_state`, with the objects that the tensors under each follow from: while these are the same
+        objects, a checkpoint need not write the tensors again. None here.
+        """
+        return {}
+
     def epoch_state(self) -> dict[str, Tensor]:
         """Tensors that change between the epochs of a task and that its next epoch needs; empty here."""
         return {}

@@ -286,6 +286,9 @@ class GaussianLearner(BaseLearner):
                 **{f"trained.{k}": v for k, v in self.trained.tensors.items()},
                 "temperature": torch.tensor(self.temperature, dtype=torch.float64)}
 
+    def state_parts(self) -> dict[str, tuple[object, ...]]:
+        return {f"gaussians.{number}.": part for number, part in enumerate(self.gaussians.parts())}
+
     def load_extra_state(self, state: Mapping[str, Tensor]) -> None:
         self.gaussians.load_state_dict(part_of_state(state, "gaussians."))
         self.trained.tensors = part_of_state(state, "trained.")

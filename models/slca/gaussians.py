@@ -1,7 +1,7 @@
 """Per-class Gaussians of the features, N(mu_c, S_c + ridge I), held in factor form.
 
 With n features of dimension d the covariance has rank r <= min(n - 1, d), so S_c = A' A with A of shape (r, d) is
-exact and no d x d matrix is kept when n < d. SLCA section 3.3; METHOD "Statistics": unbiased covariance + 1e-4 I.
+exact and no d x d matrix is kept when n < d. SLCA section 3.3; the release takes the unbiased covariance + 1e-4 I.
 How A is found: models/slca/factors.py.
 
 Cheaper covariances, by name (`ca_cov`):
@@ -18,6 +18,7 @@ Cheaper covariances, by name (`ca_cov`):
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
@@ -47,6 +48,7 @@ class ClassGaussians:
         self.rank = DEFAULT_RANK if cov == "lowrank" and rank is None else rank
         self.dtype = dtype
         self.classes: list[Gaussian] = []  # class c of the stream at position c; grows by C_t per task
+        self.fitted: list[int] = []  # classes of each call of `fit`
         self.pooled: Tensor | None = None  # (d, d) sum over classes of (n_c - 1) S_c; shared only
         self.free_buffers()
 
@@ -74,6 +76,7 @@ class ClassGaussians:
         for batch in class_batches(features, labels, classes):
             found.update(zip(batch.labels, self._fit_batch(batch), strict=True))
         self.classes += [found[label] for label in classes]
+        self.fitted.append(len(classes))
         if self.cov == "shared":
             return list(classes) if self._degrees_of_freedom() < features.shape[1] else []
         return [label for label in classes if self[label].count <= features.shape[1]]
@@ -174,23 +177,30 @@ class ClassGaussians:
         return classes * each + (FLOAT_BYTES * d * d if self.cov == "shared" else 0)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Flat tensors for a checkpoint: all factors stacked by rows, with each class's rank and count."""
-        if not self.classes:
-            return {}
-        state = {"means": self.means(), "factors": torch.cat([g.factor for g in self.classes]),
-                 "ranks": torch.tensor([len(g.factor) for g in self.classes]),
-                 "counts": torch.tensor([g.count for g in self.classes]), "noise": torch.stack([g.noise for g in self.classes])}
-        return state if self.pooled is None else {**state, "pooled": self.pooled}
+        """Flat tensors for a checkpoint, "<n>.means" and so on for the n-th call of `fit`: factors by rows, with ranks and counts."""
+        state: dict[str, Tensor] = {} if self.pooled is None else {"pooled": self.pooled}
+        for number, part in enumerate(self.parts()):
+            state |= {f"{number}.means": torch.stack([g.mean for g in part]), f"{number}.factors": torch.cat([g.factor for g in part]),
+                      f"{number}.ranks": torch.tensor([len(g.factor) for g in part]),
+                      f"{number}.counts": torch.tensor([g.count for g in part]), f"{number}.noise": torch.stack([g.noise for g in part])}
+        return state
+
+    def parts(self) -> list[tuple[Gaussian, ...]]:
+        """The Gaussians by the call of `fit` that they came from. As long as a part holds the same objects its statistics are unchanged."""
+        ends = [0, *accumulate(self.fitted)]
+        rest = [len(self.classes)] if ends[-1] < len(self.classes) else []
+        return [tuple(self.classes[start:stop]) for start, stop in pairwise([*ends, *rest])]
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         self.free_buffers()
         self.pooled = state.get("pooled")
-        if not state:
-            self.classes = []
-            return
-        factors = state["factors"].split(state["ranks"].tolist())
-        self.classes = self._stored([Gaussian(*each) for each in zip(state["means"], factors, state["counts"].tolist(), state["noise"],
-                                                                     strict=True)])
+        self.classes, self.fitted = [], []
+        while f"{len(self.fitted)}.means" in state:
+            part = {key: state[f"{len(self.fitted)}.{key}"] for key in ("means", "factors", "ranks", "counts", "noise")}
+            factors = part["factors"].split(part["ranks"].tolist())
+            self.classes += self._stored([Gaussian(*each) for each in zip(part["means"], factors, part["counts"].tolist(), part["noise"],
+                                                                          strict=True)])
+            self.fitted.append(len(factors))
 
     # Private -------------------------------------------------------------------------------------------------
 

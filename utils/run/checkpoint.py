@@ -4,7 +4,9 @@
     checkpoints/task_04_epoch_0007/   inside task 4, after its 7th epoch; only the newest one stays
         weights.safetensors           the network (frozen pre-trained tensors are left out, their SHA-256 kept)
         state.safetensors             statistics, heads before alignment; inside a task the optimiser
-        checkpoint.json               figures so far, the stream of tasks, checksums of the other two
+        state_gaussians_0.safetensors statistics of the first task's classes, ...; a link to the file of the checkpoint before, as long
+                                      as they have not changed
+        checkpoint.json               figures so far, the stream of tasks, checksums of the others
 
 A folder is filled under a temporary name and renamed, so one that has its name is complete.
 """
@@ -57,10 +59,15 @@ class CheckpointStore:
         self.folder = folder
         self.keep = keep
         self.warn = warn
+        self._written: dict[str, tuple[tuple[object, ...], Path, str]] = {}  # prefix -> objects, file and checksum of the last save
 
     def save(self, task: int, epoch: int | None, *, weights: Mapping[str, Tensor], state: Mapping[str, Tensor],
-             meta: Mapping[str, Any]) -> None:
+             meta: Mapping[str, Any], parts: Mapping[str, tuple[object, ...]] | None = None) -> None:
         """Write one checkpoint and remove those that it makes superfluous.
+
+        Args:
+            parts: prefixes of `state` that get files of their own, with the objects that their tensors follow from; where these are
+                the objects of the last save, its file is linked instead of written.
 
         Raises:
             StorageError: it cannot be written (disk full, no permission); earlier ones stay as they were.
@@ -72,8 +79,13 @@ class CheckpointStore:
         try:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
+            rest = {key: tensor for key, tensor in state.items() if not key.startswith(tuple(parts or ()))}
             checksums = {file: write_tensors(partial / file, tensors)
-                         for file, tensors in (("weights.safetensors", weights), ("state.safetensors", state))}
+                         for file, tensors in (("weights.safetensors", weights), ("state.safetensors", rest))}
+            for prefix, objects in (parts or {}).items():
+                file = f"state_{prefix.strip('.').replace('.', '_')}.safetensors"
+                checksums[file] = self._write_part(partial / file, prefix, objects, state)
+                self._written[prefix] = objects, self.folder / name / file, checksums[file]
             content = json.dumps({"meta": dict(meta), "sha256": checksums})
             write_atomic(partial / "checkpoint.json", json.dumps({"content": content, "sha256": sha256_of(content.encode())}))
             shutil.rmtree(self.folder / name, ignore_errors=True)
@@ -86,6 +98,17 @@ class CheckpointStore:
         finally:  # also when a signal stops the program here
             shutil.rmtree(partial, ignore_errors=True)
         self.tidy(task, epoch)
+
+    def _write_part(self, path: Path, prefix: str, objects: tuple[object, ...], state: Mapping[str, Tensor]) -> str:
+        """Link the last save's file of this prefix, or write the tensors; returns the checksum."""
+        before, file, checksum = self._written.get(prefix, ((), path, ""))
+        if checksum and len(before) == len(objects) and all(a is b for a, b in zip(before, objects, strict=True)):
+            try:
+                os.link(file, path)
+                return checksum
+            except OSError:  # the file is gone, or the file system has no links
+                pass
+        return write_tensors(path, {key: tensor for key, tensor in state.items() if key.startswith(prefix)})
 
     def tidy(self, task: int, epoch: int | None) -> None:
         """Remove what a run that is now after `task` (inside it, with `epoch` epochs done) does not need.
@@ -132,7 +155,9 @@ class CheckpointStore:
             if sha256_of(data) != checksum:
                 raise ValueError(f"{file} does not match its checksum")
             tensors[file] = load(data)
-        return Checkpoint(name, task, epoch, tensors["weights.safetensors"], tensors["state.safetensors"], content["meta"])
+        weights = tensors.pop("weights.safetensors")
+        state = {key: tensor for file in tensors.values() for key, tensor in file.items()}
+        return Checkpoint(name, task, epoch, weights, state, content["meta"])
 
     def _names(self) -> list[tuple[str, int, int | None]]:
         """All complete checkpoints, oldest first: name, task from 0, epochs done (None: the whole task)."""

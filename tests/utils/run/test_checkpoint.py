@@ -58,3 +58,17 @@ def test_tensors_of_any_layout_are_written_as_they_are(tmp_path):
     assert checksum == file_sha256(tmp_path / "t.safetensors")
     found = load_file(tmp_path / "t.safetensors")
     assert found.keys() == tensors.keys() and all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
+
+
+def test_statistics_that_did_not_change_are_linked_not_written_again(tmp_path):
+    store = CheckpointStore(tmp_path / "checkpoints", keep="all")
+    first, second = (object(), object()), (object(),)
+    state = {"gaussians.0.means": torch.zeros(3), "gaussians.1.means": torch.ones(3), "temperature": torch.tensor(1.0)}
+    for task, parts in enumerate([{"gaussians.0.": first}, {"gaussians.0.": first, "gaussians.1.": second},
+                                  {"gaussians.0.": (object(), object()), "gaussians.1.": second}]):
+        store.save(task, None, weights={}, state=state, meta={}, parts=parts)
+    links = [{file.name: file.stat().st_ino for file in (store.folder / f"task_0{t}").glob("state_*")} for t in (1, 2, 3)]
+    assert links[0]["state_gaussians_0.safetensors"] == links[1]["state_gaussians_0.safetensors"]  # unchanged
+    assert links[1]["state_gaussians_0.safetensors"] != links[2]["state_gaussians_0.safetensors"]  # moved
+    assert links[1]["state_gaussians_1.safetensors"] == links[2]["state_gaussians_1.safetensors"]
+    assert store.newest().state.keys() == state.keys() and torch.equal(store.newest().state["gaussians.1.means"], torch.ones(3))
