@@ -43,8 +43,20 @@ class StubData:
     def __init__(self, task_sizes: list[int], batches: dict[int, list[tuple[torch.Tensor, torch.Tensor]]] | None = None) -> None:
         self.stream, self.given = TaskStream(list(range(sum(task_sizes))), task_sizes), batches or {}
 
-    def batches(self, split: str, tasks: int, **_: Any) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        return self.given[tasks]
+    def batches(self, split: str, tasks: int | None = None, indices: np.ndarray | None = None,
+                **_: Any) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Those given for the task, or the images at `indices` as one batch; images are numbered over all tasks."""
+        if indices is None:
+            return self.given[tasks]
+        images, labels = (torch.cat([batch[part] for task in sorted(self.given) for batch in self.given[task]]) for part in (0, 1))
+        return [(images[indices], labels[indices])]
+
+    def task_indices(self, split: str, task: int) -> np.ndarray:
+        first = sum(self.count(split, earlier) for earlier in self.given if earlier < task)
+        return np.arange(first, first + self.count(split, task))
+
+    def count(self, split: str, task: int) -> int:
+        return sum(len(batch[1]) for batch in self.given[task])
 
 
 def make_config(**settings: Any) -> MethodSettings:

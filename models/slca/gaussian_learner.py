@@ -154,7 +154,7 @@ class GaussianLearner(BaseLearner):
         Without it they stay, and how far they are off by now is measured on some of the new images, and told.
         """
         follows = self.config.drift != "none"
-        operator = self.drift_operator(task, None if follows else MEASURED_IMAGES)
+        operator = self.drift_operator(task) if follows else self.measured_operator(task)
         means = self.gaussians.means().to(operator)
         cosine = F.cosine_similarity(means, means @ operator).nanmean().item()
         self.measured |= {"mean_cosine": cosine, "operator_distance": distance_from_identity(operator)}
@@ -171,22 +171,36 @@ class GaussianLearner(BaseLearner):
             monitor.log(f"statistics: {told}")
 
     @torch.no_grad()
-    def drift_operator(self, task: int, most: int | None = None) -> Tensor:
-        """W (D, D) from the new images' features before and after the task; with `most` from so many of them, without anchors."""
+    def drift_operator(self, task: int) -> Tensor:
+        """W (D, D) from the features of the new images, and of their anchors, before and after the task."""
         c, device = self.config, self.fabric.device
         generator = torch_generator(c.torch_seed, "anchors", task, self.fabric.global_rank, device=device)
         sums = DriftSums(self.net.backbone.dim, device)
-        indices = self.data.task_indices("train", task)
-        if most is not None and len(indices) > most:
-            indices = indices[np.linspace(0, len(indices) - 1, most).astype(np.int64)]
         self.net.eval()
-        for images, _ in self.data.batches("train", indices=indices, batch_size=c.test_batch_size or c.batch_size, augment=False):
+        for images, _ in self.data.batches("train", task, batch_size=c.test_batch_size or c.batch_size, augment=False):
             images = self.fabric.to_device(images)
-            for view in with_anchors(images, generator) if c.drift_anchors and most is None else [images]:
+            for view in with_anchors(images, generator) if c.drift_anchors else [images]:
                 with self.fabric.autocast():
                     sums.add(self.backbone_before(view), self.features(view))
         sums.add_processes(self.fabric)
-        return sums.operator(c.rho if most is None else RHO[False])
+        return sums.operator(c.rho)
+
+    @torch.no_grad()
+    def measured_operator(self, task: int) -> Tensor:
+        """The same from some of the new images alone; their features after the task are those that the statistics take anyway."""
+        c = self.config
+        features, labels = self.extract("train", task)
+        self.feature_cache["train", task] = features, labels  # until the task ends
+        count = self.data.count("train", task)
+        rows = np.linspace(0, count - 1, min(count, MEASURED_IMAGES)).astype(np.int64)
+        before = [features.new_empty(0, self.net.backbone.dim)]
+        for images, _ in self.data.batches("train", indices=self.data.task_indices("train", task)[rows],
+                                           batch_size=c.test_batch_size or c.batch_size, augment=False):
+            with self.fabric.autocast():
+                before.append(self.backbone_before(self.fabric.to_device(images)).float())
+        sums = DriftSums(self.net.backbone.dim, self.fabric.device)
+        sums.add(gather_rows(self.fabric, torch.cat(before)), features[torch.from_numpy(rows).to(features.device)])
+        return sums.operator(RHO[False])
 
     # The deployed state --------------------------------------------------------------------------------------
 

@@ -58,5 +58,5 @@ def test_features_that_are_no_numbers_are_one_sentence(name):
     learner = learned(name)
     next(learner.net.backbone.parameters()).data.fill_(float("nan"))
     learner.feature_cache.clear()
-    with pytest.raises(UserError, match=r"features of class 3 .* not all finite"):
+    with pytest.raises(UserError, match="not finite numbers"):
         learner.end_task(1, Monitor())
