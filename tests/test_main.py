@@ -14,6 +14,7 @@ import trainer
 from main import main
 from tests.processes import start_main
 from tests.run_files import only_run
+from tests.support import that_it_has
 from utils import files
 from utils.errors import StorageError
 from utils.report.page import report_is_there
@@ -72,7 +73,7 @@ def test_set_and_device_win_over_the_file(config, tmp_path, capsys):
 def test_compare_writes_one_table_for_several_runs(config, tmp_path, capsys):
     out = tmp_path / "logs"
     main(["--config", str(config), "--out", str(out)])
-    config.with_name("ft.json").write_text(json.dumps({**TINY, "model_name": "finetune"}))
+    config.with_name("ft.json").write_text(json.dumps(that_it_has("finetune", {**TINY, "model_name": "finetune"})))
     main(["--config", str(config.with_name("ft.json")), "--out", str(out)])
     capsys.readouterr()
     assert main(["compare", str(out / "tiny"), str(out / "ft"), "--out", str(out / "both")]) == 0

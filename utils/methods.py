@@ -20,6 +20,7 @@ from utils.files import PROJECT
 
 MODELS = PROJECT / "models"
 DECORATOR = "learner"
+SHOWN = 5  # problems that a message names
 ALIASES = {"simplecil": "ncm"}
 NO_MEMORY = {"memory_size": 0, "memory_per_class": 0, "fixed_memory": False}  # PyCIL's files say so of every method
 
@@ -97,7 +98,11 @@ class Catalogue:
         return [self.classes[name] for name in sorted(last, key=last.__getitem__)]
 
 
-_catalogue = Catalogue(sorted(MODELS.rglob("*.py"), key=lambda file: (file.parent.name != "slca", file)))  # the papers' methods first
+def _papers_first(file: Path) -> tuple[bool, bool, Path]:
+    return file.parent.name != "slca", not file.stem.startswith("slca"), file
+
+
+_catalogue = Catalogue(sorted(MODELS.rglob("*.py"), key=_papers_first))
 
 
 def catalogue() -> Catalogue:
@@ -150,7 +155,8 @@ def check_keys(model_name: str, keys: Iterable[str], common: Iterable[str], sour
     allowed = [*common, *own.keys]
     problems = [_why_not(key, own.name, allowed, hint_for(key)) for key in keys if key not in allowed]
     if problems:
-        raise UserError(f"{source}: " + "; ".join(problems[:5]))
+        more = [f"and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
+        raise UserError(f"{source}: " + "; ".join([*problems[:SHOWN], *more]))
 
 
 def says_nothing(model_name: object, key: str, value: object) -> bool:

@@ -15,7 +15,7 @@ SCHEMA = PROJECT / "exps" / "schema.json"
 
 
 def json_schema() -> dict[str, Any]:
-    """The common settings, and each method's own with the methods that have it; a default is left out where methods differ in it."""
+    """The common settings, and each method's own with the methods that have it: "x-methods", and what each takes: "x-defaults"."""
     schema = Config.model_json_schema()
     schema["additionalProperties"] = False
     for name, method in catalogue().methods.items():
@@ -34,11 +34,13 @@ def write_schema(path: Path = SCHEMA) -> Path:
 def _add(properties: dict[str, Any], key: str, found: dict[str, Any], method: str) -> None:
     before = properties.get(key)
     if before is None:
-        properties[key] = {**found, "x-methods": [method]}
+        properties[key] = {**found, "x-methods": [method], "x-defaults": {method: found["default"]} if "default" in found else {}}
         return
     if "x-methods" not in before:  # a common setting, of which the method has another default
         return
     before["x-methods"].append(method)
+    if "default" in found:
+        before["x-defaults"][method] = found["default"]
     if before.get("default") != found.get("default"):
         before.pop("default", None)
     if found.get("description") not in before["description"].split("; or "):

@@ -98,7 +98,7 @@ def test_model_name_resolves_exactly_then_as_in_the_release(written, method):
 
 
 def test_an_unknown_model_name_lists_what_exists():
-    with pytest.raises(UserError, match=r"model_name: got 'fintune'; did you mean 'finetune'\? allowed: slca, slca_pp"):
+    with pytest.raises(UserError, match=r"model_name: got 'fintune'; did you mean 'finetune'\? allowed: slca, slca_best, slca_pp"):
         resolve_name("fintune")
 
 

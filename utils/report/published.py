@@ -18,6 +18,7 @@ from typing import Any
 
 from utils.files import PROJECT
 from utils.json_files import read_json
+from utils.methods import resolve_name
 
 SOURCE = "the tables of SLCA (arXiv 2303.05118) and SLCA++ (arXiv 2408.08295), ViT-B/16 on ImageNet-21K, 10 tasks"
 BACKBONES = ("vit-b-p16", "vit-b-p16-lora", "timm/vit_base_patch16_224.augreg_in21k")
@@ -184,11 +185,14 @@ def _settings_that_differ(config: Mapping[str, Any], row: str, dataset: str) -> 
     if file is None:  # a paper's method that is not here
         return {"model_name"}
     reference, schema = read_json(file), read_json(PROJECT / "exps" / "schema.json")["properties"]
+    method = resolve_name(str(config.get("model_name", "")))
     differ = set()
     for key, value in config.items():
         if key in ignored or (row == "Seq FT with SL" and key.startswith("ca_")):  # nothing is aligned
             continue
-        default = BACKBONE_RATE.get(row, 0.0) if key == "bcb_lrscale" else schema.get(key, {}).get("default", value)
+        known = schema.get(key, {})
+        usual = known.get("x-defaults", {}).get(method, known.get("default", value))
+        default = BACKBONE_RATE.get(row, 0.0) if key == "bcb_lrscale" else usual
         wanted = reference.get(key, default)
         if value != wanted and not (value is None and wanted == default):  # null means the default
             differ.add(key)

@@ -66,7 +66,7 @@ def test_resume_auto_in_the_config_does_what_the_option_does(tmp_path, monkeypat
             train(config, tmp_path, name="run")
     train(config, tmp_path, name="run")
     lines = metrics(only_run(tmp_path / "run"))["seed1993"]
-    assert [line["epoch"] for line in lines if line["kind"] == "epoch"] == [0, 1, 2] * 3
+    assert [line["epoch"] for line in lines if line["kind"] == "epoch"] == [1, 2, 3] * 3
 
 
 def test_seeds_that_are_done_are_not_trained_again(tmp_path, monkeypatch):
@@ -202,7 +202,7 @@ def test_metrics_of_a_half_written_line_are_continued(tmp_path, monkeypatch):
 def test_a_checkpoint_of_another_version_is_told(tmp_path, monkeypatch):
     config = tiny_config(epochs=1)
     real = trainer.Session.meta
-    monkeypatch.setattr(trainer.Session, "meta", lambda self: {**real(self), "figures": {"figure_of_old": 1}})
+    monkeypatch.setattr(trainer.Session, "meta", lambda self, weights: {**real(self, weights), "figures": {"figure_of_old": 1}})
     train(config, tmp_path, name="run")
     with pytest.raises(UserError, match="another version of this program wrote these checkpoints"):
         evaluate_run(config, tmp_path, name="run")
