@@ -126,7 +126,7 @@ def published(config: Mapping[str, Any], method: str, streams: Sequence[Sequence
     expected = _stream_of(row, dataset)
     if any(list(sizes) != expected for sizes in (streams if streams is not None else [_planned_stream(config, row, dataset)])):
         return None
-    if _settings_that_differ(config, row, dataset):
+    if _settings_that_differ(config, method, row, dataset):
         return None
     named = zip(("last", "average_incremental"), cell, strict=True)
     return Published(row, {name: {"mean": figure[0], "std": figure[1]} for name, figure in named if figure})
@@ -177,7 +177,7 @@ def _cut(total: int, first: int, later: int) -> list[int]:
 # The settings --------------------------------------------------------------------------------------------------
 
 
-def _settings_that_differ(config: Mapping[str, Any], row: str, dataset: str) -> set[str]:
+def _settings_that_differ(config: Mapping[str, Any], method: str, row: str, dataset: str) -> set[str]:
     """Settings of the run that are not those of the file in exps/ that reproduces the row."""
     file, ignored = _reference_file(row, dataset), STREAM | NAMES | MACHINE
     if file is None:
@@ -185,7 +185,7 @@ def _settings_that_differ(config: Mapping[str, Any], row: str, dataset: str) -> 
     if file is None:  # a paper's method that is not here
         return {"model_name"}
     reference, schema = read_json(file), read_json(PROJECT / "exps" / "schema.json")["properties"]
-    method = resolve_name(str(config.get("model_name", "")))
+    method = resolve_name(method)
     differ = set()
     for key, value in config.items():
         if key in ignored or (row == "Seq FT with SL" and key.startswith("ca_")):  # nothing is aligned
