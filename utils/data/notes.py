@@ -7,6 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -14,13 +15,13 @@ from typing import ClassVar
 log = logging.getLogger("slca.data")
 
 SHOWN = 5  # problems that one message lists
-_silent = False  # the same set is read again by the same command: its notes have been told
+_told: ContextVar[bool] = ContextVar("told", default=False)  # the same command reads the same set again: its notes have been told
 
 
 def tell(where: str, notes: Sequence[str]) -> tuple[str, ...]:
     """Log the notes of the data set `where` as warnings. Returns them as text that can be written anywhere (names that are not UTF-8)."""
     notes = tuple(note.encode("utf-8", "backslashreplace").decode() for note in notes)
-    if not _silent:
+    if not _told.get():
         for note in notes:
             log.warning("%s: %s", where, note)
     return notes
@@ -29,12 +30,11 @@ def tell(where: str, notes: Sequence[str]) -> tuple[str, ...]:
 @contextmanager
 def told_before() -> Iterator[None]:
     """Inside, a data set is read once more by a command that has told its notes already."""
-    global _silent
-    before, _silent = _silent, True
+    token = _told.set(True)
     try:
         yield
     finally:
-        _silent = before
+        _told.reset(token)
 
 
 def together(problems: Sequence[str]) -> str:

@@ -74,7 +74,7 @@ class _Packed:
 
 
 def _unpacked(data: bytes) -> Any:
-    """In the main process: the content, as soon as it arrives."""
+    """In the main process: the content, as soon as it arrives from a worker that this run started. No file is read here."""
     try:
         return pickle.loads(data)
     except (OSError, EOFError, RuntimeError) as error:  # its worker has died, or no descriptor is free
