@@ -85,15 +85,8 @@ class SLDC(SLCA):
     def classification_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         return symmetric_cross_entropy(logits, targets, self.config.sce_a, self.config.sce_b)
 
-    def training_loss(self, module: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        if not self.distils:
-            return super().training_loss(module, images, labels)
-        logits, features = module(images)  # (N, C_t), (N, D)
-        with torch.no_grad(), self.fabric.autocast():
-            before = self.backbone_before(images)
-        targets = labels - self.stream.classes_before(self.task)
-        held = hold_features(features.float(), before.float(), self.config.sldc_norm)
-        return self.classification_loss(logits, targets) + self.config.kd * held, logits, targets
+    def feature_loss(self, features: Tensor, before: Tensor) -> Tensor:
+        return hold_features(features.float(), before.float(), self.config.sldc_norm)
 
     def make_optimizer(self, task: int) -> torch.optim.Optimizer:
         return torch.optim.AdamW(self.parameter_groups(task), weight_decay=self.config.weight_decay)

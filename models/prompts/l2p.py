@@ -9,7 +9,7 @@ Differs from the releases: every image chooses for itself in training and in tes
 batch's most frequent choice, which tells the task when batches come from one task); the clipped gradient norm is that of
 what trains, in the authors' the frozen weights' gradients count too.
 
-Four details are settings, since the releases differ and the figures with them:
+Four details are settings, since the releases differ:
 
                                     authors' (google-research/l2p at 3e102b0)   LAMDA-PILOT (ff60745, dfde6c0, 3450184)
     `prompt_init`                   "authors": uniform in [0, 0.01)             "pilot": uniform in [-1, 1)
@@ -17,11 +17,7 @@ Four details are settings, since the releases differ and the figures with them:
     `prompt_clip`                   1                                           0: no clipping
     `prompt_head_init`              "zero"                                      "normal": standard deviation 0.02
 
-The defaults are the authors' but for the heads (exps/l2p_cifar.json sets all four). Measured once, on ten tasks of five
-rendered letters and digits (30 training and 10 test images per class, the demo's ViT, exps/l2p_demo.json otherwise, 4
-epochs, one seed) the last accuracy was, with the authors' values and normal heads, 35.80; from there with heads at zero
-67.60 (the authors' release), with "class" 83.80, with "pilot" 61.00, without clipping 41.00, with all of LAMDA-PILOT's
-69.40; with heads of standard deviation 0.051 it was 27.60.
+The defaults are the authors' but for the heads (exps/l2p_cifar.json sets all four).
 """
 
 from __future__ import annotations

@@ -285,7 +285,11 @@ class GaussianLearner(BaseLearner):
         with torch.no_grad(), self.fabric.autocast():
             before = self.backbone_before(images)
         targets = labels - self.stream.classes_before(self.task)
-        return self.classification_loss(logits, targets) + self.config.kd * F.mse_loss(features, before), logits, targets
+        return self.classification_loss(logits, targets) + self.config.kd * self.feature_loss(features, before), logits, targets
+
+    def feature_loss(self, features: Tensor, before: Tensor) -> Tensor:
+        """How far the features (N, D) went from those of the backbone before the task (N, D), ()."""
+        return F.mse_loss(features, before)
 
     # State ---------------------------------------------------------------------------------------------------
 
