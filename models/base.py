@@ -33,7 +33,7 @@ from utils.config import MethodSettings
 from utils.data.stream import TaskStream
 from utils.formulas.metrics import Evaluation
 from utils.formulas.schedules import multistep
-from utils.machine.device import fuses_sgd
+from utils.machine.sgd import make_sgd
 from utils.rng import seed_of, torch_generator
 from utils.run.monitor import Monitor
 
@@ -197,8 +197,8 @@ class BaseLearner:
 
     def make_optimizer(self, task: int) -> torch.optim.Optimizer:
         """A new SGD for each task, as in the release."""
-        return torch.optim.SGD(self.parameter_groups(task), lr=self.config.lr, momentum=self.config.momentum,
-                               weight_decay=self.config.weight_decay, fused=fuses_sgd(self.fabric.device))
+        c = self.config
+        return make_sgd(self.parameter_groups(task), self.fabric.device, lr=c.lr, momentum=c.momentum, weight_decay=c.weight_decay)
 
     def learning_rate(self, base_lr: float, epoch: int) -> float:
         """A group's learning rate in `epoch`; multi-step here."""

@@ -183,8 +183,9 @@ def refuse_bad_losses(losses: Sequence[float], where: str) -> None:
     step = next((i for i, loss in enumerate(losses) if not math.isfinite(loss)), None)
     if step is not None:
         raise UserError(f"the loss became {losses[step]} in {where}, step {step + 1}. Likely settings: lr or bcb_lrscale too high, "
-                        "precision 16-mixed (try bf16-mixed or 32-true), or std of the data set near 0. The last good checkpoint is "
-                        "kept; change the setting and start a new run.")
+                        "precision 16-mixed (its numbers end at 65,504, and a backbone with larger ones needs bf16-mixed or 32-true, "
+                        "whatever the learning rate), or std of the data set near 0. The last good checkpoint is kept; change the setting "
+                        "and start a new run.")
 
 
 def backbone_groups(backbone: Backbone, lr: float, wanted: Callable[[str], bool], layer_decay: float | None,

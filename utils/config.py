@@ -151,8 +151,9 @@ class Config(Strict):
         "the data set's own")
     cache: Literal["auto", "ram", "disk", "none"] = Field("auto",
         description="keep decoded images: in memory, in a file under data_root/cache, or not; auto by free memory")
-    augment_on: Literal["cpu", "device"] = Field("cpu",
-        description="where crop, flip and normalisation run; device: on the accelerator")
+    augment_on: Literal["auto", "cpu", "device"] = Field("auto",
+        description="where crop, flip and normalisation run: on the processor or on the device of the network, which then gets images "
+        "as bytes; auto: on the device")
     bad_images: Literal["error", "skip"] = Field("error",
         description="unreadable images: stop at the first, or check all at the start and leave them out with a "
                     "warning")

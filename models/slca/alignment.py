@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from convs.heads import CosineHead
 from utils.config import Strict
 from utils.errors import UserError
-from utils.machine.device import fuses_sgd
+from utils.machine.sgd import make_sgd
 from utils.run.interrupt import check_stop
 
 NORM_EPS = 1e-7  # release: added to each task's logit norm
@@ -122,8 +122,7 @@ class Alignment:
         self.fused = FusedHeads.of(self.heads)
         self.indicator = task_indicator(self.fused.head_sizes, self.fused.weight.device)
         self.tau = tau if tau is not None and tau > 0 else None
-        self.optimizer = torch.optim.SGD(self.fused.trained, lr=lr, momentum=momentum, weight_decay=weight_decay,
-                                         fused=fuses_sgd(self.fused.weight.device))
+        self.optimizer = make_sgd(self.fused.trained, self.fused.weight.device, lr=lr, momentum=momentum, weight_decay=weight_decay)
 
     def set_lr(self, lr: float) -> None:
         self.optimizer.param_groups[0]["lr"] = lr

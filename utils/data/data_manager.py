@@ -112,7 +112,7 @@ class DataManager:
         mean, std: per channel (one value: of all), when they replace the data set's
         channels: what the network takes, when that differs from the images' (grey is repeated, colour made grey)
         rank, world_size: this process among those that share the work
-        device: where the network is; with `augment_on: "device"` batches are finished and end up there
+        device: where the network is, and where batches end up; a GPU also crops, flips and normalises (`augment_on`)
         share_images_of: a manager of the same config (another seed), whose images and worker processes are used again
 
     Raises:
@@ -257,7 +257,7 @@ class DataManager:
         mean, std = (_per_channel(given or own, wanted) for given, own in ((mean, self.info.mean), (std, self.info.std)))
         train = make_transform(self.info.train_transform, self.info.image_size, mean, std)
         test = make_transform(self.info.test_transform, self.info.image_size, mean, std)
-        on_device = config.augment_on == "device" and device is not None and device.type != "cpu"
+        on_device = config.augment_on != "cpu" and device is not None and device.type != "cpu"
         maker = BatchMaker(self._images.stores, train, test, finish_here=not on_device)
         if config.num_workers != "auto":
             workers = config.num_workers
@@ -265,7 +265,7 @@ class DataManager:
             workers = 0
         else:
             workers = max(1, min(MAX_WORKERS, available_cores() // self.world_size))
-        return BatchPool(maker, workers, device if on_device else None, pin_memory=device is not None and device.type == "cuda")
+        return BatchPool(maker, workers, device)
 
 
 class Batches:

@@ -21,7 +21,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from utils.errors import UserError
 from utils.images.store import ImageStore
 from utils.images.transforms import Transform
-from utils.images.workers import Sending, Watch, WorkerTrouble, pinned, shortage, trouble_told, words_of
+from utils.images.workers import Sending, Watch, WorkerTrouble, shortage, trouble_told, words_of
+from utils.machine.ahead import one_ahead
 from utils.rng import torch_generator
 
 
@@ -84,36 +85,34 @@ class _Plan(Sampler):
 
 
 class BatchPool:
-    """Makes batches in `num_workers` processes (0: in this one), finished on `device` if one is given.
+    """Makes batches in `num_workers` processes (0: in this one) and brings them to `device`, which finishes them where `maker` does not.
 
-    With `pin_memory` the workers' batches lie where a GPU can fetch them while it computes. Processes that break are
-    never used again: the pass at hand ends with a UserError, the next one (another seed's) starts new ones.
+    A GPU fetches, and finishes, the next batch while it computes on this one. Processes that break are never used again: the
+    pass at hand ends with a UserError, the next one (another seed's) starts new ones.
     """
 
-    def __init__(self, maker: BatchMaker, num_workers: int, device: torch.device | None = None, pin_memory: bool = False) -> None:
+    def __init__(self, maker: BatchMaker, num_workers: int, device: torch.device | None = None) -> None:
         self.maker = maker
         self.num_workers = num_workers
-        self.device = device
-        self.pin_memory = pin_memory
+        self.device = device or torch.device("cpu")
+        self.pinned = self.device.type == "cuda"  # batches lie where a GPU can fetch them by itself
         self._plan = _Plan()
         self._loader: DataLoader | None = None
         self._watch = Watch()
         self._busy = False
 
     def run(self, items: Sequence[WorkItem]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield (images (B, C, S, S) float32, labels (B,)) of each item in order.
+        """Yield (images (B, C, S, S) float32, labels (B,)) of each item in order, on `device`.
 
         Raises:
             UserError: a bad image, or the worker processes have died, ran out of something or do not answer.
         """
         if self.num_workers == 0 or self._busy:  # busy: a pass inside another pass, e.g. a test within an epoch
-            for item in items:
-                yield self._finished(item, self.maker[item])
+            yield from one_ahead(((item, self.maker[item]) for item in items), self._finished, self.device)
             return
         self._busy = True
         try:
-            for item, made in zip(items, self._from_workers(items), strict=True):
-                yield self._finished(item, made)
+            yield from one_ahead(zip(items, self._from_workers(items), strict=True), self._finished, self.device)
         finally:
             self._busy = False
 
@@ -154,7 +153,7 @@ class BatchPool:
         self._loader = DataLoader(
             Sending(self.maker), batch_size=None, sampler=self._plan, num_workers=self.num_workers, persistent_workers=True,
             # fork shares the images in memory; elsewhere it is not safe
-            multiprocessing_context="fork" if sys.platform == "linux" else "spawn", pin_memory=self.pin_memory,
+            multiprocessing_context="fork" if sys.platform == "linux" else "spawn", pin_memory=self.pinned,
             generator=torch.Generator())  # else every pass would draw from torch's global generator
         with self._watch.starting():
             return iter(self._loader)
@@ -164,10 +163,15 @@ class BatchPool:
         self._loader = None
 
     def _finished(self, item: WorkItem, made: MadeBatch) -> tuple[Tensor, Tensor]:
-        labels = pinned(torch.from_numpy(item.labels), self.pin_memory)
+        images, labels = self._there(made.images), self._there(torch.from_numpy(item.labels))
         if made.stage == "done":
-            return made.images, labels
+            return images, labels
         transform = self.maker.transforms[item.augment]
-        uniforms = pinned(item.uniforms(transform.draws), self.pin_memory)
-        images, uniforms = made.images.to(self.device, non_blocking=True), uniforms.to(self.device, non_blocking=True)
+        uniforms = self._there(item.uniforms(transform.draws))
         return (transform(images, uniforms) if made.stage == "raw" else transform.finish(images, uniforms)), labels
+
+    def _there(self, tensor: Tensor) -> Tensor:
+        """`tensor` on the device, without a wait."""
+        if self.pinned and not tensor.is_pinned():
+            tensor = tensor.pin_memory()
+        return tensor.to(self.device, non_blocking=True)

@@ -27,11 +27,13 @@ Images = Union[Tensor, "list[Tensor]"]  # (B, C, H, W) uint8 of one size, or B o
 
 AREA = (0.08, 1.0)  # RandomResizedCrop's share of the image, torchvision's default
 ASPECT = (3 / 4, 4 / 3)  # RandomResizedCrop's width / height, torchvision's default
+LOG_ASPECT = torch.tensor(ASPECT).log()  # numbers of float32, so that a CPU and a GPU cut the same boxes
+LOWEST, SPAN = LOG_ASPECT[0].item(), (LOG_ASPECT[1] - LOG_ASPECT[0]).item()
 ATTEMPTS = 10  # RandomResizedCrop gives up after so many boxes that do not fit
 FLIP, LIGHT, TOP, LEFT, BOX = 0, 1, 2, 3, 4  # columns of the table of uniforms; from BOX on (area, aspect) per attempt
 DRAWS = BOX + 2 * ATTEMPTS
 CPU_STEP = 16  # images resized together on a CPU: their planes fit in its cache
-SMALL = 64  # pixels: up to this size a dense product of weights beats one resize per image
+SMALL = 64  # pixels: up to this size a dense product of weights beats one resize per image on a CPU; on a GPU it always does
 
 
 def crop_boxes(u: Tensor, heights: Tensor, widths: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -42,8 +44,7 @@ def crop_boxes(u: Tensor, heights: Tensor, widths: Tensor) -> tuple[Tensor, Tens
     Source: torchvision.transforms.v2.RandomResizedCrop.make_params
     """
     area = (heights * widths)[:, None] * (AREA[0] + (AREA[1] - AREA[0]) * u[:, BOX::2])  # (B, ATTEMPTS)
-    low, high = torch.tensor(ASPECT, dtype=u.dtype, device=u.device).log()
-    aspect = torch.exp(low + (high - low) * u[:, BOX + 1::2])
+    aspect = torch.exp(LOWEST + SPAN * u[:, BOX + 1::2])
     w, h = (area * aspect).sqrt().round().long(), (area / aspect).sqrt().round().long()
     fits = (w > 0) & (w <= widths[:, None]) & (h > 0) & (h <= heights[:, None])
     first = fits.int().argmax(1, keepdim=True)  # of equal values argmax takes the first
@@ -61,14 +62,15 @@ def crop_boxes(u: Tensor, heights: Tensor, widths: Tensor) -> tuple[Tensor, Tens
 
 def whole_number(u: Tensor, largest: Tensor | int) -> Tensor:
     """0 to `largest`, all equally likely, int64."""
-    return torch.minimum((u * (largest + 1)).long(), torch.as_tensor(largest, device=u.device))  # the product may round up
+    numbers = (u * (largest + 1)).long()
+    return torch.minimum(numbers, largest) if isinstance(largest, Tensor) else numbers.clamp(max=largest)  # the product may round up
 
 
 class Transform:
     """One recipe at one image size: uint8 images of any size -> (B, channels, S, S) float32, normalised.
 
-    `cut` does the geometry and stays in uint8; `finish` flips, brightens and normalises. The call does both, for small
-    images of one size in one pass of matrix products.
+    `cut` does the geometry and stays in uint8; `finish` flips, brightens and normalises. The call does both, for images of
+    one size in one pass of matrix products (on a CPU small ones alone). Nothing here makes a GPU wait but its first batch.
     """
 
     def __init__(self, recipe: Recipe, image_size: int, mean: Sequence[float], std: Sequence[float]) -> None:
@@ -79,10 +81,11 @@ class Transform:
         self.mean = torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1)
         self.std = torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1)
         self.interpolation = InterpolationMode[recipe.interpolation.upper()]
+        self._there: dict[torch.device, tuple[Tensor, Tensor]] = {}  # mean and std on every device that was asked for
 
     def __call__(self, images: Images, u: Tensor) -> Tensor:
         """images -> (B, channels, S, S) float32; u (B, draws) uniforms in [0, 1), one row per image."""
-        if isinstance(images, Tensor) and self._resizes(images) and max(images.shape[2:]) <= SMALL:
+        if isinstance(images, Tensor) and self._resizes(images) and (max(images.shape[2:]) <= SMALL or images.is_cuda):
             return self._resample(as_channels(images, self.channels), u)
         return self.finish(self.cut(images, u), u)
 
@@ -137,22 +140,28 @@ class Transform:
     def finish(self, images: Tensor, u: Tensor) -> Tensor:
         """Flip, brightness, normalise: (B, channels, S, S) uint8 -> float32."""
         if self.recipe.flip:
-            flipped = (u[:, FLIP] < 0.5).nonzero()[:, 0]
-            images = images.index_copy(0, flipped, images[flipped].flip(3))
+            images = _flipped(images, u[:, FLIP] < 0.5)
         scale, low, _ = self._affine(u, images.device)
         out = new_batch(images.shape, images.device).copy_(images).mul_(scale).add_(low)
         return out.clamp_(max=self._white(images.device)) if self.recipe.brightness else out
 
     def _white(self, device: torch.device) -> Tensor:
-        return ((1 - self.mean) / self.std).to(device)
+        mean, std = self._mean_std(device)
+        return (1 - mean) / std
+
+    def _mean_std(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """(1, channels, 1, 1) each, brought to a device once: a copy of a few numbers makes a GPU wait."""
+        if device not in self._there:
+            self._there[device] = self.mean.to(device), self.std.to(device)
+        return self._there[device]
 
     def _affine(self, u: Tensor, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
         """Brightness and normalisation as x * scale + low; white before brightness becomes `high`.
 
         Each is (1 or B, channels, 1, 1).
         """
-        mean, std = self.mean.to(device), self.std.to(device)
-        light = torch.ones(1, 1, 1, 1, device=device)
+        mean, std = self._mean_std(device)
+        light: Tensor | float = 1.0
         if self.recipe.brightness:
             light = (1 + self.recipe.brightness * (2 * u[:, LIGHT] - 1)).view(-1, 1, 1, 1)
         return light / (255 * std), -mean / std, (light - mean) / std
@@ -209,8 +218,16 @@ class Transform:
     def _centre_weights(self, source: int, scaled: int, device: torch.device) -> Tensor:
         """Weights (1, S, source) of a resize to `scaled` pixels followed by a central crop."""
         first = round((scaled - self.size) / 2)
-        whole = torch.tensor([[0], [source]], device=device)
-        return resize_weights(whole[0], whole[1], source, scaled, first, self.size, self.recipe.interpolation)
+        start, length = torch.zeros(1, device=device), torch.full((1,), source, device=device)
+        return resize_weights(start, length, source, scaled, first, self.size, self.recipe.interpolation)
+
+
+def _flipped(images: Tensor, which: Tensor) -> Tensor:
+    """(B, C, S, S) with those of `which` (B,) mirrored."""
+    if images.is_cuda:  # which would wait to learn how many there are
+        return torch.where(which.view(-1, 1, 1, 1), images.flip(3), images)
+    positions = which.nonzero()[:, 0]
+    return images.index_copy(0, positions, images[positions].flip(3))
 
 
 def new_batch(shape: Sequence[int], device: torch.device) -> Tensor:
@@ -260,7 +277,8 @@ class CustomTransform(Transform):
 
     def finish(self, images: Tensor, u: Tensor) -> Tensor:
         whole = 255.0 if images.dtype == torch.uint8 else 1.0
-        return (images.to(torch.float32) / whole - self.mean.to(images.device)) / self.std.to(images.device)
+        mean, std = self._mean_std(images.device)
+        return (images.to(torch.float32) / whole - mean) / std
 
     def _one(self, image: Tensor, uniform: float) -> Tensor:
         # torchvision's transforms draw from torch's global generator: lend them one that starts from the image's number.

@@ -21,7 +21,6 @@ from multiprocessing.process import BaseProcess
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
-import torch
 from torch.utils.data import Dataset
 
 from utils.errors import UserError
@@ -184,8 +183,3 @@ class Watch:
         for process in self.processes:
             with suppress(OSError, ValueError):
                 process.kill()
-
-
-def pinned(tensor: torch.Tensor, pin: bool) -> torch.Tensor:
-    """`tensor` where a GPU can fetch it while it computes, if `pin`."""
-    return tensor.pin_memory() if pin else tensor

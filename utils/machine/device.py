@@ -15,7 +15,6 @@ from utils.errors import UserError
 
 WAY_OUT = "choose another with --device cpu (or \"device\": \"cpu\"), or --device auto for whatever is there"
 LONGEST_WAIT = timedelta(hours=24)  # of processes for one another: alignment runs in the first one alone
-FUSED_ON = ("cpu", "cuda")  # devices with a fused SGD
 
 
 def make_fabric(device: Device | list[Device], precision: str, tf32: bool = False) -> Fabric:
@@ -48,11 +47,6 @@ def make_fabric(device: Device | list[Device], precision: str, tf32: bool = Fals
     strategy = DDPStrategy(gradient_as_bucket_view=True, timeout=LONGEST_WAIT) if count * nodes > 1 else "auto"
     return Fabric(accelerator=accelerator, devices=devices, num_nodes=nodes, precision=precision, strategy=strategy,
                   plugins=[environment])
-
-
-def fuses_sgd(device: torch.device) -> bool | None:
-    """`fused` of torch's SGD: one kernel for all parameters where `device` has it; None, what torch thinks best, elsewhere."""
-    return device.type in FUSED_ON or None
 
 
 def parse_device(device: Device | list[Device]) -> tuple[str, int | list[int]]:
