@@ -38,6 +38,7 @@ from utils.machine.distributed import launch, on_first, processes_ended_on_error
 from utils.machine.environment import environment
 from utils.machine.out_of_memory import out_of_memory_as_user_error
 from utils.machine.peak_memory import peak_memory_mb, reset_peak_memory
+from utils.machine.speed import arithmetic
 from utils.report.page import report_is_there, write_report
 from utils.report.results import RunResult, SeedResult, read_results, tables_are_current, write_results
 from utils.report.tables import results_table
@@ -208,7 +209,8 @@ class Session:
     def run(self) -> None:
         """Learn and evaluate every task from `first_task` on."""
         weights, stream = self.net.backbone.weights, self.data.stream
-        log.info(f"seed {self.seed}: {stream.num_classes} classes in {stream.num_tasks} tasks on {self.fabric.device}; "
+        log.info(f"seed {self.seed}: {stream.num_classes} classes in {stream.num_tasks} tasks on {self.fabric.device} in "
+                 f"{arithmetic(self.config.model_dump())}; "
                  f"weights {weights['source']} {weights['sha256'][:12]} {weights.get('taken', '')}".rstrip())
         for task in range(self.first_task, stream.num_tasks):
             check_stop()

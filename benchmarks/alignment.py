@@ -53,14 +53,15 @@ def new_heads(classes: int) -> nn.ModuleList:
 
 
 def our_align(heads: nn.ModuleList, gaussians: ClassGaussians, seed: int, *, epochs: int = EPOCHS) -> None:
-    """The project's stage 2 on its own classes."""
+    """The project's stage 2 on its own classes, on the device of the heads."""
+    device = heads[0].weight.device
     alignment = Alignment(heads, lr=LR, momentum=0.9, weight_decay=5e-4, tau=TAU)
     means = gaussians.means()
     for epoch in range(epochs):
-        generator = torch.Generator().manual_seed(seed * 1000 + epoch)
+        generator = torch.Generator(device).manual_seed(seed * 1000 + epoch)
         alignment.set_lr(cosine(LR, epoch, EPOCHS))
         features, labels = gaussians.sample(means, SAMPLES, generator)
-        for batch in torch.randperm(len(labels), generator=generator).split(SAMPLES):
+        for batch in torch.randperm(len(labels), generator=generator, device=device).split(SAMPLES):
             alignment.step(features[batch], labels[batch])
     alignment.finish()
     gaussians.free_buffers()
@@ -75,7 +76,8 @@ def accuracy(heads: nn.ModuleList, features: Tensor, labels: Tensor) -> float:
 def fit_classes(kind: dict, features: list[Tensor]) -> ClassGaussians:
     """The project's statistics of as many classes as there are features (n, D)."""
     gaussians = ClassGaussians(**kind)
-    gaussians.fit(torch.cat(features), torch.cat([torch.full((len(f),), label) for label, f in enumerate(features)]), range(len(features)))
+    labels = torch.cat([torch.full((len(f),), label, device=f.device) for label, f in enumerate(features)])
+    gaussians.fit(torch.cat(features), labels, range(len(features)))
     return gaussians
 
 

@@ -38,10 +38,10 @@ def align(heads: Sequence[nn.Linear], means: Tensor, covariances: Tensor, *, epo
             normal = MultivariateNormal(means[label], covariances[label])
             drawn.append(normal.sample((samples,)))
             labels += [label] * samples
-        features, targets = torch.cat(drawn), torch.tensor(labels)
+        features, targets = torch.cat(drawn), torch.tensor(labels, device=means.device)
         if scale is not None:
             features = scale(features, targets)
-        order = torch.randperm(len(features))
+        order = torch.randperm(len(features), device=features.device)
         features, targets = features[order], targets[order]
         for step in range(len(means)):
             batch, batch_targets = features[step * samples:(step + 1) * samples], targets[step * samples:(step + 1) * samples]

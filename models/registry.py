@@ -14,6 +14,7 @@ from utils.config import Config, MethodSettings, load_config, parse_config
 from utils.errors import UserError
 from utils.files import PROJECT
 from utils.json_files import read_json
+from utils.machine.speed import fast_defaults
 from utils.methods import add_source, catalogue, resolve_name
 from utils.overrides import with_overrides
 
@@ -55,6 +56,10 @@ def resolve_config(config: Config) -> MethodSettings:
     given = {key: value for key, value in config.model_dump(exclude_unset=True).items()
              if value is not None or key not in fields or fields[key].default is None}
     defaults = {**method.defaults, **({"bcb_lrscale": 0.0} if method.frozen_backbone else {})}
+    if config.speed == "fast":
+        from utils.machine.device import names_gpu  # imports torch
+
+        defaults |= fast_defaults(given, on_gpu=names_gpu(config.device))
     defaults = {key: value for key, value in defaults.items() if given.get(key) is None}
     resolved = parse_config({**given, **defaults}, config.source, method.Settings)
     if method.frozen_backbone and resolved.bcb_lrscale:

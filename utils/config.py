@@ -116,6 +116,9 @@ class Config(Strict):
     device: Device | list[Device] = Field("auto",
         description="auto, cpu, cuda, cuda:1, a list of GPU numbers (one process each), or [\"cpu\", \"cpu\"] for "
             "two processes; -1 means cpu")
+    speed: Literal["release", "fast"] = Field("release",
+        description="release: float32, as the authors ran it; fast: what a GPU does best, as defaults of precision (bf16-mixed), tf32 "
+        "(true), compile (true where the run is long enough) and test_batch_size (at least 512); on a CPU of test_batch_size alone")
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = Field("32-true",
         description="arithmetic of the backbone (Lightning Fabric)")
     tf32: bool = Field(False, description="on a CUDA GPU, matrix products in TF32: faster, 10 bits of mantissa")

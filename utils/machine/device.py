@@ -49,6 +49,13 @@ def make_fabric(device: Device | list[Device], precision: str, tf32: bool = Fals
                   plugins=[environment])
 
 
+def names_gpu(device: Device | list[Device]) -> bool:
+    """Whether a run on `device` computes on a GPU; one that is not there counts, its absence is told elsewhere."""
+    names = device if isinstance(device, list) else str(device).split(",")
+    names = [str(name).strip().lower() for name in names]
+    return torch.cuda.is_available() if names == ["auto"] else not set(names) <= {"cpu", "-1"}
+
+
 def parse_device(device: Device | list[Device]) -> tuple[str, int | list[int]]:
     """Accelerator and devices for Fabric: ("cpu", 1), ("cpu", 2) for ["cpu", "cpu"], ("cuda", [0, 1]).
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from utils.formulas.metrics import percent_text
+from utils.machine.speed import arithmetic
 from utils.report.published import Published, published
 from utils.report.results import HEADLINES, WHERE_DEFINED, RunResult, Statistic, statistic
 from utils.terminal import visible_name
@@ -59,14 +60,14 @@ def datasets_table() -> str:
 
 
 def title_line(result: RunResult) -> str:
-    """"SLCA on cifar100_224 with vit-b-p16: 100 classes in 10 tasks, 3 seeds"."""
+    """"SLCA on cifar100_224 with vit-b-p16: 100 classes in 10 tasks, 3 seeds, 32-true"."""
     return printable(f"{result.name} on {result.dataset} with {result.backbone}: {stream_text(result)}")
 
 
 def stream_text(result: RunResult) -> str:
-    """"100 classes in 10 tasks, 3 seeds"."""
+    """"100 classes in 10 tasks, 3 seeds, bf16-mixed, TF32"."""
     size = f"{_count(result.num_classes, 'class', 'classes')} in {_count(result.num_tasks, 'task')}"
-    return f"{size}, {_count(len(result.seeds), 'seed')}"
+    return f"{size}, {_count(len(result.seeds), 'seed')}, {printable(arithmetic(result.config))}"
 
 
 def _count(number: int, noun: str, plural: str = "") -> str:

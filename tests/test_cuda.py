@@ -1,0 +1,147 @@
+"""On a CUDA device: what it computes beside the CPU, resuming, 16-mixed, repeating, prediction and export (`make gpu`)."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import trainer
+from models import stage1
+from models.base import BaseLearner
+from models.tools.build import make_learner
+from models.tools.export import export
+from models.tools.predict import load_learner
+from tests.run_files import assert_same_run, only_run, tiny_config
+from tests.support import make_config, that_it_has
+from tests.utils.run.test_resume import run_stopping_at_every_checkpoint
+from trainer import train
+from utils.data.data_manager import DataManager
+from utils.machine.device import make_fabric
+from utils.run.monitor import Monitor
+
+pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")]
+CLOSE = 1e-4  # of a number on the GPU to the CPU's, relative to the largest of its tensor
+IMAGES = {"name": "tiny", "layout": "synthetic", "num_classes": 6, "image_size": 16, "train_per_class": 12, "test_per_class": 2,
+          "train_transform": "crop224"}
+
+
+@pytest.fixture(autouse=True)
+def no_pictures(monkeypatch):
+    monkeypatch.setattr(trainer, "write_report", lambda result, folder: None)
+
+
+def learner_on(device: str, method: str, **settings) -> BaseLearner:
+    """Six classes in three tasks; one step per task."""
+    usual = {"model_name": method, "dataset": IMAGES, "batch_size": 24, "memory_size": 20, "ca_epochs": 1, "ca_samples": 8,
+             "device": device}
+    config = make_config(**{**that_it_has(method, usual), **settings})
+    return make_learner(config, 1993, make_fabric(config.device, config.precision))
+
+
+def distance(one: torch.Tensor, other: torch.Tensor) -> float:
+    """Largest difference, relative to the largest number."""
+    one, other = one.cpu().double(), other.cpu().double()
+    return ((one - other).abs().max() / one.abs().max().clamp_min(1e-3)).item() if one.numel() else 0.0
+
+
+def test_a_step_on_the_gpu_is_the_cpus(method):
+    states = []
+    for device in ("cpu", "cuda"):
+        learner = learner_on(device, method, lr=1e-3)
+        learner.begin_task(0)
+        if learner.has_heads:
+            learner.train(0, Monitor())
+        features, labels = learner.extract("train", 0)
+        states.append({**learner.network_state(), "features": features, "labels": labels})
+    on_cpu, on_gpu = states
+    far = {name: found for name, tensor in on_cpu.items() if (found := distance(tensor, on_gpu[name])) > CLOSE}
+    assert not far
+
+
+def test_all_tasks_of_a_method_are_learned_on_the_gpu(method):
+    learner = learner_on("cuda", method)
+    for task in range(learner.stream.num_tasks):
+        learner.learn_task(task, Monitor())
+    learner.net.eval()
+    images, _ = next(iter(learner.data.batches("test", 0, batch_size=4, augment=False)))
+    with torch.inference_mode():
+        scores = learner.scores(learner.features(images))
+    assert scores.is_cuda and scores.shape == (4, learner.stream.num_classes)
+    assert not scores.isnan().any()
+    assert learner.evaluate(learner.task).top1 is not None
+
+
+def test_images_finished_on_the_gpu_are_the_cpus():
+    for transform in ("crop224", "crop32", "resize300_crop224", "none"):
+        for size in (16, 80):  # the CPU resizes larger images in whole grey levels
+            config = make_config(dataset={**IMAGES, "train_transform": transform, "image_size": size}, batch_size=8,
+                                 convnet_type={"timm": "vit_tiny_patch16_224", "args": {"img_size": size, "patch_size": 8}})
+            there, here = (DataManager(config, 1993, device=torch.device(device)) for device in ("cuda", "cpu"))
+            for augment in (True, False):
+                which = {"batch_size": 8, "augment": augment, "shuffle_seed": 5}
+                pairs = zip(there.batches("train", 0, **which), here.batches("train", 0, **which), strict=True)
+                for (ours, labels), (theirs, same) in pairs:
+                    assert ours.is_cuda and torch.equal(labels.cpu(), same)
+                    assert (ours.cpu() - theirs).abs().max() < (CLOSE if size == 16 else 0.02)
+
+
+@pytest.mark.parametrize("method", ["slca", "slca_pp", "replay"])
+def test_a_run_stopped_at_every_checkpoint_ends_on_the_gpu_like_an_uninterrupted_one(method, tmp_path, monkeypatch):
+    config = tiny_config(model_name=method, epochs=2, device="cuda")
+    train(config, tmp_path / "whole", name="run")
+    assert run_stopping_at_every_checkpoint(config, tmp_path / "stopped", monkeypatch) >= 2
+    assert_same_run(only_run(tmp_path / "whole" / "run"), only_run(tmp_path / "stopped" / "run"))
+
+
+def test_in_16_mixed_a_first_step_that_overflows_leaves_nothing_behind():
+    """Uninitialised memory is full of NaN here, so that a momentum which starts there is seen."""
+    torch.use_deterministic_algorithms(True)
+    try:
+        learner = learner_on("cuda", "slca", precision="16-mixed", batch_size=8)
+        scaler = learner.fabric.strategy.precision.scaler
+        scaler._init_scale = 2.0**40
+        learner.begin_task(0)
+        before = {name: tensor.clone() for name, tensor in learner.network_state().items()}
+        learner.train(0, Monitor())
+        after = learner.network_state()
+        assert scaler.get_scale() < 2.0**40, "no step overflowed"
+        assert all(tensor.isfinite().all() for tensor in after.values())
+        optimizer = learner.make_optimizer(0)
+        module, optimizer = learner.fabric.setup(learner.training_module(0), optimizer)
+        while scaler.get_scale() > 2.0**16:  # a step halves it
+            stage1.train_epoch(learner, module, optimizer, learner.training_batches(0, 0))
+        stage1.train_epoch(learner, module, optimizer, learner.training_batches(0, 0))
+        assert all(tensor.isfinite().all() for tensor in learner.network_state().values())
+        assert any(not torch.equal(tensor, before[name]) for name, tensor in learner.network_state().items())
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
+def test_half_precision_trains(precision):
+    learner = learner_on("cuda", "slca", precision=precision)
+    for task in range(2):
+        learner.learn_task(task, Monitor())
+    assert all(tensor.isfinite().all() for tensor in learner.network_state().values())
+
+
+def test_a_deterministic_run_repeats_bit_for_bit(tmp_path):
+    config = tiny_config(model_name="slca_pp", device="cuda")
+    for out in ("one", "two"):
+        train(config, tmp_path / out, name="run")
+    assert_same_run(*(only_run(tmp_path / out / "run") for out in ("one", "two")))
+
+
+def test_a_run_of_the_gpu_is_exported_and_predicts_as_on_the_cpu(tmp_path):
+    train(tiny_config(epochs=1, device="cuda"), tmp_path, name="run")
+    run = only_run(tmp_path / "run")
+    on_gpu, on_cpu = (load_learner(run, device=device) for device in ("cuda", "cpu"))
+    assert export(on_gpu, tmp_path / "model.pt2") < CLOSE
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), dtype=np.uint8)
+    for number, image in enumerate(pixels):
+        Image.fromarray(image).save(tmp_path / f"{number}.png")
+    images = torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255
+    images = (images - torch.tensor(on_cpu.format.mean).view(1, -1, 1, 1)) / torch.tensor(on_cpu.format.std).view(1, -1, 1, 1)
+    with torch.inference_mode():
+        scores = [found.learner.scores(found.learner.features(images.to(device))) for found, device in ((on_gpu, "cuda"), (on_cpu, "cpu"))]
+    assert distance(scores[1], scores[0]) < CLOSE
