@@ -34,8 +34,8 @@ def steps(f: dict[str, Any]) -> str:
 
 def waits(f: dict[str, Any]) -> str:
     places = ", ".join(f"{place} {count}x" for place, count in f["waits"].items()) or "none"
-    return (f"## Waits\n\nThe GPU was idle {100 * f['idle_share']:.1f} % of a traced epoch of {f['steps']} bf16 steps. Places where the host "
-            f"waited for it in that epoch: {places}.")
+    return (f"## Waits\n\nThe GPU was idle {100 * f['idle_share']:.1f} % of a traced epoch of {f['steps']} bf16 steps. Places where the "
+            f"host waited for it in that epoch: {places}.")
 
 
 def alignment(f: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 import trainer
+from convs.adapters import Adapter
 from models import stage1
 from models.base import BaseLearner
 from models.tools.build import make_learner
@@ -20,6 +21,7 @@ from utils.machine.device import make_fabric
 from utils.run.monitor import Monitor
 
 pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")]
+GREY_LEVELS = 2 / 255 / 0.22  # two, of an image that was normalised with a standard deviation of 0.22 or more
 CLOSE = 1e-4  # of a number on the GPU to the CPU's, relative to the largest of its tensor
 IMAGES = {"name": "tiny", "layout": "synthetic", "num_classes": 6, "image_size": 16, "train_per_class": 12, "test_per_class": 2,
           "train_transform": "crop224"}
@@ -49,11 +51,15 @@ def test_a_step_on_the_gpu_is_the_cpus(method):
     for device in ("cpu", "cuda"):
         learner = learner_on(device, method, lr=1e-3)
         learner.begin_task(0)
+        for adapter in (module for module in learner.net.modules() if isinstance(module, Adapter)):
+            adapter.dropout = 0.0  # drawn on the device, from its own generator
         if learner.has_heads:
             learner.train(0, Monitor())
         features, labels = learner.extract("train", 0)
         states.append({**learner.network_state(), "features": features, "labels": labels})
     on_cpu, on_gpu = states
+    for state in states:  # directions that InfLoRA takes from a decomposition have no sign of their own
+        state |= {name: tensor.abs() for name, tensor in state.items() if "lora_" in name}
     far = {name: found for name, tensor in on_cpu.items() if (found := distance(tensor, on_gpu[name])) > CLOSE}
     assert not far
 
@@ -73,7 +79,7 @@ def test_all_tasks_of_a_method_are_learned_on_the_gpu(method):
 
 def test_images_finished_on_the_gpu_are_the_cpus():
     for transform in ("crop224", "crop32", "resize300_crop224", "none"):
-        for size in (16, 80):  # the CPU resizes larger images in whole grey levels
+        for size in (16, 80):
             config = make_config(dataset={**IMAGES, "train_transform": transform, "image_size": size}, batch_size=8,
                                  convnet_type={"timm": "vit_tiny_patch16_224", "args": {"img_size": size, "patch_size": 8}})
             there, here = (DataManager(config, 1993, device=torch.device(device)) for device in ("cuda", "cpu"))
@@ -82,7 +88,8 @@ def test_images_finished_on_the_gpu_are_the_cpus():
                 pairs = zip(there.batches("train", 0, **which), here.batches("train", 0, **which), strict=True)
                 for (ours, labels), (theirs, same) in pairs:
                     assert ours.is_cuda and torch.equal(labels.cpu(), same)
-                    assert (ours.cpu() - theirs).abs().max() < (CLOSE if size == 16 else 0.02)
+                    bytes_between = transform == "resize300_crop224" or size == 80  # the CPU rounds larger images to whole grey levels
+                    assert (ours.cpu() - theirs).abs().max() < (GREY_LEVELS if bytes_between else CLOSE)
 
 
 @pytest.mark.parametrize("method", ["slca", "slca_pp", "replay"])

@@ -43,3 +43,17 @@ def resize_weights(start: Tensor, length: Tensor, source: int, scaled: int, firs
     inside = (pixel > 0) & (pixel < length[:, None])
     weights = weights * inside[:, None, :]
     return weights / weights.sum(-1, keepdim=True)
+
+
+def whole_weights(source: int, scaled: int, first: int, target: int, interpolation: Interpolation, device: torch.device) -> Tensor:
+    """`resize_weights` of whole images, (1, target, source)."""
+    start, length = torch.zeros(1, device=device), torch.full((1,), source, device=device)
+    return resize_weights(start, length, source, scaled, first, target, interpolation)
+
+
+def resized_bytes(images: Tensor, height: int, width: int, interpolation: Interpolation) -> Tensor:
+    """(B, C, H, W) uint8 -> (B, C, height, width) uint8, rounded and clipped after each of the two passes, as Pillow does."""
+    rows, columns = (whole_weights(source, to, 0, to, interpolation, images.device)
+                     for source, to in zip(images.shape[2:], (height, width), strict=True))
+    wide = (images.float() @ columns.mT).round_().clamp_(0, 255)
+    return (rows @ wide).round_().clamp_(0, 255).to(torch.uint8)

@@ -20,7 +20,7 @@ from torchvision.transforms.v2 import functional as tv
 
 from utils.errors import UserError
 from utils.images.recipes import RECIPES, Recipe
-from utils.images.resample import resize_weights
+from utils.images.resample import resize_weights, resized_bytes, whole_weights
 from utils.images.torchvision_steps import build_steps
 
 Images = Union[Tensor, "list[Tensor]"]  # (B, C, H, W) uint8 of one size, or B of (C, H, W) uint8 of any size
@@ -107,7 +107,10 @@ class Transform:
             return tv.resize(box, [size, size], self.interpolation, antialias=True)
         height, width = self._resized_shape(*images.shape[2:])
         if (height, width) != tuple(images.shape[2:]):
-            images = tv.resize(images, [height, width], self.interpolation, antialias=True)
+            if images.is_cuda:  # torchvision has Pillow's arithmetic for bytes on the CPU alone
+                images = resized_bytes(images, height, width, recipe.interpolation)
+            else:
+                images = tv.resize(images, [height, width], self.interpolation, antialias=True)
         if recipe.crop == "random":
             return self._random_crop(images, u)
         return tv.center_crop(images, [size, size]) if recipe.crop == "center" else images
@@ -210,16 +213,11 @@ class Transform:
             columns = resize_weights(left, w, width, size, 0, size, kind)
         else:
             scaled = self._resized_shape(height, width)
-            rows, columns = (self._centre_weights(n, to, u.device) for n, to in zip((height, width), scaled, strict=True))
+            rows, columns = (whole_weights(n, to, round((to - size) / 2), size, kind, u.device)
+                             for n, to in zip((height, width), scaled, strict=True))
         if self.recipe.flip:
             columns = torch.where((u[:, FLIP] < 0.5)[:, None, None], columns.flip(1), columns)
         return rows, columns
-
-    def _centre_weights(self, source: int, scaled: int, device: torch.device) -> Tensor:
-        """Weights (1, S, source) of a resize to `scaled` pixels followed by a central crop."""
-        first = round((scaled - self.size) / 2)
-        start, length = torch.zeros(1, device=device), torch.full((1,), source, device=device)
-        return resize_weights(start, length, source, scaled, first, self.size, self.recipe.interpolation)
 
 
 def _flipped(images: Tensor, which: Tensor) -> Tensor:
