@@ -55,5 +55,5 @@ def resized_bytes(images: Tensor, height: int, width: int, interpolation: Interp
     """(B, C, H, W) uint8 -> (B, C, height, width) uint8, rounded and clipped after each of the two passes, as Pillow does."""
     rows, columns = (whole_weights(source, to, 0, to, interpolation, images.device)
                      for source, to in zip(images.shape[2:], (height, width), strict=True))
-    wide = (images.float() @ columns.mT).round_().clamp_(0, 255)
-    return (rows @ wide).round_().clamp_(0, 255).to(torch.uint8)
+    wide = (images.float() @ columns.mT + 0.5).floor_().clamp_(0, 255)  # halves go up there
+    return (rows @ wide + 0.5).floor_().clamp_(0, 255).to(torch.uint8)
