@@ -1,6 +1,6 @@
-"""On one GPU: training steps of ViT-B/16 beside a bare loop, waits, alignment, memory, checkpoints, two runs side by side.
+"""On one GPU: training steps of ViT-B/16 beside a bare loop, waits, alignment, memory, two runs side by side, accuracy by `speed`.
 
-    python benchmarks/gpu.py [--parts steps waits alignment memory checkpoint two] [--short]
+    python benchmarks/gpu.py [--parts steps waits alignment memory two accuracy] [--short]
 
 Images are synthetic, in the shapes of CIFAR-100's tasks (5,000 of 32 px, brought to 224). Writes benchmarks/GPU_RESULTS.md after
 every part. `--short` does little of everything, to see that it runs; without a GPU it does that on the CPU and writes nothing.
@@ -32,8 +32,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from models import resolve_config, stage1
 from models.tools.build import make_learner
-from utils.config import Config, parse_config
+from trainer import train
+from utils.config import Config, load_config, parse_config
 from utils.machine.device import make_fabric
+from utils.machine.speed import arithmetic
 
 VIT_B, PIXELS, CLASSES, BATCH = "vit_base_patch16_224", 224, 10, 128
 ARITHMETIC: dict[str, dict[str, Any]] = {
@@ -41,6 +43,7 @@ ARITHMETIC: dict[str, dict[str, Any]] = {
     "bf16, compiled": {"precision": "bf16-mixed", "tf32": True, "compile": True}}
 # Dense TFLOP/s of the data sheets (NVIDIA H100 SXM and H200 SXM, 2023): float32 outside the matrix units, TF32, bf16.
 PEAKS = {"H100": {"fp32": 67, "TF32": 494, "bf16": 989}, "H200": {"fp32": 67, "TF32": 494, "bf16": 989}}
+STREAMS = {"the demo's stream": "exps/slca_demo.json", "50 classes of icons": "exps/icons50_slca_near.json"}
 BACKWARD = 2  # a backward pass costs about two forward ones
 IMAGES_PER_CLASS = 500
 
@@ -297,6 +300,21 @@ def worker(run: Run) -> None:
     print(3 * run.images / (time.perf_counter() - start))
 
 
+def accuracy(run: Run) -> dict[str, Any]:
+    """SLCA's last accuracy on the demo's and the icons' stream, at both speeds; three seeds, in `--short` one."""
+    found = {}
+    for stream, file in STREAMS.items():
+        for speed in ("release", "fast"):
+            changes = {"device": str(run.device), "speed": speed, **({"seed": 0, "epochs": 1} if run.short else {})}
+            start = time.perf_counter()
+            result = train(load_config(PROJECT / file, changes), WORK / "runs", name=f"{Path(file).stem}_{speed}")
+            found.setdefault(stream, {})[speed] = {**result.shown("last"), "arithmetic": arithmetic(result.config),
+                                                   "seconds": time.perf_counter() - start}
+        told = ", ".join(f"{speed} {row['mean']:.2f}" for speed, row in found[stream].items())
+        print(f"last accuracy on {stream}: {told}", flush=True)
+    return found
+
+
 def driver() -> str | None:
     """The GPU driver's version."""
     try:
@@ -312,7 +330,8 @@ def free() -> None:
     torch.compiler.reset()
 
 
-PARTS: dict[str, Callable[[Run], dict[str, Any]]] = {"steps": steps, "waits": waits, "alignment": alignment, "memory": memory, "two": two}
+PARTS: dict[str, Callable[[Run], dict[str, Any]]] = {"steps": steps, "waits": waits, "alignment": alignment, "memory": memory, "two": two,
+                                                         "accuracy": accuracy}
 
 
 def main() -> None:

@@ -7,6 +7,8 @@ from typing import Any
 
 from report import table, verdict
 
+from utils.report.tables import mean_std_text
+
 OF_BARE_LOOP, ALIGNMENT_SECONDS, CHECKPOINT_SHARE = 0.95, 3.0, 0.02  # the targets
 
 
@@ -62,4 +64,13 @@ def two(f: dict[str, Any]) -> str:
             f"{sum(f['both']) / f['alone']:.2f}x.")
 
 
-PARTS: dict[str, Callable[[dict[str, Any]], str]] = {"steps": steps, "waits": waits, "alignment": alignment, "memory": memory, "two": two}
+def accuracy(f: dict[str, Any]) -> str:
+    rows = [[stream, speed, row["arithmetic"], mean_std_text(row), f"{row['seconds']:.0f} s"] for stream, rows in f.items()
+            for speed, row in rows.items()]
+    return ("## Accuracy by `speed`\n\nSLCA's last accuracy with the shipped tiny ViT (three seeds, each another class order), and what a whole "
+            "run took: so small a network is no measure of speed.\n\n"
+            + table(["stream", "`speed`", "arithmetic", "last accuracy (%)", "whole run"], rows))
+
+
+PARTS: dict[str, Callable[[dict[str, Any]], str]] = {"steps": steps, "waits": waits, "alignment": alignment, "memory": memory, "two": two,
+                                                         "accuracy": accuracy}
