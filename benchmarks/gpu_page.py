@@ -67,8 +67,8 @@ def two(f: dict[str, Any]) -> str:
 def accuracy(f: dict[str, Any]) -> str:
     rows = [[stream, speed, row["arithmetic"], mean_std_text(row), f"{row['seconds']:.0f} s"] for stream, rows in f.items()
             for speed, row in rows.items()]
-    return ("## Accuracy by `speed`\n\nSLCA's last accuracy with the shipped tiny ViT (three seeds, each another class order), and what a whole "
-            "run took: so small a network is no measure of speed.\n\n"
+    return ("## Accuracy by `speed`\n\nSLCA's last accuracy with the shipped tiny ViT (three seeds, each another class order), and what a "
+            "whole run took: so small a network is no measure of speed.\n\n"
             + table(["stream", "`speed`", "arithmetic", "last accuracy (%)", "whole run"], rows))
 
 

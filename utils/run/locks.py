@@ -1,4 +1,9 @@
-"""A lock on a folder that ends with the process that holds it, however that process ends."""
+"""A lock on a folder that ends with the process that holds it, however that process ends.
+
+Where nothing forks while the lock is held (the cache, `prepare`) filelock does it. Its lock is one of open files, though, which
+forked workers inherit: after a run was killed they would keep its folder locked for as long as they live, and `--resume` would
+be refused. The one here is of the process (`lockf`).
+"""
 
 from __future__ import annotations
 
