@@ -120,6 +120,12 @@ def links_that_leave(folder: Path) -> list[Path]:
     return sorted(found)
 
 
+def sync_file(path: Path) -> None:
+    """Make what was written to a file so far survive a power cut; nothing where there is no such file."""
+    with suppress(FileNotFoundError), path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
 def sync_folder(folder: Path) -> None:
     """Make the new name itself survive a power cut, where the system can (not on Windows)."""
     if os.name == "posix":
