@@ -46,6 +46,11 @@ class NewestJob:
         if self._thread is None:
             self.wait()
 
+    @property
+    def busy(self) -> bool:
+        """Whether a job is being done or waits."""
+        return self._turn.locked() or self._runs or bool(self._waiting)
+
     def drop_waiting(self) -> None:
         """Forget the job that waits, if one does and is replaceable."""
         with self._lock:

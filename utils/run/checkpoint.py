@@ -105,6 +105,11 @@ class CheckpointStore:
         else:
             job()
 
+    @property
+    def is_writing(self) -> bool:
+        """Whether something that was saved beside the training is not on the disk yet."""
+        return self._writer.busy
+
     def wait(self) -> None:
         """Return when all that was saved beside the training is on the disk. Raises StorageError."""
         self._writer.wait()
