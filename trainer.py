@@ -29,7 +29,7 @@ from utils.data.data_manager import DataManager
 from utils.data.fingerprint import changes
 from utils.data.stream import StoredData
 from utils.errors import DataChanged, RunFailed, StorageError, UserError
-from utils.files import DISK_ERRORS, disk_errors_as_user_error
+from utils.files import DISK_ERRORS, disk_errors_as_user_error, storage_errors_told
 from utils.formulas import metrics
 from utils.last_resort import keep_traceback, one_sentence
 from utils.machine.deterministic import deterministic_kernels
@@ -45,6 +45,7 @@ from utils.run.checkpoint import Checkpoint, CheckpointStore, check_base_weights
 from utils.run.figures import Figures
 from utils.run.interrupt import check_stop
 from utils.run.logs import file_log, terminal_log
+from utils.run.metrics_file import METRICS
 from utils.run.monitor import RunMonitor
 from utils.run.profiling import ProfilingMonitor
 from utils.run.run_folder import RunFolder, experiment_folder
@@ -198,7 +199,7 @@ class Session:
         self.data, self.net = self.learner.data, self.learner.net
         self.figures = Figures()
         self.store = CheckpointStore(folder / "checkpoints", config.keep_checkpoints if first else "none", warn=log.warning,
-                                     flushed_first=[folder / "metrics.jsonl"])
+                                     flushed_first=[folder / METRICS])
         monitor = ProfilingMonitor if profile else RunMonitor
         self.monitor = monitor(folder, log, self.data.stream.num_tasks, writes=first)
         self.saved_at = time.monotonic()  # when the newest checkpoint was written
@@ -248,7 +249,8 @@ class Session:
         """After a task: everything that the next one needs, and the files that the method wants beside it."""
         if self.fabric.is_global_zero:
             for name, tensors in self.learner.files(task).items():
-                write_tensors_atomic(self.folder / f"{name}.safetensors", tensors)
+                with storage_errors_told(self.folder / f"{name}.safetensors") as path:
+                    write_tensors_atomic(path, tensors)
         weights = self.learner.network_state()
         self.store.save(task, None, weights=weights, state=self.learner.extra_state(), meta=self.meta(weights),
                         parts=self.learner.state_parts(), beside=True)

@@ -166,3 +166,16 @@ def disk_errors_as_user_error(folder: Path) -> Iterator[None]:
             raise
         raise StorageError(f"{folder}: cannot be written, {DISK_ERRORS[error.errno]}; checkpoints and results written so far are intact. "
                            "Free some space, then continue with --resume.") from None
+
+
+@contextmanager
+def storage_errors_told(path: Path) -> Iterator[Path]:
+    """Inside, that `path` cannot be written is one sentence, whatever the reason: disk, permission, its folder. Raises StorageError."""
+    try:
+        yield path
+    except FileNotFoundError:
+        raise StorageError(f"{path} cannot be written: {path.parent} was moved or removed while the run wrote there. Put it back and "
+                           "continue with --resume, or start a new run.") from None
+    except OSError as error:
+        raise StorageError(f"{path} cannot be written: {error.strerror or error}; checkpoints and results written so far are intact. Free "
+                           "some space or make the folder writable, then continue with --resume.") from None
