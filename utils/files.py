@@ -43,6 +43,22 @@ def write_atomic(path: Path | str, data: bytes | str) -> Path:
     return path
 
 
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary name in the folder of `path`, for what writes a file by itself; what was written takes the name `path` at the end.
+
+    The file is flushed to the disk first. After an error inside it is gone, and `path` is as it was.
+    """
+    temporary = path.with_name(f".{path.name[:60]}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        sync_file(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
 def encodable(text: str) -> str:
     """`text` with whatever UTF-8 cannot hold (halves of surrogate pairs) written out."""
     return text if text.isascii() else "".join(visible(c) if "\ud800" <= c <= "\udfff" else c for c in text)

@@ -31,7 +31,7 @@ from safetensors.torch import load, save_file
 from torch import Tensor
 
 from utils.errors import StorageError, UserError
-from utils.files import file_sha256, sha256_of, sync_file, sync_folder, write_atomic
+from utils.files import file_sha256, replacing, sha256_of, sync_file, sync_folder, write_atomic
 from utils.run.background import NewestJob, host_copies
 
 PARTIAL = ".partial"  # ends the name of a folder that is being written
@@ -264,12 +264,8 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
 
 def write_tensors_atomic(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """`write_tensors` under a temporary name, then renamed. Raises OSError or SafetensorError."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(path) as temporary:
         write_tensors(temporary, tensors)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def check_base_weights(checkpoint: Checkpoint, sha256: str, folder: Path, source: str) -> None:
