@@ -29,7 +29,7 @@ from utils.data.data_manager import DataManager
 from utils.data.fingerprint import changes
 from utils.data.stream import StoredData
 from utils.errors import DataChanged, RunFailed, StorageError, UserError
-from utils.files import DISK_ERRORS, disk_errors_as_user_error
+from utils.files import DISK_ERRORS, disk_errors_as_user_error, storage_errors_told
 from utils.formulas import metrics
 from utils.last_resort import keep_traceback, one_sentence
 from utils.machine.deterministic import deterministic_kernels
@@ -46,6 +46,7 @@ from utils.run.checkpoint import Checkpoint, CheckpointStore, check_base_weights
 from utils.run.figures import Figures
 from utils.run.interrupt import check_stop
 from utils.run.logs import file_log, terminal_log
+from utils.run.metrics_file import METRICS
 from utils.run.monitor import RunMonitor
 from utils.run.profiling import ProfilingMonitor
 from utils.run.run_folder import RunFolder, experiment_folder
@@ -198,32 +199,34 @@ class Session:
         self.learner = make_learner(config, seed, fabric, share_images_of=share_images_of)
         self.data, self.net = self.learner.data, self.learner.net
         self.figures = Figures()
-        self.store = CheckpointStore(folder / "checkpoints", config.keep_checkpoints if first else "none", warn=log.warning)
+        self.store = CheckpointStore(folder / "checkpoints", config.keep_checkpoints if first else "none", warn=log.warning,
+                                     flushed_first=[folder / METRICS])
         monitor = ProfilingMonitor if profile else RunMonitor
         self.monitor = monitor(folder, log, self.data.stream.num_tasks, writes=first)
         self.saved_at = time.monotonic()  # when the newest checkpoint was written
         self.first_task = 0
         self.inside: Checkpoint | None = None  # where an interrupted run was inside `first_task`
-        self._untrained: tuple[frozenset[str], str] | None = None  # what checkpoints leave out: names that they hold, checksum
+        self._untrained: tuple[frozenset[str], str] | None = None  # what checkpoints leave out: names, checksum
 
     def run(self) -> None:
-        """Learn and evaluate every task from `first_task` on."""
+        """Learn and evaluate every task from `first_task` on; when this returns, the last checkpoint is on the disk."""
         weights, stream = self.net.backbone.weights, self.data.stream
         log.info(f"seed {self.seed}: {stream.num_classes} classes in {stream.num_tasks} tasks on {self.fabric.device} in "
                  f"{arithmetic(self.config.model_dump())}; "
                  f"weights {weights['source']} {weights['sha256'][:12]} {weights.get('taken', '')}".rstrip())
-        for task in range(self.first_task, stream.num_tasks):
-            check_stop()
-            inside, self.inside = self.inside, None
-            start = None if inside is None else TrainingState(inside.epoch or 0, inside.weights, inside.state)
-            self.learner.learn_task(task, self.monitor, start, self.save_inside_task)
-            self.record(self.measure(task))
-            self.save(task)
-            shown = [metrics.percent_text(accuracy) for accuracy in self.figures.accuracy_rows[-1]]
-            if len(shown) > SHOWN_TASKS:  # the log would grow with the square of the tasks
-                shown = [*shown[:2], "...", *shown[2 - SHOWN_TASKS:]]
-            log.info(f"task {task + 1}/{stream.num_tasks} done  classes {stream.classes_upto(task)}  "
-                     f"top-1 {metrics.percent_text(self.figures.top1_curve[-1])}  per task {' '.join(shown)}")
+        with self.store.settled():
+            for task in range(self.first_task, stream.num_tasks):
+                check_stop()
+                inside, self.inside = self.inside, None
+                start = None if inside is None else TrainingState(inside.epoch or 0, inside.weights, inside.state)
+                self.learner.learn_task(task, self.monitor, start, self.save_inside_task)
+                self.record(self.measure(task))
+                self.save(task)
+                shown = [metrics.percent_text(accuracy) for accuracy in self.figures.accuracy_rows[-1]]
+                if len(shown) > SHOWN_TASKS:  # the log would grow with the square of the tasks
+                    shown = [*shown[:2], "...", *shown[2 - SHOWN_TASKS:]]
+                log.info(f"task {task + 1}/{stream.num_tasks} done  classes {stream.classes_upto(task)}  "
+                         f"top-1 {metrics.percent_text(self.figures.top1_curve[-1])}  per task {' '.join(shown)}")
 
     def measure(self, task: int) -> metrics.Evaluation:
         """Evaluate after `task` and add that to the figures."""
@@ -248,10 +251,11 @@ class Session:
         """After a task: everything that the next one needs, and the files that the method wants beside it."""
         if self.fabric.is_global_zero:
             for name, tensors in self.learner.files(task).items():
-                write_tensors_atomic(self.folder / f"{name}.safetensors", tensors)
+                with storage_errors_told(self.folder / f"{name}.safetensors") as path:
+                    write_tensors_atomic(path, tensors)
         weights = self.learner.network_state()
         self.store.save(task, None, weights=weights, state=self.learner.extra_state(), meta=self.meta(weights),
-                        parts=self.learner.state_parts())
+                        parts=self.learner.state_parts(), beside=True)
         self.saved_at = time.monotonic()
 
     def save_inside_task(self, epochs: int, optimizer: torch.optim.Optimizer) -> None:
@@ -262,13 +266,13 @@ class Session:
             self.saved_at = time.monotonic()
             weights = self.learner.network_state()
             self.store.save(self.learner.task, epochs, weights=weights,
-                            state={**optimizer_tensors(optimizer), **self.learner.epoch_state()}, meta=self.meta(weights))
+                            state={**optimizer_tensors(optimizer), **self.learner.epoch_state()}, meta=self.meta(weights), beside=True)
 
     def meta(self, weights: Mapping[str, Tensor]) -> dict[str, Any]:
         """What a checkpoint of `weights` holds beside tensors; with them it is all that a prediction needs."""
-        names = frozenset(weights)
-        if self._untrained is None or self._untrained[0] != names:
-            self._untrained = names, self.learner.untrained_sha256(names)
+        left_out = frozenset(self.net.state_dict()) - weights.keys()  # the same in every task for most methods
+        if self._untrained is None or self._untrained[0] != left_out:
+            self._untrained = left_out, self.learner.untrained_sha256(weights)
         return {"figures": {**vars(self.figures), "seconds": self.monitor.seconds_so_far()}, "base_sha256": self._untrained[1],
                 "precision": self.fabric.strategy.precision.state_dict(), "data": self.data.stored.to_json(), "seed": self.seed,
                 "fingerprint": self.data.fingerprint}

@@ -140,6 +140,15 @@ def fitting(f: dict[str, Any]) -> str:
             "factor of the covariance, of which it computes one triangle.")
 
 
+def checkpoints(f: dict[str, Any]) -> str:
+    rows = [[name, f"{seconds['wall']:.3f} s"] for name, seconds in f["held_up_seconds"].items()]
+    return (f"## 11. Checkpoints (`checkpoints.py`): how long one inside a task holds the training up, {f['bytes'] / 2**20:,.0f} MiB "
+            f"(weights and momentum of ViT-B/16) on {f['device']}\n\n" + table(["written", "training waits"], rows)
+            + f"\n\nThe wait is {f['less']['median']:.1f} times shorter ({f['less']['min']:.1f} to {f['less']['max']:.1f}, "
+            f"{f['less']['rounds']} rounds). A thread writes, hashes and flushes for {f['writing_seconds']:.2f} s beside the training, "
+            f"which meanwhile does {100 * f['speed_meanwhile']:.0f} % of the steps that it does alone.")
+
+
 def kinds(f: dict[str, Any]) -> str:
     rows = [[name, f"{row['mean']:.2f}", f"{row['difference']:+.2f}", f"{row['bytes_per_class']:,.0f}"] for name, row in f.items()]
     seeds = len(next(iter(f.values()))["last_accuracy"])
@@ -160,7 +169,7 @@ def _time(seconds: dict[str, float]) -> str:
 
 PARTS = {"1_alignment": alignment, "2_stage1": stage1, "3_lora": lora, "4_whole_run": whole, "5_statistics": memory, "6_bf16": bf16,
          "6_bf16_accuracy": bf16_accuracy, "7_growth": growth, "8_data_path": data_path, "9_switches": switches, "10_fitting": fitting,
-         "covariance_kinds": kinds}
+         "11_checkpoints": checkpoints, "covariance_kinds": kinds}
 
 if __name__ == "__main__":
     main()

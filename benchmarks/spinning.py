@@ -11,7 +11,6 @@ it is printed too.
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import os
 import subprocess
@@ -19,7 +18,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-PROJECT = Path(__file__).resolve().parent.parent
+from common import PROJECT
+
+from utils.run.metrics_file import METRICS, read_metrics
+
 SETTINGS: dict[str, dict[str, str]] = {
     "default": {}, "passive": {"OMP_WAIT_POLICY": "PASSIVE"}, "10000": {"GOMP_SPINCOUNT": "10000"}, "3000": {"GOMP_SPINCOUNT": "3000"},
     "1000": {"GOMP_SPINCOUNT": "1000"}, "one thread": {"OMP_NUM_THREADS": "1"}}
@@ -47,8 +49,8 @@ def epoch_seconds(setting: dict[str, str], limit: float) -> list[float]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-        lines = [json.loads(line) for file in Path(out).rglob("metrics.jsonl") for line in file.read_text().splitlines()]
-    return [line["seconds"] for line in lines if line["kind"] == "epoch"]
+        records = [record for file in Path(out).rglob(METRICS) for record in read_metrics(file, warn=lambda message: None)]
+    return [record["seconds"] for record in records if record["kind"] == "epoch"]
 
 
 def main() -> None:

@@ -43,6 +43,22 @@ def write_atomic(path: Path | str, data: bytes | str) -> Path:
     return path
 
 
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary name in the folder of `path`, for what writes a file by itself; what was written takes the name `path` at the end.
+
+    The file is flushed to the disk first. After an error inside it is gone, and `path` is as it was.
+    """
+    temporary = path.with_name(f".{path.name[:60]}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        sync_file(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
 def encodable(text: str) -> str:
     """`text` with whatever UTF-8 cannot hold (halves of surrogate pairs) written out."""
     return text if text.isascii() else "".join(visible(c) if "\ud800" <= c <= "\udfff" else c for c in text)
@@ -120,6 +136,12 @@ def links_that_leave(folder: Path) -> list[Path]:
     return sorted(found)
 
 
+def sync_file(path: Path) -> None:
+    """Make what was written to a file so far survive a power cut; nothing where there is no such file."""
+    with suppress(FileNotFoundError), path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
 def sync_folder(folder: Path) -> None:
     """Make the new name itself survive a power cut, where the system can (not on Windows)."""
     if os.name == "posix":
@@ -160,3 +182,16 @@ def disk_errors_as_user_error(folder: Path) -> Iterator[None]:
             raise
         raise StorageError(f"{folder}: cannot be written, {DISK_ERRORS[error.errno]}; checkpoints and results written so far are intact. "
                            "Free some space, then continue with --resume.") from None
+
+
+@contextmanager
+def storage_errors_told(path: Path) -> Iterator[Path]:
+    """Inside, that `path` cannot be written is one sentence, whatever the reason: disk, permission, its folder. Raises StorageError."""
+    try:
+        yield path
+    except FileNotFoundError:
+        raise StorageError(f"{path} cannot be written: {path.parent} was moved or removed while the run wrote there. Put it back and "
+                           "continue with --resume, or start a new run.") from None
+    except OSError as error:
+        raise StorageError(f"{path} cannot be written: {error.strerror or error}; checkpoints and results written so far are intact. Free "
+                           "some space or make the folder writable, then continue with --resume.") from None

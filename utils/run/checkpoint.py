@@ -8,7 +8,8 @@
                                       as they have not changed
         checkpoint.json               figures so far, the stream of tasks, checksums of the others
 
-A folder is filled under a temporary name and renamed, so one that has its name is complete.
+A folder is filled under a temporary name and renamed, so one that has its name is complete. The training waits only while the
+tensors are copied to host memory; a thread does the rest (utils/run/background.py).
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +31,8 @@ from safetensors.torch import load, save_file
 from torch import Tensor
 
 from utils.errors import StorageError, UserError
-from utils.files import file_sha256, sha256_of, sync_folder, write_atomic
+from utils.files import file_sha256, replacing, sha256_of, sync_file, sync_folder, write_atomic
+from utils.run.background import NewestJob, host_copies
 
 PARTIAL = ".partial"  # ends the name of a folder that is being written
 _NAME = re.compile(r"task_(\d+)(?:_epoch_(\d+))?")
@@ -52,63 +56,127 @@ class CheckpointStore:
     Args:
         folder: made when first needed.
         keep: "last" keeps the newest two finished tasks (the older one in case the newer is damaged), "all" or "none".
-        warn: called with a sentence about a damaged checkpoint that was passed over.
+        warn: called with a sentence about a damaged checkpoint that was passed over, or one that could not be written beside
+            another error.
+        flushed_first: files whose content so far must be on the disk before a checkpoint is.
     """
 
-    def __init__(self, folder: Path, keep: str = "last", warn: Callable[[str], None] = print) -> None:
+    def __init__(self, folder: Path, keep: str = "last", warn: Callable[[str], None] = print, flushed_first: Sequence[Path] = ()) -> None:
         self.folder = folder
         self.keep = keep
         self.warn = warn
+        self.flushed_first = flushed_first
+        self._writer = NewestJob()
         self._written: dict[str, tuple[tuple[object, ...], Path, str]] = {}  # prefix -> objects, file and checksum of the last save
 
     def save(self, task: int, epoch: int | None, *, weights: Mapping[str, Tensor], state: Mapping[str, Tensor],
-             meta: Mapping[str, Any], parts: Mapping[str, tuple[object, ...]] | None = None) -> None:
+             meta: Mapping[str, Any], parts: Mapping[str, tuple[object, ...]] | None = None, beside: bool = False) -> None:
         """Write one checkpoint and remove those that it makes superfluous.
 
         Args:
             parts: prefixes of `state` that get files of their own, with the objects that their tensors follow from; where these are
-                the objects of the last save, its file is linked instead of written.
+                the objects of the last save, its file is linked instead of written. Such tensors never change in place.
+            beside: copy the tensors to host memory and return; a thread writes them. One inside a task that still waits when the
+                next one comes is never written; one after a task always is.
 
         Raises:
-            StorageError: it cannot be written (disk full, no permission); earlier ones stay as they were.
+            StorageError: it, or one that was written beside the training since the last call, cannot be written (disk full, no
+                permission); earlier ones stay as they were.
         """
         if self.keep == "none":
             return
-        name = f"task_{task + 1:02d}" + ("" if epoch is None else f"_epoch_{epoch:04d}")
-        partial = self.folder / f".{name}{PARTIAL}"
+        self._writer.drop_waiting()  # it is older; and no more than two copies are held: one that is being written, and this one
+        if epoch is None or not beside:
+            self._writer.wait()
+        parts = dict(parts or {})
+        groups = {"weights.safetensors": dict(weights),
+                  "state.safetensors": {key: tensor for key, tensor in state.items() if not key.startswith(tuple(parts))},
+                  **{prefix: {key: tensor for key, tensor in state.items() if key.startswith(prefix)} for prefix in parts}}
+        if beside:
+            linked = {prefix for prefix, objects in parts.items() if self._file_of(prefix, objects) is not None}
+            copies = host_copies({(group, key): tensor for group, tensors in groups.items() for key, tensor in tensors.items()
+                                  if group not in linked and not (group in parts and tensor.is_cpu)})
+            for (group, key), copy in copies.items():
+                groups[group][key] = copy
+        content = json.dumps(dict(meta))  # now: the training goes on adding figures
+        job = partial(self._write, task, epoch, groups, parts, content)
+        if beside:
+            self._writer.put(job, replaceable=epoch is not None)
+        else:
+            job()
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether something that was saved beside the training is not on the disk yet."""
+        return self._writer.busy
+
+    def wait(self) -> None:
+        """Return when all that was saved beside the training is on the disk. Raises StorageError."""
+        self._writer.wait()
+
+    @contextmanager
+    def settled(self) -> Iterator[None]:
+        """What is saved inside is on the disk afterwards, also after an error or a stop. Raises StorageError."""
         try:
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
-            rest = {key: tensor for key, tensor in state.items() if not key.startswith(tuple(parts or ()))}
-            checksums = {file: write_tensors(partial / file, tensors)
-                         for file, tensors in (("weights.safetensors", weights), ("state.safetensors", rest))}
-            for prefix, objects in (parts or {}).items():
+            yield
+        except BaseException:
+            problem = self._writer.settle()
+            if isinstance(problem, StorageError):
+                self.warn(str(problem))
+            raise
+        self.wait()
+
+    def _write(self, task: int, epoch: int | None, groups: Mapping[str, Mapping[str, Tensor]], parts: Mapping[str, tuple[object, ...]],
+               meta: str) -> None:
+        """Fill a folder under a temporary name, rename it, and remove what it makes superfluous. Raises StorageError.
+
+        Args:
+            groups: tensors by file, or by prefix for those of `parts`; meta: as JSON.
+        """
+        name = f"task_{task + 1:02d}" + ("" if epoch is None else f"_epoch_{epoch:04d}")
+        filled = self.folder / f".{name}{PARTIAL}"
+        try:
+            shutil.rmtree(filled, ignore_errors=True)
+            filled.mkdir(parents=True)
+            checksums = {file: write_tensors(filled / file, tensors) for file, tensors in groups.items() if file not in parts}
+            written = {}
+            for prefix, objects in parts.items():
                 file = f"state_{prefix.strip('.').replace('.', '_')}.safetensors"
-                checksums[file] = self._write_part(partial / file, prefix, objects, state)
-                self._written[prefix] = objects, self.folder / name / file, checksums[file]
-            content = json.dumps({"meta": dict(meta), "sha256": checksums})
-            write_atomic(partial / "checkpoint.json", json.dumps({"content": content, "sha256": sha256_of(content.encode())}))
+                checksums[file] = self._write_part(filled / file, prefix, objects, groups[prefix])
+                written[prefix] = objects, self.folder / name / file, checksums[file]
+            content = f'{{"meta": {meta}, "sha256": {json.dumps(checksums)}}}'
+            write_atomic(filled / "checkpoint.json", json.dumps({"content": content, "sha256": sha256_of(content.encode())}))
+            for path in self.flushed_first:
+                sync_file(path)
             shutil.rmtree(self.folder / name, ignore_errors=True)
-            partial.rename(self.folder / name)
+            filled.rename(self.folder / name)
+            self._written |= written
             sync_folder(self.folder)
         except (OSError, SafetensorError) as error:
             reason = getattr(error, "strerror", None) or error
             raise StorageError(f"checkpoint {self.folder / name} cannot be written: {reason}; earlier checkpoints are "
                             "intact. Free some space, then continue with --resume.") from None
         finally:  # also when a signal stops the program here
-            shutil.rmtree(partial, ignore_errors=True)
+            shutil.rmtree(filled, ignore_errors=True)
         self.tidy(task, epoch)
 
-    def _write_part(self, path: Path, prefix: str, objects: tuple[object, ...], state: Mapping[str, Tensor]) -> str:
+    def _file_of(self, prefix: str, objects: tuple[object, ...]) -> tuple[Path, str] | None:
+        """File and checksum of the last save of this prefix, where it was of the same objects."""
+        before, file, checksum = self._written.get(prefix, ((), self.folder, ""))
+        same = checksum and len(before) == len(objects) and all(a is b for a, b in zip(before, objects, strict=True))
+        return (file, checksum) if same else None
+
+    def _write_part(self, path: Path, prefix: str, objects: tuple[object, ...], tensors: Mapping[str, Tensor]) -> str:
         """Link the last save's file of this prefix, or write the tensors; returns the checksum."""
-        before, file, checksum = self._written.get(prefix, ((), path, ""))
-        if checksum and len(before) == len(objects) and all(a is b for a, b in zip(before, objects, strict=True)):
+        found = self._file_of(prefix, objects)
+        if found is not None:
+            file, checksum = found
             try:
                 os.link(file, path)
                 return checksum
             except OSError:  # the file is gone, or the file system has no links
                 pass
-        return write_tensors(path, {key: tensor for key, tensor in state.items() if key.startswith(prefix)})
+        return write_tensors(path, tensors)
 
     def tidy(self, task: int, epoch: int | None) -> None:
         """Remove what a run that is now after `task` (inside it, with `epoch` epochs done) does not need.
@@ -196,12 +264,8 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
 
 def write_tensors_atomic(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """`write_tensors` under a temporary name, then renamed. Raises OSError or SafetensorError."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(path) as temporary:
         write_tensors(temporary, tensors)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def check_base_weights(checkpoint: Checkpoint, sha256: str, folder: Path, source: str) -> None:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from utils.errors import UserError
+from utils.files import storage_errors_told
 from utils.last_resort import one_sentence
 from utils.terminal import TerminalHandler, visible
 
@@ -37,9 +38,13 @@ def file_log(path: Path, before: Iterable[str] = ()) -> Iterator[None]:
 
     Args:
         before: what was told before the file was opened, and belongs into it.
+
+    Raises:
+        StorageError: the file cannot be opened.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path, encoding="utf-8")
+    with storage_errors_told(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handler = logging.FileHandler(path, encoding="utf-8")
     handler.handleError = lambda record: None  # a full disk loses log lines; the checkpoint tells it in one sentence
     handler.setFormatter(_LogFormatter("%(asctime)s  %(message)s"))
     for message in before:

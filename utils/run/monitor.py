@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from utils.files import write_atomic
+from utils.files import storage_errors_told, write_atomic
+from utils.run.metrics_file import METRICS, read_metrics
 from utils.terminal import shows_bars
 
 T = TypeVar("T")
@@ -123,24 +124,22 @@ class RunMonitor(Monitor):
         self.write({"kind": "alignment", "task": task + 1, "epoch": epoch + 1, "loss": loss, "top1": accuracy})
 
     def write(self, record: dict[str, Any]) -> None:
-        """Append one line to metrics.jsonl."""
-        if not self.writes:
-            return
-        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(record) + "\n")
+        """Append one line to metrics.jsonl, whole, so that whoever reads along sees it at once. Raises StorageError."""
+        if self.writes:
+            with storage_errors_told(self.folder / METRICS) as path, path.open("ab") as stream:
+                stream.write(f"{json.dumps(record)}\n".encode())
 
     def forget_after(self, task: int, epoch: int) -> None:
-        """Drop the lines of metrics.jsonl that a run resumed in `task`, with `epoch` epochs done, will write again."""
-        path = self.folder / "metrics.jsonl"
-        if not self.writes or not path.exists():
-            return
-        kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _is_before(line, task, epoch)]
-        write_atomic(path, "".join(line + "\n" for line in kept))
+        """Drop the lines of metrics.jsonl that a run resumed in `task`, with `epoch` epochs done, will write again.
+
+        Damaged ones go too, and what was between them stays. Raises StorageError.
+        """
+        path = self.folder / METRICS
+        if self.writes and path.exists():
+            kept = [record for record in read_metrics(path, self.logger.warning) if _is_before(record, task, epoch)]
+            with storage_errors_told(path):
+                write_atomic(path, "".join(f"{json.dumps(record)}\n" for record in kept))
 
 
-def _is_before(line: str, task: int, epoch: int) -> bool:
-    try:
-        record = json.loads(line)
-    except json.JSONDecodeError:  # the line that was being written when the run stopped
-        return False
+def _is_before(record: dict[str, Any], task: int, epoch: int) -> bool:
     return record["task"] <= task or (record["task"] == task + 1 and record["kind"] == "epoch" and record["epoch"] <= epoch)

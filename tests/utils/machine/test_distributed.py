@@ -1,6 +1,8 @@
 """Two real processes on the CPU (gloo) against one."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +13,8 @@ import torch
 from safetensors.torch import load_file
 
 from models import stage1
+from tests.processes import wait_for
+from tests.run_files import assert_same_run, only_run
 from tests.support import MICRO_VIT, SMALL, StubData, make_config, make_learner, that_it_has
 from trainer import train
 from utils.machine.distributed import gather_rows
@@ -100,6 +104,30 @@ def test_two_processes_gather_the_statistics_and_align_the_heads_that_one_does(m
     for name, tensor in tensors.items():
         if name != "gaussians.factors":  # whose rows may turn round
             np.testing.assert_allclose(tensor, tensors_2[name], atol=1e-4, rtol=1e-4, err_msg=name)
+
+
+@pytest.mark.timeout(300)
+def test_two_processes_that_are_killed_inside_a_task_go_on_bit_for_bit(tmp_path):
+    whole, killed, no_pictures = (tmp_path / name for name in ("whole.json", "killed.json", "no_pictures.py"))
+    for config in (whole, killed):
+        config.write_text(json.dumps({**EXPERIMENT, "model_name": "slca", "device": ["cpu", "cpu"], "init_cls": 4, "increment": 3,
+                                      "epochs": 6, "checkpoint_every": 1}))
+    no_pictures.write_text("import trainer\ntrainer.write_report = lambda result, folder: None\n")
+
+    def start(*arguments: str) -> subprocess.Popen:
+        command = [sys.executable, "main.py", "--out", str(tmp_path), "--plugin", str(no_pictures), *arguments]
+        return subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+    both = start("--config", str(whole), str(killed))  # one after the other
+    wait_for(lambda: any((tmp_path / "killed").rglob("task_02_epoch_*/checkpoint.json")) or both.poll() is not None, seconds=120)
+    os.killpg(both.pid, signal.SIGKILL)  # both processes at once, as when the machine goes down
+    assert both.wait(30) == -signal.SIGKILL, both.stderr.read()[-2000:]
+    run = only_run(tmp_path / "killed")
+    assert not (run / "results.json").exists()
+    resumed = start("--config", str(killed), "--resume")
+    assert resumed.wait(120) == 0, resumed.stderr.read()[-2000:]
+    assert "task 2: continuing after epoch" in (run / "seed0" / "log.txt").read_text()
+    assert_same_run(only_run(tmp_path / "whole"), run)
 
 
 def test_gathering_in_one_process_changes_nothing():
