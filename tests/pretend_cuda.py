@@ -184,7 +184,8 @@ def check(func, name: str, args, kwargs, tensors: list[Tensor], on_device: bool)
     if on_device and torch.are_deterministic_algorithms_enabled() and NOT_DETERMINISTIC & {name, str(func).removeprefix("aten.")}:
         refuse(f"{name} does not have a deterministic implementation")
     strangers = [t for t in tensors if not isinstance(t, PretendTensor)]
-    if not on_device or not strangers or name in COPYING:
+    makes_like = name.endswith("_like") or name.startswith("new_")  # takes the other's shape and type alone
+    if not on_device or not strangers or name in COPYING or makes_like:
         return
     if name in INDEXING and isinstance(args[0], PretendTensor):
         moved = [t for t in args[1] if t is not None and not isinstance(t, PretendTensor)]
@@ -252,7 +253,7 @@ def dispatch(func, args, kwargs):
     if torch.is_inference_mode_enabled() and torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd"):
         with Mode():  # in inference mode composite operations come here whole
             return func.decompose(*args, **kwargs)
-    name, on_device = func._schema.name.removeprefix("aten::"), to_device or (ours and (target is None or target.type != "cpu"))
+    name, on_device = func._schema.name.removeprefix("aten::"), to_device or (ours and target is None)
     check(func, name, args, kwargs, tensors, on_device)
     if not ours and not to_device:
         return func(*args, **kwargs)
