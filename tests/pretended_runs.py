@@ -36,7 +36,12 @@ class Stopped(BaseException):
     """Stands for the machine going down."""
 
 
-def run_and_evaluate(config: MethodSettings, out: Path) -> None:
+def run(config: MethodSettings, out: Path) -> None:
+    trainer.train(config, out, name="run")
+
+
+def run_and_test(config: MethodSettings, out: Path) -> None:
+    """And once more from its checkpoints, as --test_only does."""
     trainer.train(config, out, name="run")
     trainer.test(config, out, name="run")
 
@@ -93,7 +98,7 @@ def beside_a_bare_loop(config: MethodSettings, out: Path) -> None:
 
 
 WAYS: dict[str, Callable[[MethodSettings, Path], None]] = {
-    "run": run_and_evaluate, "resume": run_with_a_stop, "predict": predict_and_export, "bare": beside_a_bare_loop}
+    "run": run, "test": run_and_test, "resume": run_with_a_stop, "predict": predict_and_export, "bare": beside_a_bare_loop}
 
 
 def outcome(settings: dict[str, Any]) -> dict[str, Any]:
