@@ -2,13 +2,14 @@
 # make demo-all   the same for every exps/*_demo.json
 # make bench  measure speed and memory beside the plain ways
 # make test   install, then run the whole test suite
+# make gpu-check   every method and switch on a CUDA device that is only pretended; needs no GPU
 PYTHON ?= python3
 VENV ?= .venv
 PY := $(VENV)/bin/python
 THREADS ?= 2
 DEMO := finetune sl slca slcapp joint
 
-.PHONY: demo demo-all test bench lint clean
+.PHONY: demo demo-all test gpu-check bench lint clean
 
 demo: $(VENV)/.installed
 	OMP_NUM_THREADS=$(THREADS) $(PY) main.py --config $(DEMO:%=exps/%_demo.json)
@@ -21,12 +22,16 @@ demo-all: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	$(PY) -m pytest -n 2
 
+gpu-check: $(VENV)/.installed-dev
+	$(PY) -m pytest -m gpu_check tests/test_pretend_cuda.py
+
 bench: $(VENV)/.installed
 	OMP_NUM_THREADS=$(THREADS) $(PY) benchmarks/alignment.py
 	OMP_NUM_THREADS=$(THREADS) $(PY) benchmarks/stage1.py
 	OMP_NUM_THREADS=$(THREADS) $(PY) benchmarks/whole_run.py
 	OMP_NUM_THREADS=$(THREADS) $(PY) benchmarks/data_path.py
 	OMP_NUM_THREADS=$(THREADS) $(PY) benchmarks/checkpoints.py
+	OMP_NUM_THREADS=$(THREADS) $(PY) benchmarks/pretended.py
 	$(PY) benchmarks/report.py
 
 lint: $(VENV)/.installed-dev

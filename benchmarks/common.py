@@ -94,10 +94,10 @@ def machine() -> dict[str, Any]:
     return {**environment(), "threads": torch.get_num_threads(), "cores": os.cpu_count(), "load_at_start": round(os.getloadavg()[0], 1)}
 
 
-def save(name: str, figures: dict[str, Any]) -> None:
-    """Keep one benchmark's figures until all are there."""
+def save(name: str, figures: dict[str, Any], measured_on: dict[str, Any] | None = None) -> None:
+    """Keep one benchmark's figures until all are there; `measured_on` is `machine()` of before, where that would no longer be true."""
     WORK.mkdir(parents=True, exist_ok=True)
-    content = {"figures": figures, "machine": machine()}
+    content = {"figures": figures, "machine": measured_on or machine()}
     (WORK / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 

@@ -149,6 +149,16 @@ def checkpoints(f: dict[str, Any]) -> str:
             f"which meanwhile does {100 * f['speed_meanwhile']:.0f} % of the steps that it does alone.")
 
 
+def pretended(f: dict[str, Any]) -> str:
+    rows = [[method, phase, f"{row['launches']:.1f}", f"{row['waits']:.2f}", row["unit"]]
+            for method, phases in f.items() for phase, row in phases.items()]
+    return ("## 12. On a GPU (`pretended.py`): launches and waits of the host, counted on a CUDA device that is only pretended\n\n"
+            + table(["method", "phase", "launches", "waits", "per"], rows)
+            + "\n\nTwo tasks of 10 classes, a ViT of 5 blocks. A launch is an operation that computes: a lower bound. The classes of a "
+            "task share their launches and waits, so figures per class fall with more classes. GEM waits once in each step of the second "
+            "task, for its quadratic program.")
+
+
 def kinds(f: dict[str, Any]) -> str:
     rows = [[name, f"{row['mean']:.2f}", f"{row['difference']:+.2f}", f"{row['bytes_per_class']:,.0f}"] for name, row in f.items()]
     seeds = len(next(iter(f.values()))["last_accuracy"])
@@ -169,7 +179,7 @@ def _time(seconds: dict[str, float]) -> str:
 
 PARTS = {"1_alignment": alignment, "2_stage1": stage1, "3_lora": lora, "4_whole_run": whole, "5_statistics": memory, "6_bf16": bf16,
          "6_bf16_accuracy": bf16_accuracy, "7_growth": growth, "8_data_path": data_path, "9_switches": switches, "10_fitting": fitting,
-         "11_checkpoints": checkpoints, "covariance_kinds": kinds}
+         "11_checkpoints": checkpoints, "12_pretended": pretended, "covariance_kinds": kinds}
 
 if __name__ == "__main__":
     main()

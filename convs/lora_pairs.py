@@ -55,9 +55,9 @@ class LoRAPair(nn.Module):
         if self.magnitude is not None and self.lora_A.requires_grad:
             # |B A|^2 = tr(B'B A A'): two r x r matrices instead of one (rows, in)
             norm = ((self.lora_B.T @ self.lora_B) * (self.lora_A @ self.lora_A.T)).sum().clamp_min(0).sqrt()
-            if norm > 0:  # a pair that learned nothing has no direction
-                self.norm.copy_(norm)
-                self.magnitude.mul_(norm)
+            norm = norm.where(norm > 0, self.norm)  # a pair that learned nothing has no direction; its norm is still 1
+            self.norm.copy_(norm)
+            self.magnitude.mul_(norm)
         self.lora_A.requires_grad_(False)
         self.lora_B.requires_grad_(False)
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from convs.backbones import check_finite
 from convs.network import IncrementalNet
+from models.by_class import positions_by_class
 from utils.config import MethodSettings
 from utils.data.data_manager import DataManager
 from utils.data.stream import TaskStream
@@ -96,8 +97,10 @@ def _extract_together(learner: Classifier, split: str, tasks: list[int]) -> None
         return  # `extract` does it
     features, labels = extract_pass(learner, split, tasks=tasks)
     owner = torch.as_tensor(learner.stream.task_of_class, device=labels.device)[labels]
+    found = positions_by_class(owner, range(tasks[0], tasks[-1] + 1))  # by task
     for task in tasks:
-        learner.feature_cache[split, task] = features[owner == task], labels[owner == task]
+        rows = found[task - tasks[0]]
+        learner.feature_cache[split, task] = features[rows], labels[rows]
 
 
 @torch.inference_mode()
@@ -117,10 +120,10 @@ def evaluate(learner: Classifier, task: int, split: str = "test") -> Evaluation:
         best.append(best_classes(learner, scores))
         other_task = task_of_class != task_of_class[targets][:, None]  # (n, K)
         own.append(scores.masked_fill(other_task, -torch.inf).argmax(dim=1))
-    nothing = torch.empty(0, 1, dtype=torch.long)
-    return evaluate_predictions(
-        torch.cat(best or [nothing]).cpu().numpy(), labels.cpu().numpy(), torch.cat(own or [nothing[:, 0]]).cpu().numpy(),
-        stream.task_of_class, task=task, known_classes=stream.classes_before(task), period=stream.label_period)
+    nothing = labels.new_empty(0, 1)
+    found = torch.cat([labels[:, None], torch.cat(own or [nothing[:, 0]])[:, None], torch.cat(best or [nothing])], dim=1).cpu().numpy()
+    return evaluate_predictions(found[:, 2:], found[:, 0], found[:, 1], stream.task_of_class, task=task,
+                                known_classes=stream.classes_before(task), period=stream.label_period)
 
 
 @torch.inference_mode()

@@ -122,8 +122,7 @@ def train_epoch(learner: Trainable, module: nn.Module, optimizer: torch.optim.Op
     """
     sizes = None if images is None else batch_sizes(images, learner.config.batch_size)
     fabric = learner.fabric
-    losses: list[Tensor] = []
-    counts = torch.zeros(2, dtype=torch.long, device=fabric.device)  # images classified correctly, images
+    losses, corrects, seen = [], [], 0  # seen: images, of this process
     for step, batch in enumerate(batches):
         check_stop()
         learner.step = step
@@ -132,12 +131,15 @@ def train_epoch(learner: Trainable, module: nn.Module, optimizer: torch.optim.Op
         learner.after_backward(module)
         optimizer.step()
         losses.append(loss)
+        corrects.append(correct)
+        seen += len(batch[0])
         if on_step is not None:
             on_step(loss)
-        counts[0] += correct
-        counts[1] += len(batch[0])
-    correct, count = fabric.all_reduce(counts, reduce_op="sum").tolist()
-    per_step = fabric.all_reduce(torch.stack(losses), reduce_op="mean").tolist() if losses else []
+    if not losses:
+        return EpochStats()
+    correct = torch.stack(corrects).sum()
+    correct, count = fabric.all_reduce(torch.stack([correct, torch.full_like(correct, seen)]), reduce_op="sum").tolist()
+    per_step = fabric.all_reduce(torch.stack(losses), reduce_op="mean").tolist()
     return EpochStats(per_step, 100 * correct / max(count, 1))
 
 
@@ -161,7 +163,7 @@ def backward_batch(learner: Trainable, module: nn.Module, batch: Batch, whole: i
         images, labels = batch[:2]
         batch = (images.new_zeros(1, *images.shape[1:]), labels.new_full((1,), learner.stream.classes_before(learner.task)))
     parts = list(zip(*(tensor.chunk(accumulate) for tensor in batch), strict=True))
-    total, correct = torch.zeros((), device=batch[0].device), torch.zeros((), dtype=torch.long, device=batch[0].device)
+    losses, corrects = [], []
     for number, part in enumerate(parts, start=1):
         waits = share is not None and number < len(parts)  # gradients are exchanged once, with the last part
         with fabric.no_backward_sync(module) if waits else nullcontext():
@@ -173,8 +175,9 @@ def backward_batch(learner: Trainable, module: nn.Module, batch: Batch, whole: i
             if number == 1:  # after the forward pass: its activations take the memory first, and the freed gradients' is used again
                 module.zero_grad()
             fabric.backward(loss)
-        total += loss.detach()
-        correct += (logits.detach().argmax(dim=1) == targets).sum()
+        losses.append(loss.detach())
+        corrects.append((logits.detach().argmax(dim=1) == targets).sum())
+    total, correct = (sum(found[1:], found[0]) for found in (losses, corrects))  # of one part nothing is computed
     return total, correct if share is None or share > 0 else torch.zeros_like(correct)
 
 

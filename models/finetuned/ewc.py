@@ -125,8 +125,8 @@ def estimate_fisher(learner: BaseLearner, task: int, parameters: Mapping[str, nn
     for (pixels, _), level in zip(data.batches("train", indices=chosen, batch_size=1, augment=False), own, strict=True):
         with fabric.autocast():
             logits = module(fabric.to_device(pixels)).float()
-        drawn = label_at(logits.detach().softmax(dim=1).cpu(), level)
-        add_squared_gradient(total, F.cross_entropy(logits, drawn.to(logits.device)), parameters)
+        drawn = label_at(logits.detach().softmax(dim=1), level)
+        add_squared_gradient(total, F.cross_entropy(logits, drawn), parameters)
     return {name: fabric.all_reduce(t, reduce_op="sum") / max(len(chosen), 1) for name, t in total.items()}
 
 

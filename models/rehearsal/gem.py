@@ -84,13 +84,14 @@ def project(gradient: Tensor, memories: Tensor, margin: float) -> Tensor:
     Args:
         gradient: (P,) g; memories: (t, P) G, one old task a row; margin: gamma.
     """
-    products = memories @ gradient  # (t,)
-    if not torch.isfinite(products).all() or (products >= 0).all():  # an overflow under 16-mixed is the scaler's to skip
+    found = torch.cat([memories @ memories.T, (memories @ gradient)[:, None]], dim=1)  # (t, t + 1)
+    found = found.cpu().double().numpy()  # the only wait for the device: the program is solved on the CPU
+    gram, products = found[:, :-1], found[:, -1]
+    if not np.isfinite(products).all() or (products >= 0).all():  # an overflow under 16-mixed is the scaler's to skip
         return gradient
-    gram = (memories @ memories.T).cpu().double().numpy()
     scale = max(np.trace(gram) / len(gram), np.finfo(np.float64).tiny)
-    v = solve_dual(gram / scale, products.double().cpu().numpy() / scale, margin)
-    return gradient + torch.from_numpy(v).to(memories) @ memories
+    v = solve_dual(gram / scale, products / scale, margin)
+    return gradient + torch.from_numpy(v).to(memories, non_blocking=True) @ memories
 
 
 def solve_dual(gram: np.ndarray, products: np.ndarray, margin: float) -> np.ndarray:

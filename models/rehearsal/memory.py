@@ -88,11 +88,11 @@ class Rehearsal(AllHeads):
         require_finite(features, labels)
         indices = self.data.task_indices("train", task)
         may = np.flatnonzero(np.isin(indices, self.storable(task)))
-        indices, features, labels = indices[may], features[torch.from_numpy(may)], labels[torch.from_numpy(may)]
+        rows = torch.from_numpy(may).to(features.device)
+        indices, features, labels = indices[may], features[rows], labels[rows]
         new = positions_by_class(labels, self.stream.classes_of(task))
         chosen = [found[order] for found, order in zip(new, herd_classes(features, new, count), strict=True)]
-        kept += [indices[positions.cpu().numpy()] for positions in chosen]
-        self.memory = np.concatenate(kept)
+        self.memory = np.concatenate([*kept, indices[torch.cat(chosen).cpu().numpy()]])
 
     def planned_images(self, task: int, new: float) -> float:
         return new + (self.exemplars_per_class(task - 1) * self.stream.classes_before(task) if task > 0 else 0)

@@ -54,8 +54,8 @@ class AlignmentSettings(Strict):
 
 def task_indicator(head_sizes: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
     """(K, T) matrix of 0 and 1: which task each class is of."""
-    task_of_class = torch.arange(len(head_sizes), device=device).repeat_interleave(torch.tensor(head_sizes, device=device))
-    return F.one_hot(task_of_class, len(head_sizes)).float()
+    task_of_class = torch.arange(len(head_sizes)).repeat_interleave(torch.tensor(head_sizes))
+    return F.one_hot(task_of_class, len(head_sizes)).float().to(device)
 
 
 def normalise_logits(logits: Tensor, indicator: Tensor, tau: float) -> Tensor:

@@ -58,8 +58,8 @@ class GaussianDiscriminant(nn.Module):
         self.register_buffer("turned", turned.double())
         self.register_buffer("rows", torch.cat(list(rows)))  # (R, D)
         self.register_buffer("offsets", torch.cat([r @ mean for r, mean in zip(rows, turned, strict=True)]))  # (R,) G mu_c
-        ranks = torch.tensor([len(r) for r in rows], device=means.device)
-        self.register_buffer("owner", torch.arange(len(rows), device=means.device).repeat_interleave(ranks))  # (R,) class of a row
+        owner = torch.arange(len(rows)).repeat_interleave(torch.tensor([len(r) for r in rows]))
+        self.register_buffer("owner", owner.to(means.device))  # (R,) class of a row
         self.register_buffer("signs", signs.double())
         self.register_buffer("log_dets", log_dets.double())
 
@@ -165,7 +165,7 @@ def woodbury_form(factors: Tensor, diagonals: Tensor, weight: float) -> tuple[Te
 def _cholesky(matrices: Tensor, root: Callable[[int], Tensor]) -> Tensor:
     """Lower L (k, n, n) with L L' = each matrix; `root(c)` is X with X' X = matrix c, for those that rounding made indefinite."""
     lower, info = torch.linalg.cholesky_ex(matrices)
-    for c in info.nonzero().flatten().tolist():
+    for c in (c for c, failed in enumerate(info.tolist()) if failed):
         upper = torch.linalg.qr(root(c), mode="r").R
         lower[c] = (upper * upper.diagonal().sign()[:, None]).T
     return lower

@@ -63,7 +63,7 @@ def _by_cholesky(batch: ClassBatch) -> Tensor:
     lower, info = torch.linalg.cholesky_ex(gram(batch.centred, batch.space).div_(freedom))
     factors = lower.mT.to(batch.centred.dtype)
     failed = (info != 0) | ~lower.diagonal(dim1=-2, dim2=-1).isfinite().all(dim=-1)
-    for k in failed.nonzero().flatten().tolist():
+    for k in (k for k, again in enumerate(failed.tolist()) if again):
         factors[k] = triangular(batch.centred[k] / freedom[k].sqrt(), batch.space)
     return factors
 

@@ -1,6 +1,7 @@
 """One file that classifies: normalisation, backbone (LoRA merged) and aligned heads as a torch.export program or ONNX.
 
-Input: pixels (N, C, S, S) float32 in [0, 1], resized and cropped already. Output: scores (N, K) of the classes seen.
+Input: pixels (N, C, S, S) float32 in [0, 1], resized and cropped already. Output: scores (N, K) of the classes seen. Both on the CPU,
+wherever the learner is.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ def export(trained: TrainedLearner, file: Path) -> float:
     """
     if file.suffix not in (".pt2", ".onnx"):
         raise UserError(f"export: got the file {file}, allowed: a name that ends in .pt2 (torch.export) or .onnx")
-    form = trained.format
+    trained, form = trained.on_cpu(), trained.format
     pixels = torch.rand(SAMPLES, form.channels, form.image_size, form.image_size, generator=torch_generator("export"))
     module = Classifier(trained).eval()
     with torch.no_grad(), warnings.catch_warnings():

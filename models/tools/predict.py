@@ -60,6 +60,19 @@ class TrainedLearner:
         self.learner, self.stream, self.format, self.batch_size = learner, learner.stream, inputs, batch_size
         self.transform = inputs.transform()
 
+    def on_cpu(self) -> TrainedLearner:
+        """The same learner on the CPU: itself, or a copy by its state, which is all that a learner carries from task to task."""
+        learner = self.learner
+        if learner.fabric.device.type == "cpu":
+            return self
+        config = learner.config.model_copy(update={"device": "cpu", "pretrained": False})  # all weights are in the network's state
+        net, fabric = IncrementalNet(make_backbone(config)), make_fabric("cpu", "32-true")
+        copied = learner_class(config.model_name)(config, learner.data, net, fabric)
+        copied.load_network_state({name: tensor.cpu() for name, tensor in learner.net.state_dict().items()}, learner.task)
+        copied.load_extra_state({name: tensor.cpu() for name, tensor in learner.extra_state().items()})
+        copied.net.eval()
+        return TrainedLearner(copied, self.format, self.batch_size)
+
     @torch.inference_mode()
     def predict(self, images: ImagesIn, top_k: int = 5) -> Predictions:
         """Classify images of any size.

@@ -59,9 +59,9 @@ def fit_mixture(before: Tensor, after: Tensor, generator: torch.Generator, *, st
     mixture = MixtureMap(x.shape[1], generator).to(x)
     optimizer = torch.optim.Adam(mixture.parameters(), lr=FIRST_LR)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=max(steps, 1), eta_min=LAST_LR)
+    drawn = torch.randint(len(x), (steps, batch), generator=generator).to(x.device)  # no step waits for its copy
     with torch.enable_grad():
-        for _ in range(steps):
-            rows = torch.randint(len(x), (batch,), generator=generator).to(x.device)
+        for rows in drawn:
             loss = F.mse_loss(mixture(x[rows]), y[rows])
             optimizer.zero_grad()
             loss.backward()

@@ -125,7 +125,8 @@ def ranks_to_keep(singular_values: Sequence[Tensor], width: int, tasks: int) -> 
         singular_values: of each pair (r_p,), descending; width: of the layer's output; tasks: t, those learned.
     """
     allowed = width * tasks // (tasks + 1)
-    cumulated = [s.double().square().cumsum(dim=0) for s in singular_values]
+    lengths = [len(s) for s in singular_values]  # on the CPU from here on, in one copy: each step below asks for every pair's rank
+    cumulated = torch.cat([s.double().square().cumsum(dim=0) for s in singular_values]).cpu().split(lengths)
 
     def ranks(step: int) -> list[int]:
         tau = 1 - step * TAU_STEP
