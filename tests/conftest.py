@@ -1,4 +1,7 @@
-"""One thread per process: tests are small, and more threads than free cores slow them many times. `--plugin FILE` adds methods."""
+"""One thread per process: tests are small, and more threads than free cores slow them many times.
+
+`--plugin FILE` adds methods; `--pretend_cuda` runs what is marked `cuda` on a GPU that is not there (tests/pretend_cuda.py).
+"""
 
 import os
 
@@ -10,6 +13,15 @@ from utils.methods import catalogue
 
 def pytest_addoption(parser):
     parser.addoption("--plugin", help="a Python file that registers methods: what is tested of every method is tested of them alone")
+    parser.addoption("--pretend_cuda", action="store_true", help="for tests marked cuda where there is no GPU: one is pretended")
+
+
+def pytest_configure(config):
+    if config.getoption("--pretend_cuda"):
+        from tests import pretend_cuda
+
+        pretend_cuda.believe()
+        pretend_cuda.Mode().__enter__()
 
 
 def pytest_generate_tests(metafunc):

@@ -29,7 +29,7 @@ import os
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -325,9 +325,22 @@ def believe() -> None:
     torch._C._cuda_clearCublasWorkspaces = torch.accelerator.set_device_index = lambda *args: None
     torch.accelerator.is_available, torch.accelerator.current_device_index = (lambda: True), (lambda: 0)
     torch.Generator, Tensor.is_pinned, Tensor.pin_memory = Generator, lambda self, *args: getattr(self, "pinned", False), pinned_copy
+    torch.cuda.Stream, torch.cuda.current_stream, torch.cuda.stream = Stream, Stream, nullcontext
+    Tensor.record_stream = lambda self, stream: None
     believe_in_attention()
     for module in ("torch.optim.optimizer", "torch.utils._foreach_utils"):
         importlib.import_module(module)._foreach_supported_types.append(PretendTensor)
+
+
+class Stream:
+    """Whatever is put on a stream is done at once; `torch.cuda.stream(...)` changes nothing."""
+
+    def __init__(self, *args: Any) -> None: ...
+    def record_event(self) -> None: ...
+    def wait_event(self, event: None) -> None: ...
+
+    def synchronize(self) -> None:
+        phases[at_hand[-1]].waits[f"{where()} synchronize"] += 1
 
 
 def pinned_copy(tensor: Tensor, *args: Any) -> Tensor:
