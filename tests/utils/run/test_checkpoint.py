@@ -1,6 +1,7 @@
 """utils/run/checkpoint.py: what stays, what goes, and what is written."""
 
 import threading
+import time
 
 import pytest
 import torch
@@ -140,6 +141,8 @@ def test_a_full_disk_beside_the_training_is_told_at_the_next_save_or_wait(later,
     with monkeypatch.context() as patch:
         patch.setattr("utils.run.checkpoint.write_tensors", full_disk)
         save_beside(store, 1, 1)
+        while store.is_writing:  # else the next one would take its place
+            time.sleep(0.001)
         with pytest.raises(StorageError, match=r"task_02_epoch_0001 cannot be written: No space left on device; earlier .* intact"):
             save_beside(store, 1) if later == "save" else store.wait()
     assert names(store) == ["task_01"]
