@@ -1,6 +1,6 @@
-"""On one GPU: training steps of ViT-B/16 beside a bare loop, waits, alignment, memory, two runs side by side, accuracy by `speed`.
+"""On one GPU: training steps of ViT-B/16 beside a bare loop, waits, alignment, memory, checkpoints, two runs side by side, accuracy by `speed`.
 
-    python benchmarks/gpu.py [--parts steps waits alignment memory two accuracy] [--short]
+    python benchmarks/gpu.py [--parts steps waits alignment memory checkpoint two accuracy] [--short]
 
 Images are synthetic, in the shapes of CIFAR-100's tasks (5,000 of 32 px, brought to 224). Writes benchmarks/GPU_RESULTS.md after
 every part. `--short` does little of everything, to see that it runs; without a GPU it does that on the CPU and writes nothing.
@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import checkpoints
 import numpy as np
 import timm
 import torch
@@ -267,6 +268,14 @@ def memory(run: Run) -> dict[str, Any]:
     return found
 
 
+def checkpoint(run: Run) -> dict[str, Any]:
+    """Seconds that a checkpoint inside a task holds the training up (benchmarks/checkpoints.py)."""
+    found = checkpoints.measure(run.device, 1 if run.short else 5)
+    print(f"a checkpoint of {found['bytes'] / 2**20:,.0f} MiB holds the training up for {found['held_up_seconds']['beside']['wall']:.3f} s, "
+          f"written in its way for {found['held_up_seconds']['in its way']['wall']:.3f} s", flush=True)
+    return found
+
+
 def two(run: Run) -> dict[str, Any]:
     """Images per second of two bf16 runs side by side on one GPU, over those of one alone."""
     if run.device.type == "cpu":
@@ -330,8 +339,8 @@ def free() -> None:
     torch.compiler.reset()
 
 
-PARTS: dict[str, Callable[[Run], dict[str, Any]]] = {"steps": steps, "waits": waits, "alignment": alignment, "memory": memory, "two": two,
-                                                         "accuracy": accuracy}
+PARTS: dict[str, Callable[[Run], dict[str, Any]]] = {"steps": steps, "waits": waits, "alignment": alignment, "memory": memory,
+                                                         "checkpoint": checkpoint, "two": two, "accuracy": accuracy}
 
 
 def main() -> None:

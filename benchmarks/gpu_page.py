@@ -10,6 +10,7 @@ from report import table, verdict
 from utils.report.tables import mean_std_text
 
 OF_BARE_LOOP, ALIGNMENT_SECONDS, CHECKPOINT_SHARE = 0.95, 3.0, 0.02  # the targets
+MINUTES = 5  # the default of checkpoint_minutes
 
 
 def gpu_page(found: dict[str, Any]) -> str:
@@ -58,6 +59,16 @@ def memory(f: dict[str, Any]) -> str:
     return "## Peak memory of a bf16 step of ViT-B/16\n\n" + table(["batch", "plain", "`grad_checkpointing`"], rows)
 
 
+def checkpoint(f: dict[str, Any]) -> str:
+    held = f["held_up_seconds"]["beside"]["wall"]
+    share = held / MINUTES / 60
+    return (f"## A checkpoint inside a task: {f['bytes'] / 2**20:,.0f} MiB, weights and momentum of ViT-B/16\n\nIt holds the training up for "
+            f"{held:.3f} s; written in its way it took {f['held_up_seconds']['in its way']['wall']:.3f} s. A thread writes it for "
+            f"{f['writing_seconds']:.2f} s, which the training meanwhile does {100 * f['speed_meanwhile']:.0f} % of its steps in. With one every "
+            f"{MINUTES} minutes, as is usual, that is {100 * share:.2f} % of the time (target {100 * CHECKPOINT_SHARE:g} %: "
+            f"{'reached' if share < CHECKPOINT_SHARE else '**not reached**'}).")
+
+
 def two(f: dict[str, Any]) -> str:
     both = " and ".join(f"{rate:,.0f}" for rate in f["both"])
     return (f"## Two runs on one GPU\n\nOne alone: {f['alone']:,.0f} images per second in bf16; two side by side: {both}, together "
@@ -72,5 +83,5 @@ def accuracy(f: dict[str, Any]) -> str:
             + table(["stream", "`speed`", "arithmetic", "last accuracy (%)", "whole run"], rows))
 
 
-PARTS: dict[str, Callable[[dict[str, Any]], str]] = {"steps": steps, "waits": waits, "alignment": alignment, "memory": memory, "two": two,
-                                                         "accuracy": accuracy}
+PARTS: dict[str, Callable[[dict[str, Any]], str]] = {"steps": steps, "waits": waits, "alignment": alignment, "memory": memory,
+                                                         "checkpoint": checkpoint, "two": two, "accuracy": accuracy}

@@ -241,10 +241,21 @@ def attention(name: str, args, kwargs):
     return None
 
 
+def plain(value: Any, tensors: list[Tensor]) -> Any:
+    """An operation's arguments with the CPU's tensors in place of pretended ones; all tensors are added to `tensors`, as they came."""
+    if isinstance(value, Tensor):
+        tensors.append(value)
+        return value.inner if isinstance(value, PretendTensor) else value
+    if isinstance(value, (list, tuple)):
+        return type(value)([plain(each, tensors) for each in value])
+    return {key: plain(each, tensors) for key, each in value.items()} if isinstance(value, dict) else value
+
+
 def dispatch(func, args, kwargs):
     """Check, count and compute one operation."""
     kwargs = dict(kwargs or {})
-    tensors = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+    tensors: list[Tensor] = []
+    plain_args, plain_kwargs = plain(args, tensors), plain(kwargs, tensors)
     target = kwargs.get("device") or next((x for x in args if isinstance(x, torch.device)), None)
     target = None if target is None else torch.device(target)
     ours, to_device = any(isinstance(t, PretendTensor) for t in tensors), target is not None and target.type == "cuda"
@@ -258,7 +269,6 @@ def dispatch(func, args, kwargs):
     if not ours and not to_device:
         return func(*args, **kwargs)
     count(func, name, args, kwargs, tensors, target)
-    plain_args, plain_kwargs = pytree.tree_map(lambda x: x.inner if isinstance(x, PretendTensor) else x, (args, kwargs))
     plain_kwargs = {**plain_kwargs, "device": CPU} if to_device else plain_kwargs
     out = attention(name, plain_args, plain_kwargs)
     out = func(*plain_args, **plain_kwargs) if out is None else out
@@ -267,10 +277,12 @@ def dispatch(func, args, kwargs):
 
     @torch.inference_mode(args[0].is_inference() if func.is_view else torch.is_inference_mode_enabled())
     def wrap(x):  # in inference mode a view of an ordinary tensor is ordinary
-        plain = not isinstance(x, Tensor) or x is stays
-        return x if plain else known[id(x)] if id(x) in known else PretendTensor(x)
+        as_it_is = not isinstance(x, Tensor) or x is stays
+        return x if as_it_is else known[id(x)] if id(x) in known else PretendTensor(x)
 
-    return pytree.tree_map(wrap, out) if on_device else out
+    if not on_device:
+        return out
+    return wrap(out) if isinstance(out, Tensor) else pytree.tree_map(wrap, out)
 
 
 class Mode(TorchDispatchMode):
