@@ -2,6 +2,7 @@
 # make demo-all   the same for every exps/*_demo.json
 # make bench  measure speed and memory beside the plain ways
 # make test   install, then run the whole test suite
+# make gpu    tests and benchmarks of a GPU, under 8 minutes; without one, the same in short on a pretended one
 # make gpu-check   every method and switch on a CUDA device that is only pretended; needs no GPU
 PYTHON ?= python3
 VENV ?= .venv
@@ -9,7 +10,9 @@ PY := $(VENV)/bin/python
 THREADS ?= 2
 DEMO := finetune sl slca slcapp joint
 
-.PHONY: demo demo-all test gpu-check bench lint clean
+PRETEND = $$($(PY) -c 'import torch; print("" if torch.cuda.is_available() else "--pretend_cuda")')
+
+.PHONY: demo demo-all test gpu gpu-check bench lint clean
 
 demo: $(VENV)/.installed
 	OMP_NUM_THREADS=$(THREADS) $(PY) main.py --config $(DEMO:%=exps/%_demo.json)
@@ -21,6 +24,10 @@ demo-all: $(VENV)/.installed
 
 test: $(VENV)/.installed-dev
 	$(PY) -m pytest -n 2
+
+gpu: $(VENV)/.installed-dev
+	$(PY) -m pytest tests/test_cuda.py -m cuda -n $(THREADS) $(PRETEND)
+	$(PY) benchmarks/gpu.py
 
 gpu-check: $(VENV)/.installed-dev
 	$(PY) -m pytest -m gpu_check tests/test_pretend_cuda.py

@@ -1,4 +1,4 @@
-"""On one GPU: training steps of ViT-B/16 beside a bare loop, waits, alignment, memory, checkpoints, two runs side by side, accuracy by `speed`.
+"""On one GPU: ViT-B/16's steps beside a bare loop's, waits, alignment, memory, checkpoints, two runs at once, accuracy by `speed`.
 
     python benchmarks/gpu.py [--parts steps waits alignment memory checkpoint two accuracy] [--short]
 
@@ -13,6 +13,7 @@ import json
 import subprocess
 import sys
 import time
+import traceback
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -56,7 +57,7 @@ class Run:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.short = short or self.device.type == "cpu"
         self.images = 2 * BATCH if self.short else CLASSES * IMAGES_PER_CLASS  # of the one task
-        self.rounds = 2 if self.short else 4  # the first one warms up
+        self.rounds = 2 if self.short else 3  # the first one warms up
 
     @property
     def name(self) -> str:
@@ -271,15 +272,14 @@ def memory(run: Run) -> dict[str, Any]:
 def checkpoint(run: Run) -> dict[str, Any]:
     """Seconds that a checkpoint inside a task holds the training up (benchmarks/checkpoints.py)."""
     found = checkpoints.measure(run.device, 1 if run.short else 5)
-    print(f"a checkpoint of {found['bytes'] / 2**20:,.0f} MiB holds the training up for {found['held_up_seconds']['beside']['wall']:.3f} s, "
-          f"written in its way for {found['held_up_seconds']['in its way']['wall']:.3f} s", flush=True)
+    held = {way: seconds["wall"] for way, seconds in found["held_up_seconds"].items()}
+    print(f"a checkpoint of {found['bytes'] / 2**20:,.0f} MiB holds the training up for {held['beside']:.3f} s, "
+          f"written in its way for {held['in its way']:.3f} s", flush=True)
     return found
 
 
 def two(run: Run) -> dict[str, Any]:
     """Images per second of two bf16 runs side by side on one GPU, over those of one alone."""
-    if run.device.type == "cpu":
-        return {}
     alone = _side_by_side(run, 1)
     both = _side_by_side(run, 2)
     print(f"two runs on one GPU: {sum(both) / alone[0]:.2f}x the images per second of one", flush=True)
@@ -352,17 +352,23 @@ def main() -> None:
     run = Run(arguments.short)
     if arguments.worker:
         return worker(run)
-    kept = WORK / "gpu.json"
+    kept, failed = PROJECT / "benchmarks" / "gpu.json" if run.device.type == "cuda" and not run.short else WORK / "gpu.json", []
     found: dict[str, Any] = {"machine": {**machine(), "driver": driver()}, "short": run.short}
     for name in arguments.parts:
         start = time.perf_counter()
-        found[name] = PARTS[name](run)
+        try:
+            found[name] = PARTS[name](run)
+        except Exception:  # one part that fails does not lose the others
+            failed.append(name)
+            traceback.print_exc()
         print(f"{name}: {time.perf_counter() - start:.0f} s", flush=True)
         kept.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")  # a later part may fail, or the time be over
     if run.device.type == "cuda" and not run.short:
         page = PROJECT / "benchmarks" / "GPU_RESULTS.md"
         page.write_text(gpu_page(found), encoding="utf-8")
         print(page)
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

@@ -60,11 +60,11 @@ def memory(f: dict[str, Any]) -> str:
 
 
 def checkpoint(f: dict[str, Any]) -> str:
-    held = f["held_up_seconds"]["beside"]["wall"]
+    blocking, held = (f["held_up_seconds"][way]["wall"] for way in ("in its way", "beside"))
     share = held / MINUTES / 60
-    return (f"## A checkpoint inside a task: {f['bytes'] / 2**20:,.0f} MiB, weights and momentum of ViT-B/16\n\nIt holds the training up for "
-            f"{held:.3f} s; written in its way it took {f['held_up_seconds']['in its way']['wall']:.3f} s. A thread writes it for "
-            f"{f['writing_seconds']:.2f} s, which the training meanwhile does {100 * f['speed_meanwhile']:.0f} % of its steps in. With one every "
+    return (f"## A checkpoint inside a task: {f['bytes'] / 2**20:,.0f} MiB, weights and momentum of ViT-B/16\n\nIt holds the training "
+            f"up for {held:.3f} s; written in its way it took {blocking:.3f} s. A thread writes it for {f['writing_seconds']:.2f} s; "
+            f"meanwhile the training does {100 * f['speed_meanwhile']:.0f} % of the steps that it does alone. With one every "
             f"{MINUTES} minutes, as is usual, that is {100 * share:.2f} % of the time (target {100 * CHECKPOINT_SHARE:g} %: "
             f"{'reached' if share < CHECKPOINT_SHARE else '**not reached**'}).")
 

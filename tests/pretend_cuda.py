@@ -331,7 +331,8 @@ def believe() -> None:
     torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(..., device="cuda") is made on the CPU and moved by an operation
     answers = {"is_available": True, "device_count": 1, "current_device": 0, "is_initialized": True, "is_bf16_supported": True,
                "get_device_capability": (9, 0), "get_device_name": "pretended H100", "max_memory_allocated": 0, "_is_in_bad_fork": False}
-    nothing = ("_lazy_init", "set_device", "synchronize", "reset_peak_memory_stats", "empty_cache", "manual_seed", "manual_seed_all")
+    nothing = ("_lazy_init", "set_sync_debug_mode", "set_device", "synchronize", "reset_peak_memory_stats", "empty_cache", "manual_seed",
+               "manual_seed_all")
     for name, answer in {**answers, **dict.fromkeys(nothing)}.items():
         setattr(torch.cuda, name, lambda *args, answer=answer, **kwargs: answer)
     torch._C._cuda_clearCublasWorkspaces = torch.accelerator.set_device_index = lambda *args: None

@@ -92,6 +92,52 @@ def test_images_finished_on_the_gpu_are_the_cpus():
                     assert (ours.cpu() - theirs).abs().max() < (GREY_LEVELS if bytes_between else CLOSE)
 
 
+def test_files_that_workers_read_end_on_the_gpu_as_on_the_cpu(tmp_path):
+    """The workers are forked from a process that has a GPU already; images are of many sizes."""
+    random = np.random.default_rng(0)
+    for number in range(28):
+        file = tmp_path / ("train" if number < 24 else "val") / f"class{number % 2}" / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 256, (*random.integers(20, 60, 2), 3), dtype=np.uint8)).save(file)
+    config = make_config(batch_size=5, num_workers=2, init_cls=2, increment=0, dataset={
+        "name": "files", "root": str(tmp_path), "image_size": 32, "train_transform": "crop224"},
+        convnet_type={"timm": "vit_tiny_patch16_224", "args": {"img_size": 32, "patch_size": 8}})
+    there, here = (DataManager(config, 1993, device=torch.device(device)) for device in ("cuda", "cpu"))
+    for epoch in range(2):
+        which = {"batch_size": 5, "augment": True, "shuffle_seed": epoch}
+        for (ours, labels), (theirs, same) in zip(there.batches("train", 0, **which), here.batches("train", 0, **which), strict=True):
+            assert ours.is_cuda and torch.equal(labels.cpu(), same)
+            assert (ours.cpu() - theirs).abs().max() < CLOSE
+
+
+def waits_are_errors(batches):
+    """The batches; from the first one on whatever makes the host wait for the GPU raises, until there is no more."""
+    for batch in batches:
+        torch.cuda.set_sync_debug_mode("error")
+        yield batch
+        torch.cuda.set_sync_debug_mode("error")
+    torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("method", ["slca", "slca_pp"])
+def test_no_step_of_training_or_of_alignment_waits(method, monkeypatch):
+    learner = learner_on("cuda", method, batch_size=8, ca_batch_size=8)
+    training, drawn = learner.training_batches, learner.drawn_batches
+    learner.learn_task(0, Monitor())
+    monkeypatch.setattr(learner, "training_batches", lambda *args: waits_are_errors(training(*args)))
+    monkeypatch.setattr(learner, "drawn_batches", lambda *args: waits_are_errors(drawn(*args)))
+    try:
+        learner.learn_task(1, Monitor())
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_a_profiled_run_says_what_the_gpu_did(tmp_path):
+    train(tiny_config(epochs=1, device="cuda"), tmp_path, name="run", profile=True)
+    told = next(tmp_path.rglob("stages.txt")).read_text()
+    assert "train" in told and "alignment" in told
+
+
 @pytest.mark.parametrize("method", ["slca", "slca_pp", "replay"])
 def test_a_run_stopped_at_every_checkpoint_ends_on_the_gpu_like_an_uninterrupted_one(method, tmp_path, monkeypatch):
     config = tiny_config(model_name=method, epochs=2, device="cuda")

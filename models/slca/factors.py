@@ -20,6 +20,7 @@ from models.slca.batches import ClassBatch, Workspace
 
 # Directions whose variance is below this share of the largest are rounding, not data.
 RANK_TOLERANCE = 1e-10
+WELL_CONDITIONED = 1e-4  # least over largest diagonal number of a Cholesky factor, from which a QR by it is good to 1e-8
 BLOCK = 128  # columns of a Gram matrix per product
 
 
@@ -54,7 +55,8 @@ def _by_qr(batch: ClassBatch) -> Tensor:
     rows = batch.centred[:, 1:].add_(batch.centred[:, :1] / (sizes.sqrt() - 1))
     if batch.ragged:
         rows *= torch.arange(1, rows.shape[1] + 1, device=rows.device)[:, None] < sizes
-    return triangular(rows.div_((sizes - 1).sqrt()), batch.space)
+    rows = rows.div_((sizes - 1).sqrt())
+    return triangular_in_float64(rows, batch.counts) if rows.is_cuda else triangular(rows, batch.space)
 
 
 def _by_cholesky(batch: ClassBatch) -> Tensor:
@@ -92,6 +94,29 @@ def triangular(rows: Tensor, space: Workspace | None = None) -> Tensor:
     packed = (space or Workspace()).take("packed", rows, *batch, d, m).mT  # as LAPACK wants it: column by column
     torch.geqrf(rows, out=(packed, rows.new_empty(*batch, min(m, d))))
     return torch.triu(packed[..., : min(m, d), :], out=rows.new_empty(*batch, min(m, d), d))
+
+
+def triangular_in_float64(rows: Tensor, counts: list[int]) -> Tensor:
+    """`triangular` of many classes at once for a GPU, whose QR takes one matrix after another: X (K, m, d) with m <= d -> (K, m, d).
+
+    Of the first columns X_1 (m, m) = Q R_1 with R_1' R_1 = X_1' X_1, by Cholesky; then R = Q' X = R_1'^-1 X_1' X. That squares the
+    condition of X_1, so classes where it is large take `triangular`.
+
+    Args:
+        counts: images of each class; its rows from count - 1 on are 0.
+    """
+    m, exact = rows.shape[1], rows.double()
+    beyond = torch.arange(m, device=rows.device) >= torch.tensor(counts, device=rows.device)[:, None] - 1  # (K, m)
+    product = (exact[:, :, :m].mT @ exact).masked_fill_(beyond[..., None], 0)  # (K, m, d)
+    square = product[:, :, :m].masked_fill(beyond[:, None], 0) + torch.diag_embed(beyond.double())
+    lower, info = torch.linalg.cholesky_ex(square)
+    diagonals = lower.diagonal(dim1=-2, dim2=-1).masked_fill(beyond, torch.nan)
+    least, most = diagonals.nan_to_num(torch.inf).amin(dim=1), diagonals.nan_to_num(0.0).amax(dim=1)
+    factors = torch.linalg.solve_triangular(lower, product, upper=False).triu().to(rows.dtype)
+    failed = (info != 0) | ~(least > WELL_CONDITIONED * most)
+    for k in (k for k, again in enumerate(failed.tolist()) if again):
+        factors[k] = triangular(rows[k])
+    return factors
 
 
 def leading_directions(rows: Tensor, rank: int) -> tuple[Tensor, Tensor]:

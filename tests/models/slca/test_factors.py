@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from models.slca.batches import ClassBatch, class_batches
-from models.slca.factors import exact_factors, gram, leading_directions, triangular
+from models.slca.factors import exact_factors, gram, leading_directions, triangular, triangular_in_float64
 
 
 def correlated(n: int, d: int, seed: int = 0) -> torch.Tensor:
@@ -90,3 +90,17 @@ def test_classes_of_very_different_sizes_are_not_padded_to_one():
     labels = torch.arange(4).repeat_interleave(torch.tensor([3, 100, 95, 20]))
     batches: list[ClassBatch] = list(class_batches(correlated(218, 6), labels, range(4)))
     assert [batch.labels for batch in batches] == [[1, 2], [3], [0]]
+
+
+def test_a_gpus_way_to_the_triangle_is_the_cpus():
+    """Classes of several sizes, and two whose first columns are singular: dead features, and one image many times."""
+    counts = [12, 12, 11, 10, 12, 12]
+    rows = torch.randn(len(counts), 11, 16, generator=torch.Generator().manual_seed(0))
+    for k, count in enumerate(counts):
+        rows[k, count - 1:] = 0
+    rows[4, :, :3] = 0
+    rows[5] = rows[5, :1]
+    ours, theirs = triangular_in_float64(rows, counts), triangular(rows)
+    assert torch.allclose(ours.mT @ ours, theirs.mT @ theirs, atol=1e-4)
+    assert torch.equal(ours, ours.triu())
+    assert all(not ours[k, count - 1:].any() for k, count in enumerate(counts[:4]))
