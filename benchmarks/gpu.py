@@ -168,12 +168,13 @@ def waits(run: Run) -> dict[str, Any]:
     """How long the GPU is idle within an epoch of bf16 steps, and where the host waits for it (torch's own warnings)."""
     images = (4 if run.short else 20) * BATCH
     settings = ARITHMETIC["bf16"] if run.device.type == "cuda" else {}
-    epoch = run.timed(project_epoch(run, images, **settings))
+    untimed = project_epoch(run, images, **settings)
+    epoch = run.timed(untimed)
     epoch()
     if run.device.type == "cpu":
         epoch()
         return {}
-    places = host_waits(epoch)
+    places = host_waits(untimed)
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as traced:
         epoch()
     kernels = sorted((e.time_range.start, e.time_range.end) for e in traced.events() if e.device_type == torch.autograd.DeviceType.CUDA)

@@ -57,9 +57,11 @@ def resolve_config(config: Config) -> MethodSettings:
              if value is not None or key not in fields or fields[key].default is None}
     defaults = {**method.defaults, **({"bcb_lrscale": 0.0} if method.frozen_backbone else {})}
     if config.speed == "fast":
-        from utils.machine.device import names_gpu  # imports torch
+        from utils.data.registry import dataset_info  # these two import torch
+        from utils.machine.device import names_gpu
 
-        defaults |= fast_defaults(given, on_gpu=names_gpu(config.device))
+        images = dataset_info(config.dataset, config.data_root).train_count
+        defaults |= fast_defaults(given, names_gpu(config.device), images)
     defaults = {key: value for key, value in defaults.items() if given.get(key) is None}
     resolved = parse_config({**given, **defaults}, config.source, method.Settings)
     if method.frozen_backbone and resolved.bcb_lrscale:

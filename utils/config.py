@@ -118,7 +118,7 @@ class Config(Strict):
             "two processes; -1 means cpu")
     speed: Literal["release", "fast"] = Field("release",
         description="release: float32, as the authors ran it; fast: what a GPU does best, as defaults of precision (bf16-mixed), tf32 "
-        "(true), compile (true where the run is long enough) and test_batch_size (at least 512); on a CPU of test_batch_size alone")
+        "(true), compile (true where that pays) and test_batch_size (at least 512); on a CPU of test_batch_size alone")
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = Field("32-true",
         description="arithmetic of the backbone (Lightning Fabric)")
     tf32: bool = Field(False, description="on a CUDA GPU, matrix products in TF32: faster, 10 bits of mantissa")

@@ -6,14 +6,18 @@ from collections.abc import Mapping
 from typing import Any
 
 TEST_BATCH = 512  # images per step without gradient: enough to keep a GPU busy at 224 px
-LONG = 20  # epochs of a task from which compiling, a minute or two at the start, is worth it
+LONG = 500_000  # passes of an image from which compiling pays: 40 s, then 1.27x as fast (ViT-B/16, benchmarks/GPU_RESULTS.md)
 
 
-def fast_defaults(given: Mapping[str, Any], on_gpu: bool) -> dict[str, Any]:
-    """Defaults of common settings under `"speed": "fast"`; what is `given` wins over them."""
+def fast_defaults(given: Mapping[str, Any], on_gpu: bool, images: int | None) -> dict[str, Any]:
+    """Defaults of common settings under `"speed": "fast"`; what is `given` wins over them.
+
+    Args:
+        images: training images of the data set, None where that is not known before it is read.
+    """
     defaults: dict[str, Any] = {"test_batch_size": max(TEST_BATCH, given.get("batch_size") or 0)}
     if on_gpu:  # a CPU's bf16 is no faster than its float32
-        defaults |= {"precision": "bf16-mixed", "tf32": True, "compile": (given.get("epochs") or 0) >= LONG}
+        defaults |= {"precision": "bf16-mixed", "tf32": True, "compile": (images or 0) * (given.get("epochs") or 0) >= LONG}
     return defaults
 
 
