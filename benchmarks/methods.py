@@ -1,0 +1,133 @@
+"""All methods on the small streams that tell them apart: the demo's, and 50 classes of icons with a near and a far backbone.
+
+    python benchmarks/methods.py [--streams demo near far] [--methods slca ease ...] [--seeds 0 1 2] [--jobs 1]
+
+A method is a file exps/<method>_demo.json; another stream replaces its data, tasks and weights, nothing else, so no setting was chosen
+on the icons. Each seed is another class order. Interrupted, the same command goes on where it was; what is done is not done again.
+Writes benchmarks/methods.json and METHODS.md, of all runs that are there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from common import PROJECT, WORK, machine
+from report import table
+
+from utils.json_files import read_json
+from utils.machine.cores import available_cores
+from utils.report.results import RunResult, read_results
+from utils.report.tables import bytes_text, mean_std_text
+
+EXPS, OUT = PROJECT / "exps", WORK / "methods"
+ICONS = {"name": "icons50", "layout": "npz", "root": "exps/streams/icons50.npz", "train_transform": "none", "mean": [0.286], "std": [0.353]}
+STREAMS: dict[str, tuple[str, dict[str, Any]]] = {  # name -> what the table calls it, settings that replace the demo's
+    "demo": ("demo", {}),
+    "near": ("icons50, near", {"dataset": ICONS, "init_cls": 5, "increment": 5}),
+    "far": ("icons50, far", {"dataset": ICONS, "init_cls": 5, "increment": 5}),
+}
+WEIGHTS = {"demo": "pretrained/vit_demo_glyphs.safetensors", "near": "pretrained/vit_demo_glyphs.safetensors",
+           "far": "pretrained/vit_demo_clothing.safetensors"}
+
+
+def methods() -> list[str]:
+    """Names of exps/<method>_demo.json."""
+    return sorted(file.stem.removesuffix("_demo") for file in EXPS.glob("*_demo.json"))
+
+
+def settings(method: str, stream: str, seeds: list[int]) -> dict[str, Any]:
+    """One experiment's config."""
+    found = read_json(EXPS / f"{method}_demo.json") | STREAMS[stream][1] | {"seed": seeds}
+    found.pop("$schema", None)
+    return found | {"convnet_type": found["convnet_type"] | {"weights": WEIGHTS[stream]}}
+
+
+def run(method: str, stream: str, seeds: list[int], threads: int) -> None:
+    """Train, or go on with, one experiment in a process of its own."""
+    config = OUT / "configs" / f"{method}_{stream}.json"
+    config.parent.mkdir(parents=True, exist_ok=True)
+    config.write_text(json.dumps(settings(method, stream, seeds), indent=2), encoding="utf-8")
+    command = [sys.executable, "main.py", "--config", str(config), "--out", str(OUT / stream), "--resume"]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": str(threads)})
+    ended = "done" if done.returncode == 0 else f"failed: {(done.stderr.strip().splitlines() or ['?'])[-1]}"
+    print(f"{stream} {method}: {ended}", flush=True)
+
+
+def results(stream: str) -> dict[str, RunResult]:
+    """The newest results of every method on a stream."""
+    found = {}
+    for method in methods():
+        runs = sorted((OUT / stream / f"{method}_{stream}").glob("*/results.json"))
+        if runs:
+            found[method] = read_results(runs[-1])
+    return found
+
+
+def figures() -> dict[str, Any]:
+    """stream -> method -> what the page shows, from all runs that are there; the file's own where a run is not there any more."""
+    kept = PROJECT / "benchmarks" / "methods.json"
+    found: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {"streams": {}}
+    for stream in STREAMS:
+        for method, result in results(stream).items():
+            found["streams"].setdefault(stream, {})[method] = {
+                "title": result.name, "last": {str(seed.seed): seed.last for seed in result.seeds},
+                "average_incremental": {str(seed.seed): seed.average_incremental for seed in result.seeds},
+                "memory_bytes": max(sum(seed.memory_curve[-1].values()) for seed in result.seeds)}
+    found["machine"] = machine()
+    kept.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    return found
+
+
+def page(found: dict[str, Any]) -> str:
+    """One table: a row per method, best mean rank first."""
+    streams = {stream: rows for stream, rows in found["streams"].items() if rows}
+    means = {stream: {method: statistics.mean(row["last"].values()) for method, row in rows.items()} for stream, rows in streams.items()}
+    ranks = {stream: {method: 1 + sum(other > mean for other in rows.values()) for method, mean in rows.items()}
+             for stream, rows in means.items()}
+    everywhere = {method: statistics.mean(rows[method] for rows in ranks.values() if method in rows)
+                  for method in {method for rows in ranks.values() for method in rows}}
+    rows = []
+    for method in sorted(everywhere, key=lambda name: (sum(name not in rows for rows in ranks.values()), everywhere[name], name)):
+        here = {stream: rows[method] for stream, rows in streams.items() if method in rows}
+        cells = [_last(here[stream]["last"]) if stream in here else "-" for stream in streams]
+        rows.append([next(iter(here.values()))["title"], *cells, f"{everywhere[method]:.1f}" if len(here) == len(streams) else "-",
+                     bytes_text(next(iter(here.values()))["memory_bytes"])])
+    header = ["Method", *(f"{STREAMS[stream][0]}: last (%)" for stream in streams), "Mean rank", "Memory kept"]
+    return (f"# Methods on small streams\n\n{__doc__.strip().splitlines()[0]}\nMade by `python benchmarks/methods.py`; mean ± standard "
+            "deviation over class orders, whose number stands in brackets where it is not three. A method's settings are those of its "
+            "`exps/*_demo.json`, the same on all streams.\n\n" + table(header, rows)
+            + "\n\nMemory kept is what a learner carries beside the pre-trained network after the first stream's last task.\n")
+
+
+def _last(seeds: dict[str, float]) -> str:
+    values = list(seeds.values())
+    text = mean_std_text({"mean": statistics.mean(values), "std": statistics.stdev(values) if len(values) > 1 else None})
+    return text if len(values) == 3 else f"{text} ({len(values)})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--streams", nargs="+", choices=STREAMS, default=list(STREAMS))
+    parser.add_argument("--methods", nargs="+", choices=methods(), default=methods())
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
+    arguments = parser.parse_args()
+    threads = max(available_cores() // arguments.jobs, 1)
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        for stream in arguments.streams:
+            for method in arguments.methods:
+                pool.submit(run, method, stream, arguments.seeds, threads)
+    target = PROJECT / "benchmarks" / "METHODS.md"
+    target.write_text(page(figures()), encoding="utf-8")
+    print(target)
+
+
+if __name__ == "__main__":
+    main()
