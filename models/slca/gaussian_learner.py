@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from convs.backbones import Backbone
 from convs.network import OwnTaskWithFeatures
 from convs.token_features import TokenBackbone
+from convs.views import mean_over_views
 from models.base import BaseLearner
 from models.slca.deployed import CANDIDATES, DRAWN_PER_CLASS, DeployedSettings, TrainedState, moved, put
 from models.slca.discriminants import fit_temperature
@@ -49,6 +50,8 @@ class GaussianSettings(DeployedSettings, DriftSettings, ReadoutSettings, MethodS
     features: str | list[str] = Field("cls",
         description="what heads, statistics and read-out see, joined from one pass: cls, mean and std of the patch tokens, of an inner "
                     "block with @-2, e.g. ['cls', 'mean', 'std', 'mean@-2', 'std@-2'] or 'cls+mean+std'")
+    views: Literal[1, 5, 9] = Field(1,
+        description="shifted copies of an image over which its feature is averaged, for statistics, read-out and test; as many passes")
     kd: float = Field(0.0, ge=0.0,
         description="weight of the mean squared distance to the features of the backbone before the task, in stage 1")
 
@@ -96,7 +99,7 @@ class GaussianLearner(BaseLearner):
         frozen = "Frozen " if config.bcb_lrscale == 0 else ""
         readout = "" if config.readout == "ca" else f" + {config.readout.upper()}"
         switches = (["+".join(config.parts)] * (config.parts != ["cls"]) + [f"move {config.move}"] * (config.move != "trained")
-                    + ["drift"] * (config.drift != "none") + ["kd"] * (config.kd > 0))
+                    + [f"{config.views} views"] * (config.views > 1) + ["drift"] * (config.drift != "none") + ["kd"] * (config.kd > 0))
         return ", ".join([f"{frozen}{cls.title}{readout}", *switches])
 
     def prepare_backbone(self, backbone: Backbone) -> Backbone:
@@ -111,6 +114,12 @@ class GaussianLearner(BaseLearner):
     def end_task(self, task: int, monitor: Monitor) -> None:
         self.update_statistics(task, monitor)
         self.fit_temperature(task)
+
+    def features(self, images: Tensor) -> Tensor:
+        """Features (N, D), averaged over shifted copies with `views`. Training, distillation and drift see the image alone: a linear
+        map of its features is that of their average too.
+        """
+        return mean_over_views(self.net.features, images, self.config.views)
 
     def scores(self, features: Tensor) -> Tensor:
         return self.readout.scores(self.net, features)
@@ -181,7 +190,7 @@ class GaussianLearner(BaseLearner):
             images = self.fabric.to_device(images)
             for view in with_anchors(images, generator) if c.drift_anchors else [images]:
                 with self.fabric.autocast():
-                    sums.add(self.backbone_before(view), self.features(view))
+                    sums.add(self.backbone_before(view), self.net.features(view))
         sums.add_processes(self.fabric)
         return sums.operator(c.rho)
 
@@ -197,7 +206,7 @@ class GaussianLearner(BaseLearner):
         for images, _ in self.data.batches("train", indices=self.data.task_indices("train", task)[rows],
                                            batch_size=c.test_batch_size or c.batch_size, augment=False):
             with self.fabric.autocast():
-                before.append(self.backbone_before(self.fabric.to_device(images)).float())
+                before.append(mean_over_views(self.backbone_before, self.fabric.to_device(images), c.views).float())
         sums = DriftSums(self.net.backbone.dim, self.fabric.device)
         sums.add(gather_rows(self.fabric, torch.cat(before)), features[torch.from_numpy(rows).to(features.device)])
         return sums.operator(RHO[False])
@@ -245,8 +254,9 @@ class GaussianLearner(BaseLearner):
         drawn = drawn.clone()
         if share > 0:
             operator = self.drift_operator(task)
-            before = torch.cat([self.backbone_before(self.fabric.to_device(images)).float() for images, _ in self.data.batches(
-                "val", task, batch_size=c.test_batch_size or c.batch_size, augment=False)])
+            batches = self.data.batches("val", task, batch_size=c.test_batch_size or c.batch_size, augment=False)
+            before = torch.cat([mean_over_views(self.backbone_before, self.fabric.to_device(images), c.views).float()
+                                for images, _ in batches])
             before = gather_rows(self.fabric, before)
             wrong = (held_out - before @ operator.to(before)).std(dim=0)  # (D,)
             drawn = drawn @ operator.to(drawn) + wrong * torch.randn(drawn.shape, generator=generator, device=device)

@@ -23,6 +23,6 @@ def paired_features(learner: GaussianLearner, before: Backbone, task: int) -> tu
         images = fabric.to_device(images)
         with fabric.autocast():
             old.append(before(images).float())
-            new.append(learner.features(images).float())
+            new.append(learner.net.features(images).float())
     empty = torch.zeros(0, learner.gaussians.means().shape[1], device=fabric.device)
     return gather_rows(fabric, torch.cat([empty, *old])), gather_rows(fabric, torch.cat([empty, *new]))
