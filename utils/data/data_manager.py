@@ -24,7 +24,8 @@ from utils.data.tasks import plan_tasks
 from utils.data.types import members_by_group
 from utils.errors import UserError
 from utils.images.cache import open_files
-from utils.images.loader import BatchMaker, BatchPool, WorkItem
+from utils.images.loader import BatchMaker, BatchPool
+from utils.images.passes import WorkItem
 from utils.images.store import ArrayStore, ImageStore
 from utils.images.transforms import SMALL, make_transform
 from utils.machine.cores import available_cores
