@@ -37,6 +37,7 @@ bench: $(VENV)/.installed
 	OMP_NUM_THREADS=$(THREADS) $(PY) benchmarks/stage1.py
 	OMP_NUM_THREADS=$(THREADS) $(PY) benchmarks/whole_run.py
 	OMP_NUM_THREADS=$(THREADS) $(PY) benchmarks/data_path.py
+	OMP_NUM_THREADS=$(THREADS) $(PY) benchmarks/epochs_ahead.py
 	OMP_NUM_THREADS=$(THREADS) $(PY) benchmarks/checkpoints.py
 	OMP_NUM_THREADS=$(THREADS) $(PY) benchmarks/pretended.py
 	$(PY) benchmarks/report.py

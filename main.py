@@ -82,7 +82,7 @@ def list_what(arguments: argparse.Namespace) -> None:
     elif arguments.what == "datasets":
         from utils.report.tables import datasets_table as lister
     else:
-        from convs.backbones import list_backbones as lister
+        from convs.backbone_entries import list_backbones as lister
     show(lister())
 
 

@@ -130,15 +130,20 @@ def main() -> None:
 
 def photos(folder: Path, count: int, workers: int, rounds: int) -> list[dict]:
     """JPEG files at 224, decoded each time and kept in memory."""
+    dataset = write_photos(folder, count)
+    paths = sorted((folder / "train").rglob("*.jpg"))
+    return [compare(f"JPEG {PHOTO[0]}x{PHOTO[1]} -> 224, crop224, cache {cache}", dataset, paths, workers, rounds, cache=cache)
+            for cache in ("none", "ram")]
+
+
+def write_photos(folder: Path, count: int) -> dict:
+    """`count` JPEG files of two classes, where they are not there yet; the config's dataset."""
     if not folder.exists():
         for i, image in enumerate(smooth_images(count + 2, max(PHOTO), 3)[:, :PHOTO[0], :PHOTO[1]]):
             path = folder / ("train" if i < count else "val") / f"class{i % 2}" / f"{i}.jpg"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image).save(path, quality=90)
-    paths = sorted((folder / "train").rglob("*.jpg"))
-    dataset = {"name": "photos", "root": str(folder), "mean": [0.5] * 3, "std": [0.25] * 3}
-    return [compare(f"JPEG {PHOTO[0]}x{PHOTO[1]} -> 224, crop224, cache {cache}", dataset, paths, workers, rounds, cache=cache)
-            for cache in ("none", "ram")]
+    return {"name": "photos", "root": str(folder), "mean": [0.5] * 3, "std": [0.25] * 3}
 
 
 if __name__ == "__main__":

@@ -159,6 +159,18 @@ def pretended(f: dict[str, Any]) -> str:
             "task, for its quadratic program.")
 
 
+def epochs_ahead(f: dict[str, Any]) -> str:
+    rows = [[name, f"{seconds['first_step']:.3f} s", f"{seconds['epoch']:.2f} s"] for line in f["lines"]
+            for name, seconds in line["seconds"].items()]
+    ahead, replay = (f"{line['faster']['median']:.2f}x ({line['faster']['min']:.2f} to {line['faster']['max']:.2f}, "
+                     f"{line['faster']['rounds']} rounds)" for line in f["lines"])
+    return (f"## 13. Planning across passes (`epochs_ahead.py`): JPEG files at 224 px, {f['workers']} workers, {f['images']} images an "
+            f"epoch in batches of {f['batch']}\n\n" + table(["way", "first step of an epoch after", "epoch"], rows)
+            + f"\n\nAn epoch takes {ahead} as long when it begins only after the one before, and {replay} as long when the two replayed "
+            "batches of a DER++ step are read in the main process. The computing of a step is a sleep as long as the workers need for its "
+            "images, as on a device that is as fast as they are.")
+
+
 def kinds(f: dict[str, Any]) -> str:
     rows = [[name, f"{row['mean']:.2f}", f"{row['difference']:+.2f}", f"{row['bytes_per_class']:,.0f}"] for name, row in f.items()]
     seeds = len(next(iter(f.values()))["last_accuracy"])
@@ -179,7 +191,8 @@ def _time(seconds: dict[str, float]) -> str:
 
 PARTS = {"1_alignment": alignment, "2_stage1": stage1, "3_lora": lora, "4_whole_run": whole, "5_statistics": memory, "6_bf16": bf16,
          "6_bf16_accuracy": bf16_accuracy, "7_growth": growth, "8_data_path": data_path, "9_switches": switches, "10_fitting": fitting,
-         "11_checkpoints": checkpoints, "12_pretended": pretended, "covariance_kinds": kinds}
+         "11_checkpoints": checkpoints, "12_pretended": pretended, "13_epochs_ahead": epochs_ahead,
+         "covariance_kinds": kinds}
 
 if __name__ == "__main__":
     main()

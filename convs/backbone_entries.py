@@ -12,8 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import timm
-
 from utils.errors import UserError
 from utils.files import PROJECT
 
@@ -34,16 +32,17 @@ class BackboneEntry:
     reset_norm: bool = False
     downloadable: bool = True  # timm knows where these weights are
     source: str = ""
+    shape: tuple[int, int] | None = None  # dimensions of the features and pixels a side, where known without building it
 
 
 _AUGREG = BackboneEntry(
     "vit_base_patch16_224.augreg_in21k",
     files=("B_16-i21k-300ep-lr_0.001-aug_medium1-wd_0.1-do_0.0-sd_0.0.npz", "vit_base_patch16_224.augreg_in21k.safetensors"),
-    reset_norm=True, source="ImageNet-21K, supervised, AugReg; timm downloads it (410 MB)")
+    reset_norm=True, source="ImageNet-21K, supervised, AugReg; timm downloads it (410 MB)", shape=(768, 224))
 _MOCO_V3 = BackboneEntry(
     "vit_base_patch16_224", files=("mocov3-vit-base-300ep.pth", "vit-b-300ep.pth.tar"), reset_norm=True, downloadable=False,
     keys={"vit-b-300ep.pth.tar": "base_encoder"},  # the official file has the momentum encoder too
-    source="MoCo v3, 300 epochs on ImageNet-1K; facebookresearch/moco-v3 lists vit-b-300ep.pth.tar")
+    source="MoCo v3, 300 epochs on ImageNet-1K; facebookresearch/moco-v3 lists vit-b-300ep.pth.tar", shape=(768, 224))
 REGISTRY: dict[str, BackboneEntry] = {
     "vit-b-p16": _AUGREG,
     "vit-b-p16-mocov3": _MOCO_V3,
@@ -70,6 +69,8 @@ def describe(convnet_type: str, args: dict[str, Any] | None = None, weights: str
     """
     if convnet_type in REGISTRY and args is None:
         return REGISTRY[convnet_type]
+    import timm  # and torch, which takes seconds and which the registered names do not need
+
     name = convnet_type.removeprefix("timm/")
     if (convnet_type.startswith("timm/") or args is not None) and timm.is_model(name.split(".")[0]):
         files = tuple(name + suffix for suffix in WEIGHT_SUFFIXES) if weights is None else (weights,)
@@ -81,6 +82,27 @@ def describe(convnet_type: str, args: dict[str, Any] | None = None, weights: str
     near = sorted(set(timm.list_models(f"*{stem}*")))[:5] or timm.list_models("vit_base*")[:5]
     raise UserError(f"convnet_type: got {convnet_type!r}, allowed: {', '.join(REGISTRY)}, 'timm/<name>' or "
                     f'{{"timm": name, "args": {{...}}, "weights": file}}; timm has for example {", ".join(near)}')
+
+
+def list_backbones() -> str:
+    """One line per registered backbone: name, dimension, timm's name, and whether its file is in pretrained/."""
+    lines = []
+    for name, entry in REGISTRY.items():
+        dim, pixels = entry.shape or _shape_as_built(entry)
+        file = find_weights(entry)
+        where = f"pretrained/{file.name} is there" if file else (
+            "not in pretrained/; timm downloads it" if entry.downloadable else f"put {' or '.join(entry.files)} into pretrained/")
+        lines.append(f"{name:24} {dim} dims, {pixels} px  {entry.timm_name}  {entry.source}  ({where})")
+    return "\n".join([*lines, "timm/<name>              any model of timm, weights from pretrained/<name>.* or timm's download",
+                      '{"timm": ..., "args": {...}, "weights": file}   your own'])
+
+
+def _shape_as_built(entry: BackboneEntry) -> tuple[int, int]:
+    """Of a plugin's entry that does not say it."""
+    from convs.backbones import build_backbone
+
+    backbone = build_backbone(entry, device="meta")
+    return backbone.dim, backbone.image_size
 
 
 def find_weights(entry: BackboneEntry, folders: Sequence[Path] = WEIGHT_FOLDERS) -> Path | None:

@@ -20,8 +20,7 @@ from convs.weights import load_weights
 from utils.errors import UserError
 from utils.files import PROJECT, file_sha256
 
-__all__ = ["REGISTRY", "Backbone", "BackboneEntry", "build_backbone", "check_finite", "describe", "find_weights", "list_backbones",
-           "register_backbone"]
+__all__ = ["REGISTRY", "Backbone", "BackboneEntry", "build_backbone", "check_finite", "describe", "find_weights", "register_backbone"]
 
 log = logging.getLogger("slca")
 
@@ -164,19 +163,6 @@ def check_finite(features: Tensor, precision: str = "32-true") -> None:
         raise UserError(f"the backbone's features of {bad} of {len(features)} images are not finite numbers (NaN or infinite). Likely "
                         f"causes: a training that diverged (lr or bcb_lrscale too high), precision {precision} too narrow for this "
                         "backbone (try 32-true), or std of the data set near 0")
-
-
-def list_backbones() -> str:
-    """One line per registered backbone: name, dimension, timm's name, and whether its file is in pretrained/."""
-    lines = []
-    for name, entry in REGISTRY.items():
-        backbone = build_backbone(entry, device="meta")
-        file = find_weights(entry)
-        where = f"pretrained/{file.name} is there" if file else (
-            "not in pretrained/; timm downloads it" if entry.downloadable else f"put {' or '.join(entry.files)} into pretrained/")
-        lines.append(f"{name:24} {backbone.dim} dims, {backbone.image_size} px  {entry.timm_name}  {entry.source}  ({where})")
-    return "\n".join([*lines, "timm/<name>              any model of timm, weights from pretrained/<name>.* or timm's download",
-                      '{"timm": ..., "args": {...}, "weights": file}   your own'])
 
 
 def _reset_final_norm(model: nn.Module, device: str) -> None:

@@ -30,6 +30,7 @@ from convs.weights import tensors_sha256
 from models import evaluation, stage1
 from models.stage1 import AfterEpoch, Batch, TrainingState
 from utils.config import MethodSettings
+from utils.data.data_manager import Batches
 from utils.data.stream import TaskStream
 from utils.formulas.metrics import Evaluation
 from utils.formulas.schedules import multistep
@@ -157,10 +158,20 @@ class BaseLearner:
     def training_batches(self, task: int, epoch: int) -> Iterable[Batch]:
         """Augmented images (B, C, H, W) and labels (B,) of one epoch, in an order drawn for (task, epoch).
 
-        What a method adds behind them, B rows each, is cut into parts with them and handed to `training_loss`.
+        What a method adds behind them, B rows each, is cut into parts with them and handed to `training_loss`. While an epoch's
+        last batches are computed on, worker processes make the first ones of what follows.
         """
+        last = epoch + 1 == self.config.epochs
+        return self.epoch_batches(task, epoch).before(self.statistics_batches(task) if last else self.epoch_batches(task, epoch + 1))
+
+    def epoch_batches(self, task: int, epoch: int) -> Batches:
+        """The pass of `training_batches`; the same whenever it is asked for while the task is trained."""
         return self.data.batches("train", task, batch_size=self.config.batch_size, augment=True,
                                  shuffle_seed=seed_of(self.config.torch_seed, "train", task, epoch))
+
+    def statistics_batches(self, task: int) -> Batches | None:
+        """The pass over images that follows the task's training, where the method has one; it is made ahead."""
+        return None
 
     def images_per_epoch(self, task: int) -> int:
         """Images that `training_batches` gives in one epoch, over all processes."""

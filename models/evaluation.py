@@ -13,7 +13,7 @@ from convs.backbones import check_finite
 from convs.network import IncrementalNet
 from models.by_class import positions_by_class
 from utils.config import MethodSettings
-from utils.data.data_manager import DataManager
+from utils.data.data_manager import Batches, DataManager
 from utils.data.stream import TaskStream
 from utils.formulas.metrics import Evaluation, evaluate_predictions
 from utils.machine.distributed import gather_rows
@@ -57,6 +57,12 @@ def extract(learner: Classifier, split: str, task: int) -> tuple[Tensor, Tensor]
     return found
 
 
+def plain_batches(learner: Classifier, split: str, **which: Any) -> Batches:
+    """The pass over images, under the test transform, of `extract_pass`."""
+    batch_size = learner.config.test_batch_size or learner.config.batch_size
+    return learner.data.batches(split, batch_size=batch_size, augment=False, **which)
+
+
 @torch.no_grad()  # not inference mode: what a method keeps of it may meet autograd later
 def extract_pass(learner: Classifier, split: str, **which: Any) -> tuple[Tensor, Tensor]:
     """The same for any images (`tasks` or `indices` of `DataManager.batches`), never kept."""
@@ -64,8 +70,7 @@ def extract_pass(learner: Classifier, split: str, **which: Any) -> tuple[Tensor,
     was_training = net.training
     net.eval()
     features, labels = [], []
-    batch_size = learner.config.test_batch_size or learner.config.batch_size
-    for images, targets in learner.data.batches(split, batch_size=batch_size, augment=False, **which):
+    for images, targets in plain_batches(learner, split, **which):
         check_stop()
         with fabric.autocast():
             features.append(learner.features(fabric.to_device(images)).float())

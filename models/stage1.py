@@ -6,7 +6,7 @@ A method says through its hooks (models/base.py) what a batch is, which module r
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -62,6 +62,20 @@ class TrainingState:
     epoch: int  # epochs done
     weights: Mapping[str, Tensor]  # of `network_state`
     state: Mapping[str, Tensor]  # the optimiser's tensors and those of `epoch_state`
+
+
+class Steps:
+    """An epoch's steps with their number, for a method that gathers them from several batches."""
+
+    def __init__(self, steps: Iterator[Batch], number: int) -> None:
+        self._steps = steps
+        self._number = number
+
+    def __len__(self) -> int:
+        return self._number
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self._steps
 
 
 @dataclass

@@ -130,6 +130,14 @@ def test_what_needs_no_torch_waits_for_none(arguments, code, tmp_path):
     assert done.stdout.splitlines()[-1] == str(code), done.stderr
 
 
+@pytest.mark.parametrize("what", ["methods", "datasets", "backbones"])
+def test_what_there_is_is_told_without_torch(what):
+    program = "import sys, main; print(main.main(['list', sys.argv[1]]), *({'torch', 'timm', 'matplotlib'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", program, what], cwd=PROJECT, capture_output=True, text=True, check=True)
+    *names, code = done.stdout.splitlines()
+    assert code == "0" and len(names) >= 4, done.stderr
+
+
 def test_training_imports_no_matplotlib_before_the_first_picture():
     program = "import sys, trainer; print('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], cwd=PROJECT, capture_output=True, text=True, check=True).stdout == "False\n"

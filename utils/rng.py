@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import random
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 
 def seed_of(*name: int | str) -> int:
@@ -27,6 +30,8 @@ def numpy_generator(*name: int | str) -> np.random.Generator:
 
 def torch_generator(*name: int | str, device: torch.device | str = "cpu") -> torch.Generator:
     """A fresh torch generator on `device` for the stream called `name`."""
+    import torch  # takes seconds, which the list of data sets does not need
+
     return torch.Generator(device=device).manual_seed(seed_of(*name))
 
 
@@ -35,6 +40,8 @@ def seed_globals(*name: int | str) -> None:
 
     The project's own code never draws from them; drop-path, third-party layers and transforms do.
     """
+    import torch
+
     seed = seed_of(*name)
     random.seed(seed)
     np.random.seed(seed % 2**32)

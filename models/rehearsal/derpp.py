@@ -13,7 +13,7 @@ cover the classes known then, are compared there alone, and count as equal for t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import torch
@@ -21,9 +21,11 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models import stage1
 from models.registry import learner
 from models.rehearsal.memory import Rehearsal, RehearsalSettings
 from models.stage1 import Batch
+from utils.data.data_manager import Batches
 from utils.rng import numpy_generator, seed_of
 from utils.run.monitor import Monitor
 
@@ -56,15 +58,22 @@ class DERpp(Rehearsal):
         return self.data.task_indices("train", task)
 
     def training_batches(self, task: int, epoch: int) -> Iterable[Batch]:
-        """New images and labels; once the reservoir holds something also x', its places in the reservoir, x'' and y''."""
-        new = super().training_batches(task, epoch)
+        """New images and labels; once the reservoir holds something also x', its places in the reservoir, x'' and y''.
+
+        The next epoch's images are not known yet: the reservoir changes after this one.
+        """
+        new = self.epoch_batches(task, epoch)
         if not len(self.memory):
             return new
-        return ((images, labels, dark, places, seen, seen_labels) for (images, labels), (dark, _, places), (seen, seen_labels, _)
-                in zip(new, self.replayed(task, epoch, "logits"), self.replayed(task, epoch, "labels"), strict=True))
+        dark, places = self.replayed(task, epoch, "logits")
+        seen, _ = self.replayed(task, epoch, "labels")
+        coming = iter(Batches.in_turn(new, dark, seen))
+        steps = ((*batch, dark_images, where, *seen_batch) for batch, (dark_images, _), seen_batch, where
+                 in zip(coming, coming, coming, places, strict=True))
+        return stage1.Steps(steps, len(new))
 
-    def replayed(self, task: int, epoch: int, what: str) -> Iterator[Batch]:
-        """An epoch's batches from the reservoir: images, labels and places in the reservoir.
+    def replayed(self, task: int, epoch: int, what: str) -> tuple[Batches, list[Tensor]]:
+        """An epoch's batches from the reservoir, images and labels; and of each its places in the reservoir.
 
         As many as the task has new images, so that both are cut alike into batches, processes and parts.
         """
@@ -74,8 +83,7 @@ class DERpp(Rehearsal):
         seed = seed_of(c.torch_seed, "derpp order", what, task, epoch)
         batches = self.data.batches("train", indices=self.memory[drawn], batch_size=c.batch_size, augment=True, shuffle_seed=seed)
         slices = self.data.batch_members(drawn, batch_size=c.batch_size, shuffle_seed=seed)
-        for (images, labels), places in zip(batches, slices, strict=True):
-            yield images, labels, torch.from_numpy(places)
+        return batches, [torch.from_numpy(places) for places in slices]
 
     def training_loss(self, module: nn.Module, images: Tensor, labels: Tensor, *replayed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         if not replayed:  # nothing stored yet, or nothing of this batch for this process

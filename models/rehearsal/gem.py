@@ -13,7 +13,8 @@ variables, v >= gamma, as in the authors' code; the text adds gamma to the solut
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import islice
 
 import numpy as np
 import quadprog
@@ -24,6 +25,8 @@ from torch import Tensor, nn
 from models import stage1
 from models.registry import learner
 from models.rehearsal.memory import Rehearsal, RehearsalSettings
+from models.stage1 import Batch
+from utils.data.data_manager import Batches
 from utils.rng import numpy_generator, seed_of
 
 RIDGES = (1e-9, 1e-6, 1e-3, 1.0)  # on the dual's diagonal, relative to its mean: parallel gradients make it singular
@@ -43,6 +46,10 @@ class GEM(Rehearsal):
     Settings = GEMSettings
     title = "GEM"
 
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.coming: Iterator[Batch] = iter(())  # of this step: a batch of each old task's memory
+
     def training_indices(self, task: int) -> np.ndarray:
         """The new images alone: old ones bound the step, they are not fitted."""
         return self.data.task_indices("train", task)
@@ -52,26 +59,52 @@ class GEM(Rehearsal):
         stored = [self.images_per_class(task - 1) * self.stream.task_sizes[earlier] for earlier in range(task)]
         return new + math.ceil(new / c.batch_size) * sum(min(count, c.gem_images) for count in stored)
 
+    def training_batches(self, task: int, epoch: int) -> Iterable[Batch]:
+        """New images and labels; the stored ones that bound the step come behind them, for `after_backward`."""
+        batches = super().training_batches(task, epoch)
+        number = math.ceil(self.images_per_epoch(task) / self.config.batch_size)
+        return stage1.Steps(self.steps(iter(batches), number, len(batches)), number)
+
+    def steps(self, batches: Iterator[Batch], number: int, count: int) -> Iterator[Batch]:
+        """The first of each step's batches; the others wait in `coming` until the next step."""
+        for _ in range(number):
+            self.coming = islice(batches, count // number)
+            yield next(self.coming)
+            for _ in self.coming:  # the next step begins behind those that nobody asked for
+                pass
+        self.coming = iter(())
+
+    def epoch_batches(self, task: int, epoch: int) -> Batches:
+        """The batches of every step in turn: new images, then those of the memory of each old task that has some."""
+        new = super().epoch_batches(task, epoch)
+        stored = [Batches.joined(self.memory_batch(task, epoch, step, earlier) for step in range(len(new)))
+                  for earlier in range(task) if len(new) and len(self.stored(earlier))]
+        return Batches.in_turn(new, *stored)
+
+    def stored(self, earlier: int) -> np.ndarray:
+        """Positions (m,) of the memory of task `earlier`."""
+        return self.memory[self.stream.task_of_class[self.data.labels_of("train", self.memory)] == earlier]
+
+    def memory_batch(self, task: int, epoch: int, step: int, earlier: int) -> Batches:
+        """One batch of the memory of task `earlier`; shuffling it costs nothing and gives every process a slice of it."""
+        stream = (self.config.torch_seed, "gem", task, epoch, step, earlier)
+        drawn = numpy_generator(*stream).permutation(self.stored(earlier))[: self.config.gem_images]
+        return self.data.batches("train", indices=drawn, batch_size=len(drawn), augment=False, shuffle_seed=seed_of(*stream))
+
     def after_backward(self, module: nn.Module) -> None:
         parameters = [p for p in self.net.parameters() if p.requires_grad]
         if self.task > 0:
             gradient = read_gradients(parameters)
-            old = gradient.new_empty(self.task, len(gradient))  # (t, P), up to gigabytes: filled in place
+            old = gradient.new_zeros(self.task, len(gradient))  # (t, P), up to gigabytes: filled in place
             for earlier in range(self.task):
-                old[earlier] = self.memory_gradient(module, parameters, earlier)
+                count = min(len(self.stored(earlier)), self.config.gem_images)
+                if count:  # a task whose classes have no images asks for nothing
+                    old[earlier] = self.memory_gradient(module, parameters, next(self.coming), count)
             write_gradients(parameters, project(gradient, old, self.config.gem_margin))
 
-    def memory_gradient(self, module: nn.Module, parameters: list[nn.Parameter], earlier: int) -> Tensor:
-        """Gradient (P,) of the loss on the memory of task `earlier`."""
-        stored = self.memory[self.stream.task_of_class[self.data.labels_of("train", self.memory)] == earlier]
-        stream = (self.config.torch_seed, "gem", self.task, self.epoch, self.step, earlier)
-        drawn = numpy_generator(*stream).permutation(stored)[: self.config.gem_images]
-        if not len(drawn):  # a task whose classes have no images asks for nothing
-            return torch.zeros_like(read_gradients(parameters))
-        # One batch; shuffling it costs nothing and gives every process a slice of it.
-        whole = {"indices": drawn, "batch_size": len(drawn), "augment": False, "shuffle_seed": seed_of(*stream)}
-        for images, labels in self.data.batches("train", **whole):
-            stage1.backward_batch(self, module, self.fabric.to_device((images, labels)), len(drawn))
+    def memory_gradient(self, module: nn.Module, parameters: list[nn.Parameter], batch: Batch, count: int) -> Tensor:
+        """Gradient (P,) of the loss on a batch of an old task's memory, of `count` images over all processes."""
+        stage1.backward_batch(self, module, self.fabric.to_device(batch), count)
         return read_gradients(parameters)
 
 

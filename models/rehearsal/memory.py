@@ -10,7 +10,7 @@ images would take.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -22,7 +22,9 @@ from torch.nn.utils.rnn import pad_sequence
 
 from models.all_heads import AllHeads
 from models.by_class import positions_by_class, require_finite
+from models.evaluation import plain_batches
 from utils.config import Config, MethodSettings
+from utils.data.data_manager import Batches
 from utils.errors import UserError
 from utils.rng import seed_of
 from utils.run.monitor import Monitor
@@ -64,9 +66,12 @@ class Rehearsal(AllHeads):
         """Positions (n,) of the task's images that may come into `memory`."""
         return self.data.task_indices("train", task)
 
-    def training_batches(self, task: int, epoch: int) -> Iterable[tuple[Tensor, Tensor]]:
+    def epoch_batches(self, task: int, epoch: int) -> Batches:
         return self.data.batches("train", indices=self.training_indices(task), batch_size=self.config.batch_size, augment=True,
                                  shuffle_seed=seed_of(self.config.torch_seed, "train", task, epoch))
+
+    def statistics_batches(self, task: int) -> Batches | None:
+        return plain_batches(self, "train", tasks=task)  # of `update_memory`
 
     def images_per_epoch(self, task: int) -> int:
         return len(self.training_indices(task))

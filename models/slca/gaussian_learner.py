@@ -21,12 +21,14 @@ from convs.network import OwnTaskWithFeatures
 from convs.token_features import TokenBackbone
 from convs.views import mean_over_views
 from models.base import BaseLearner
+from models.evaluation import plain_batches
 from models.slca.deployed import CANDIDATES, DRAWN_PER_CLASS, DeployedSettings, TrainedState, moved, put
 from models.slca.discriminants import fit_temperature
 from models.slca.drift import RHO, DriftSettings, DriftSums, distance_from_identity, with_anchors
 from models.slca.gaussians import ClassGaussians
 from models.slca.readout import Discriminant, ReadoutSettings, make_readout
 from utils.config import MethodSettings
+from utils.data.data_manager import Batches
 from utils.errors import UserError
 from utils.machine.distributed import gather_rows
 from utils.rng import torch_generator
@@ -114,6 +116,9 @@ class GaussianLearner(BaseLearner):
     def end_task(self, task: int, monitor: Monitor) -> None:
         self.update_statistics(task, monitor)
         self.fit_temperature(task)
+
+    def statistics_batches(self, task: int) -> Batches | None:
+        return plain_batches(self, "train", tasks=task)
 
     def features(self, images: Tensor) -> Tensor:
         """Features (N, D), averaged over shifted copies with `views`. Training, distillation and drift see the image alone: a linear

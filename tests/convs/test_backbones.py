@@ -4,7 +4,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from convs.backbones import REGISTRY, build_backbone, check_finite, describe, list_backbones
+from convs.backbone_entries import list_backbones
+from convs.backbones import REGISTRY, BackboneEntry, build_backbone, check_finite, describe
 from models.tools.dry_run import count_parameters, shape_learner
 from tests.support import MICRO_VIT, StubData, learn, make_config, make_learner, micro_backbone, synthetic_learner
 from utils.data.data_manager import DataManager
@@ -17,7 +18,13 @@ def test_registered_backbones_are_vit_b_16_with_a_fresh_norm(name):
     assert (backbone.dim, backbone.image_size, backbone.channels) == (768, 224, 3)
     assert backbone.model.norm.eps == 1e-5
     assert sum(p.numel() for p in backbone.parameters()) == 85_798_656
-    assert name in list_backbones()
+    assert name in list_backbones() and REGISTRY[name].shape == (backbone.dim, backbone.image_size)
+
+
+def test_a_plugins_backbone_that_does_not_say_its_shape_is_listed_with_it(monkeypatch):
+    monkeypatch.setitem(REGISTRY, "mine", BackboneEntry("vit_tiny_patch16_224", MICRO_VIT))
+    line = next(line for line in list_backbones().splitlines() if line.startswith("mine "))
+    assert f"{MICRO_VIT['embed_dim']} dims, {MICRO_VIT['img_size']} px" in line
 
 
 def test_another_timm_model_keeps_its_final_norm():

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from models import evaluation
 from tests.run_files import only_run, tiny_config
@@ -24,6 +25,15 @@ def test_small_tasks_share_batches_and_give_the_features_that_each_gives_alone(m
     assert len(passes) == 2  # two images a class, batches of 8
     torch.testing.assert_close(features, torch.cat([f for f, _ in alone]))
     assert torch.equal(labels, torch.cat([y for _, y in alone]))
+
+
+def test_scores_are_kept_of_a_part_of_the_images_at_a_time_and_the_figures_stay(monkeypatch):
+    learner = synthetic_learner("finetune", epochs=1)
+    learn(learner, [0, 1, 2])
+    expected, real, rows = learner.evaluate(2), learner.scores, []
+    monkeypatch.setattr(evaluation, "SCORED_AT_ONCE", 5)
+    monkeypatch.setattr(learner, "scores", lambda features: rows.append(len(features)) or real(features))
+    assert learner.evaluate(2) == expected and rows == [5, 5, 2]
 
 
 def test_many_heads_classify_in_one_product_as_one_by_one():
@@ -50,3 +60,19 @@ def test_tasks_without_a_test_image_have_null_accuracies_and_the_run_ends(missin
     gone = [set(task) <= set(missing) for task in ([0, 1], [2, 3])]
     assert [accuracy is None for accuracy in seed["top1_curve"]] == [gone[0], all(gone)]
     assert [accuracy is None for accuracy in seed["accuracy_matrix"][1]] == gone
+
+
+def test_what_the_reader_passes_over_is_told_once_in_terminal_log_and_report(tmp_path, capfd):
+    for split, count in (("train", 4), ("val", 2)):
+        for name in "ab":
+            (tmp_path / "d" / split / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = np.random.default_rng([ord(name), i, count]).integers(0, 255, (16, 16, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(tmp_path / "d" / split / name / f"{i}.png")
+    (tmp_path / "d/train/a/lost.heic").write_bytes(b"x")
+    dataset = {"name": "mine", "root": str(tmp_path / "d"), "image_size": 16, "train_transform": "none"}
+    train(tiny_config(model_name="ncm", dataset=dataset, init_cls=2, increment=0), tmp_path / "out", name="run")
+    folder = only_run(tmp_path / "out" / "run")
+    told = capfd.readouterr()
+    for place in (told.out + told.err, next(folder.glob("seed*/log.txt")).read_text(), (folder / "report.html").read_text()):
+        assert place.count("lost.heic") == 1

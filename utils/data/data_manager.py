@@ -5,7 +5,7 @@ Labels are new ones throughout (utils/data/stream.py).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -24,7 +24,8 @@ from utils.data.tasks import plan_tasks
 from utils.data.types import members_by_group
 from utils.errors import UserError
 from utils.images.cache import open_files
-from utils.images.loader import BatchMaker, BatchPool, WorkItem
+from utils.images.loader import BatchMaker, BatchPool
+from utils.images.passes import WorkItem
 from utils.images.store import ArrayStore, ImageStore
 from utils.images.transforms import SMALL, make_transform
 from utils.machine.cores import available_cores
@@ -271,15 +272,31 @@ class DataManager:
 class Batches:
     """One pass; iterating again gives the same batches again."""
 
-    def __init__(self, pool: BatchPool, items: list[WorkItem]) -> None:
+    def __init__(self, pool: BatchPool, items: list[WorkItem], then: Sequence[WorkItem] = ()) -> None:
         self._pool = pool
         self._items = items
+        self._then = then
 
     def __len__(self) -> int:
         return len(self._items)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        return self._pool.run(self._items)
+        return self._pool.run(self._items, self._then)
+
+    def before(self, following: Batches | None) -> Batches:
+        """This pass, while whose last batches are computed on the first ones of `following` are made."""
+        return Batches(self._pool, self._items, following._items if following is not None else ())
+
+    @classmethod
+    def joined(cls, passes: Iterable[Batches]) -> Batches:
+        """One or more passes as one, one after another."""
+        passes = list(passes)
+        return cls(passes[0]._pool, [item for each in passes for item in each._items])
+
+    @classmethod
+    def in_turn(cls, *passes: Batches) -> Batches:
+        """Passes of one length as one: the first batch of each, then the second of each."""
+        return cls(passes[0]._pool, [item for step in zip(*(each._items for each in passes), strict=True) for item in step])
 
 
 def _plan(config: Config, seed: int, info: DatasetInfo, num_classes: int, names: Sequence[str] | None) -> TaskStream:

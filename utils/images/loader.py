@@ -1,47 +1,28 @@
 """Batches from worker processes that live as long as the run.
 
 A work item says which images to read and with which random numbers; whoever makes the batch, the result is the same. One
-torch DataLoader serves every pass over every split: its dataset maps a work item to a whole batch, its sampler walks the
-plan of the pass at hand.
+walk over one torch DataLoader serves every pass over every split, for the whole run: its dataset maps a work item to a whole
+batch, its sampler is the plan of all passes (passes.py).
 """
 
 from __future__ import annotations
 
 import sys
 import weakref
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from utils.errors import UserError
+from utils.images.passes import Pass, Plan, WorkItem
 from utils.images.store import ImageStore
 from utils.images.transforms import Transform
 from utils.images.workers import Sending, Watch, WorkerTrouble, shortage, trouble_told, words_of
 from utils.machine.ahead import one_ahead
-from utils.rng import torch_generator
-
-
-@dataclass(frozen=True)
-class WorkItem:
-    """One batch, or one process's slice of it."""
-
-    store: str  # "train" or "test"
-    indices: np.ndarray  # (B,) int64, this process's images
-    labels: np.ndarray  # (B,) int64
-    augment: bool
-    stream: tuple[int | str, ...] = ()  # name of the stream of random numbers of the whole batch
-    first: int = 0  # where the slice starts in the whole batch
-    whole: int = 0  # images in the whole batch, over all processes
-
-    def uniforms(self, draws: int) -> Tensor:
-        """The random numbers (B, draws) float32 in [0, 1) of these images; the same in whichever process."""
-        whole = torch.rand(self.whole, draws, generator=torch_generator(*self.stream))
-        return whole[self.first:self.first + len(self.indices)]
 
 
 class MadeBatch(NamedTuple):
@@ -60,8 +41,10 @@ class BatchMaker(Dataset):
         self.transforms = {True: train_transform, False: test_transform}
         self.finish_here = finish_here  # else the accelerator crops (images of one size), flips and normalises
 
-    def __getitem__(self, item: WorkItem) -> MadeBatch:
-        """Raises UserError: an image cannot be read, or the user's own transforms do not fit it."""
+    def __getitem__(self, item: WorkItem | None) -> MadeBatch | None:
+        """Of an empty item nothing. Raises UserError: an image cannot be read, or the user's own transforms do not fit it."""
+        if item is None:
+            return None
         transform = self.transforms[item.augment]
         images = self.stores[item.store].get(item.indices)
         if self.finish_here:
@@ -71,24 +54,14 @@ class BatchMaker(Dataset):
         return MadeBatch(transform.cut(images, item.uniforms(transform.draws)), "cut")
 
 
-class _Plan(Sampler):
-    """The work items of the current pass; swapped for every pass."""
-
-    def __init__(self) -> None:
-        self.items: Sequence[WorkItem] = []
-
-    def __iter__(self) -> Iterator[WorkItem]:
-        return iter(self.items)
-
-    def __len__(self) -> int:
-        return len(self.items)
+PREFETCHED = 2  # batches per worker that are made ahead
 
 
 class BatchPool:
     """Makes batches in `num_workers` processes (0: in this one) and brings them to `device`, which finishes them where `maker` does not.
 
     A GPU fetches, and finishes, the next batch while it computes on this one. Processes that break are never used again: the
-    pass at hand ends with a UserError, the next one (another seed's) starts new ones.
+    pass at hand, and every pass around it, ends with a UserError; the next one (another seed's) starts new ones.
     """
 
     def __init__(self, maker: BatchMaker, num_workers: int, device: torch.device | None = None) -> None:
@@ -96,71 +69,99 @@ class BatchPool:
         self.num_workers = num_workers
         self.device = device or torch.device("cpu")
         self.pinned = self.device.type == "cuda"  # batches lie where a GPU can fetch them by itself
-        self._plan = _Plan()
-        self._loader: DataLoader | None = None
+        self._plan = Plan(PREFETCHED * num_workers)
+        self._arriving: Iterator[Any] | None = None  # the loader's own walk over the plan; None: no processes
         self._watch = Watch()
-        self._busy = False
 
-    def run(self, items: Sequence[WorkItem]) -> Iterator[tuple[Tensor, Tensor]]:
+    def run(self, items: Sequence[WorkItem], then: Sequence[WorkItem] = ()) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield (images (B, C, S, S) float32, labels (B,)) of each item in order, on `device`.
+
+        Args:
+            then: items of the pass that comes next, whose first batches the workers make while this one's last are computed on.
 
         Raises:
             UserError: a bad image, or the worker processes have died, ran out of something or do not answer.
         """
-        if self.num_workers == 0 or self._busy:  # busy: a pass inside another pass, e.g. a test within an epoch
-            yield from one_ahead(((item, self.maker[item]) for item in items), self._finished, self.device)
-            return
-        self._busy = True
-        try:
-            yield from one_ahead(zip(items, self._from_workers(items), strict=True), self._finished, self.device)
-        finally:
-            self._busy = False
+        with closing(self._from_workers(items, then) if self.num_workers else self._made_here(items)) as batches:
+            yield from one_ahead(zip(items, batches, strict=True), self._finished, self.device)
 
-    def _from_workers(self, items: Sequence[WorkItem]) -> Iterator[MadeBatch]:
-        self._plan.items = items
-        batches = self._guarded(self._start)
-        while not isinstance(batches, WorkerTrouble):
-            made = self._guarded(next, batches, None)
-            if made is None:
-                return
-            if isinstance(made, UserError):
-                raise UserError(str(made))  # a new one: `made` itself would tie to this frame, and the workers would outlive the pool
-            if isinstance(made, WorkerTrouble):
-                batches = made  # and no reference to the loader's own iterator is left: new workers would inherit it
-                break
-            yield made
-        words = self._watch.words() if self._watch.dying() else batches.words
-        self._end()
-        raise trouble_told(words, self.num_workers)
+    def _made_here(self, items: Sequence[WorkItem]) -> Generator[MadeBatch, None, None]:
+        for item in items:
+            yield self.maker[item]
+
+    def _from_workers(self, items: Sequence[WorkItem], then: Sequence[WorkItem]) -> Generator[MadeBatch, None, None]:
+        plan = self._plan
+        mine = plan.begin(items, then)
+        try:
+            self._need_processes()
+            for _ in items:
+                if plan is not self._plan:
+                    raise trouble_told("they ended in another pass over the images", self.num_workers)
+                yield self._next_of(mine)
+        finally:
+            plan.end(mine)
+
+    def _need_processes(self) -> None:
+        """Start them, at the first pass."""
+        if self._arriving is not None:
+            if self._watch.died():
+                raise self._broken("")
+            return
+        started = self._guarded(self._start)
+        if isinstance(started, WorkerTrouble):
+            raise self._broken(started.words)
+        self._arriving = started
+
+    def _next_of(self, mine: Pass) -> MadeBatch:
+        while not mine.made:
+            self._receive()
+        made = mine.made.popleft()
+        while self._plan.idles():
+            self._receive()
+        if isinstance(made, UserError):
+            raise UserError(str(made))  # a new one: `made` itself would tie to this frame, and the workers would outlive the pool
+        return made
+
+    def _receive(self) -> None:
+        """Wait for the batch, of whichever pass, that the workers hand over next; they get another item for it."""
+        made = self._guarded(next, self._arriving)
+        if isinstance(made, WorkerTrouble):
+            raise self._broken(made.words)
+        self._plan.arrived(made)
 
     def _guarded(self, call: Callable[..., Any], *arguments: Any) -> Any:
         """What the loader gives, with a limit to the wait; a WorkerTrouble instead of its errors about its processes."""
         try:
             with self._watch.waiting():
                 return call(*arguments)
-        except (OSError, EOFError, RuntimeError) as error:
-            if not (shortage(error) or self._watch.dying()):
-                self._end()
-                raise
-            return WorkerTrouble(words_of(error))
+        except BaseException as error:
+            if isinstance(error, (OSError, EOFError, RuntimeError)) and (shortage(error) or self._watch.dying()):
+                return WorkerTrouble(words_of(error))
+            self._end()  # a bug, or Ctrl-C: which batch arrives next is not known any more
+            raise
 
-    def _start(self) -> Iterator[MadeBatch | UserError | WorkerTrouble] | WorkerTrouble:
-        """A pass of the one loader of the run; its processes start at the first pass."""
-        if self._loader is not None:
-            return WorkerTrouble("") if self._watch.died() else iter(self._loader)
+    def _start(self) -> Iterator[MadeBatch | UserError | WorkerTrouble | None]:
+        """Start the processes, which begin with what is planned."""
         self._watch = Watch()
         weakref.finalize(self, self._watch.close)
-        self._loader = DataLoader(
-            Sending(self.maker), batch_size=None, sampler=self._plan, num_workers=self.num_workers, persistent_workers=True,
+        loader = DataLoader(
+            Sending(self.maker), batch_size=None, sampler=self._plan, num_workers=self.num_workers, prefetch_factor=PREFETCHED,
             # fork shares the images in memory; elsewhere it is not safe
             multiprocessing_context="fork" if sys.platform == "linux" else "spawn", pin_memory=self.pinned,
-            generator=torch.Generator())  # else every pass would draw from torch's global generator
+            generator=torch.Generator())  # else it would draw from torch's global generator
         with self._watch.starting():
-            return iter(self._loader)
+            return iter(loader)
+
+    def _broken(self, words: str) -> UserError:
+        """The error that ends the pass, after the processes' end."""
+        words = self._watch.words() if self._watch.dying() else words
+        self._end()
+        return trouble_told(words, self.num_workers)
 
     def _end(self) -> None:
         self._watch.end()
-        self._loader = None
+        self._plan = Plan(PREFETCHED * self.num_workers)
+        self._arriving = None  # new workers would inherit it
 
     def _finished(self, item: WorkItem, made: MadeBatch) -> tuple[Tensor, Tensor]:
         images, labels = self._there(made.images), self._there(torch.from_numpy(item.labels))

@@ -48,7 +48,7 @@ def headline_rows(result: RunResult, reference: Published | None, most_seeds: in
 
 def datasets_table() -> str:
     """Every registered data set on one line: name, classes, images, size in pixels, folder under `data_root`, source."""
-    from utils.data.registry import list_datasets  # imports torch, which a comparison of results does not need
+    from utils.data.registry import list_datasets  # imports numpy, which a comparison of results does not need
 
     rows = [["name", "classes", "training", "test", "pixels", "folder", "source"]]
     for info in list_datasets():

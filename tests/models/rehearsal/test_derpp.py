@@ -49,7 +49,7 @@ def test_reservoir_keeps_every_item_of_the_stream_equally_often():
 def test_replayed_images_come_with_their_own_logits():
     learner = synthetic_learner("derpp")
     learn(learner, [0])
-    for images, labels, positions in learner.replayed(1, 0, "logits"):
+    for (images, labels), positions in zip(*learner.replayed(1, 0, "logits"), strict=True):
         assert labels.tolist() == learner.data.labels_of("train", learner.memory[positions.numpy()]).tolist()
         plain = learner.data.batches("train", indices=learner.memory[positions.numpy()], batch_size=8, augment=False)
         torch.testing.assert_close(images, next(iter(plain))[0])

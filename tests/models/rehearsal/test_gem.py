@@ -61,14 +61,14 @@ def test_a_step_of_training_never_goes_against_an_old_tasks_memory():
     learner.begin_task(1)
     parameters = [p for p in learner.net.parameters() if p.requires_grad]
     objected = 0
-    for images, labels in learner.training_batches(1, 0):
+    for step, (images, labels) in enumerate(learner.training_batches(1, 0)):
         learner.net.zero_grad()
         loss, _, _ = learner.training_loss(learner.net, images, labels)
         loss.backward()
         before = read_gradients(parameters)
         learner.after_backward(learner.net)
         after = read_gradients(parameters)
-        old = learner.memory_gradient(learner.net, parameters, 0)
+        old = learner.memory_gradient(learner.net, parameters, *learner.memory_batch(1, 0, step, 0), len(learner.stored(0)))
         objected += bool(before @ old < 0)
         assert after @ old > -1e-4 * after.norm() * old.norm()
     assert objected > 0  # else the test would show nothing

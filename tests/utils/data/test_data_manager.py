@@ -159,7 +159,7 @@ def test_workers_give_the_same_batches_and_live_on():
         settings = dict(batch_size=4, augment=True, shuffle_seed=seed)
         for ours, theirs in zip(plain.batches("train", 0, **settings), pooled.batches("train", 0, **settings), strict=True):
             assert torch.equal(ours[0], theirs[0]) and torch.equal(ours[1], theirs[1])
-        processes.append({worker.pid for worker in pooled._pool._loader._iterator._workers})
+        processes.append({process.pid for process in pooled._pool._watch.processes})
     assert processes[0] == processes[1] and len(processes[0]) == 2
     assert torch.equal(before, torch.get_rng_state())
 

@@ -162,6 +162,17 @@ def test_imagenet_r_is_split_by_one_permutation_of_all_sorted_paths_and_keeps_it
         load_dataset("imagenet-r", str(tmp_path))
 
 
+def test_the_first_process_alone_keeps_the_split_beside_the_data(tmp_path, small, monkeypatch):
+    small("imagenet-r", 4, 16, 4)
+    folder = write(tmp_path, imagenet_r_files()) / "imagenet-r"
+    found = {}
+    for rank in ("1", "0"):
+        monkeypatch.setenv("RANK", rank)
+        found[rank] = list(load_dataset("imagenet-r", str(tmp_path))[0].images)
+        assert (folder / "split.json").exists() == (rank == "0")
+    assert found["0"] == found["1"]
+
+
 def test_the_whole_imagenet_r_gives_24000_and_6000():
     class Files:
         def names(self):

@@ -17,7 +17,8 @@ import torch
 
 from utils.errors import UserError
 from utils.images import workers
-from utils.images.loader import BatchMaker, BatchPool, WorkItem
+from utils.images.loader import BatchMaker, BatchPool
+from utils.images.passes import WorkItem
 from utils.images.store import ArrayStore
 from utils.images.transforms import make_transform
 from utils.images.workers import shortage

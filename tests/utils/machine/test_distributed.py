@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +18,9 @@ from tests.processes import wait_for
 from tests.run_files import assert_same_run, only_run
 from tests.support import MICRO_VIT, SMALL, StubData, make_config, make_learner, that_it_has
 from trainer import train
-from utils.machine.distributed import gather_rows
+from utils.errors import UserError
+from utils.machine.device import make_fabric
+from utils.machine.distributed import first_process_first, gather_rows, launch, share_of_batch
 
 PROJECT = Path(__file__).parents[3]
 # 13 images per class, batches of 10: the last batch of the 3-class task is a single image, 39 and 26 images split unevenly.
@@ -128,6 +131,43 @@ def test_two_processes_that_are_killed_inside_a_task_go_on_bit_for_bit(tmp_path)
     assert resumed.wait(120) == 0, resumed.stderr.read()[-2000:]
     assert "task 2: continuing after epoch" in (run / "seed0" / "log.txt").read_text()
     assert_same_run(only_run(tmp_path / "whole"), run)
+
+
+@pytest.mark.timeout(300)
+def test_buffers_that_each_process_counts_by_itself_are_the_checkpoints_and_testing_needs_one_process_or_several(tmp_path):
+    here = {**EXPERIMENT, "epochs": 1, "convnet_type": "timm/resnet10t", "dataset": {**EXPERIMENT["dataset"], "image_size": 32}}
+    results, tensors = run(tmp_path, "two", [], **here | {"model_name": "finetune", "device": ["cpu", "cpu"]})
+    assert any(name.endswith("running_mean") for name in tensors)
+    told = {}
+    for device in ("cpu", "cpu,cpu"):
+        done = subprocess.run([sys.executable, "main.py", "--config", str(tmp_path / "two.json"), "--out", str(tmp_path), "--test_only",
+                               "--device", device], cwd=PROJECT, capture_output=True, text=True, timeout=200, check=False)
+        assert done.returncode == 0 and "the run reported" not in done.stderr + done.stdout, done.stderr[-2000:]
+        told[device] = next(line for line in done.stdout.splitlines() if line.startswith("Last accuracy"))
+    assert told["cpu"] == told["cpu,cpu"] and f"{results['seeds'][0]['last']:.2f}" in told["cpu"]
+
+
+def test_several_devices_in_an_interactive_session_are_one_message(monkeypatch):
+    monkeypatch.setitem(sys.modules, "__main__", ModuleType("__main__"))
+    with pytest.raises(UserError, match=r"2 devices need 2 processes.*interactive session"):
+        launch(make_fabric(["cpu", "cpu"], "32-true"))
+
+
+def test_the_shares_of_a_batch_need_no_exchange_and_make_the_mean_of_the_whole():
+    fabric = SimpleNamespace(world_size=3)  # it can exchange nothing
+    losses, mean = [[1.0, 5.0], [2.0], []], 8 / 3
+    shares = [share_of_batch(fabric, len(part), 3) for part in losses]
+    assert sum(share * sum(part) / max(len(part), 1) for share, part in zip(shares, losses, strict=True)) / 3 == pytest.approx(mean)
+    assert share_of_batch(SimpleNamespace(world_size=1), 2, 3) is None
+
+
+@pytest.mark.parametrize(("first", "order"), [(True, ["work", "wait"]), (False, ["wait", "work"])])
+def test_the_first_process_downloads_before_the_others_look(first, order):
+    done = []
+    fabric = SimpleNamespace(world_size=2, is_global_zero=first, barrier=lambda _name: done.append("wait"))
+    with first_process_first(fabric):
+        done.append("work")
+    assert done == order
 
 
 def test_gathering_in_one_process_changes_nothing():

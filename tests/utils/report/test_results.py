@@ -12,6 +12,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.result_samples import make_result
 from utils.errors import UserError
@@ -187,6 +188,12 @@ def test_environment_names_versions_but_no_place() -> None:
     found = environment()
     assert {"python", "torch", "torchvision", "timm", "numpy", "platform", "cpu", "gpu", "git_commit"} <= set(found)
     assert str(Path.home()) not in json.dumps(found) and str(Path.cwd()) not in json.dumps(found)
+
+
+def test_a_gpu_that_the_run_does_not_use_is_not_named(monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H200")
+    assert environment(torch.device("cpu"))["gpu"] is None and environment(torch.device("cuda"))["gpu"] == "NVIDIA H200"
 
 
 def test_git_commit_tells_clean_from_changed_from_no_checkout(tmp_path: Path) -> None:

@@ -32,6 +32,16 @@ def test_a_line_is_seen_as_soon_as_it_is_written(tmp_path):
         assert read_metrics(tmp_path / "metrics.jsonl") == LINES[:count]
 
 
+def test_tasks_count_from_1_and_rates_have_their_groups_names(tmp_path, caplog):
+    caplog.set_level(logging.INFO, logger="slca")
+    written = monitor(tmp_path)
+    written.bar([], "")
+    written.end_epoch(0, 0, 2, [1.0], 50.0, [{"name": "backbone", "lr": 1e-4}, {"name": "head", "lr": 0.01}])
+    (line,) = read_metrics(tmp_path / "metrics.jsonl")
+    assert (line["task"], line["epoch"], line["lr"]) == (1, 1, {"backbone": 1e-4, "head": 0.01})
+    assert "task 1/3  epoch 1/2" in caplog.text and "lr backbone 0.0001, head 0.01" in caplog.text
+
+
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_line_is_passed_over_and_told_once(damage, tmp_path):
     told: list[str] = []

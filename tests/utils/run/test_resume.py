@@ -1,6 +1,8 @@
 """A run that was interrupted, at any checkpoint, ends as one that was not: bit for bit."""
 
 import json
+import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -11,6 +13,8 @@ from trainer import test as evaluate_run
 from trainer import train
 from utils.errors import RunFailed, UserError
 from utils.run.checkpoint import CheckpointStore
+from utils.run.monitor import RunMonitor
+from utils.run.run_folder import RunFolder
 
 
 @pytest.fixture(autouse=True)
@@ -107,6 +111,25 @@ def test_checkpoint_every_spares_epochs_and_keeps_one(tmp_path, monkeypatch):
     assert [p.name for p in checkpoints.iterdir()] == ["task_01_epoch_0004"]
 
 
+@pytest.mark.parametrize(("minutes", "epochs"), [(0.0, [1, 2, 3, 4]), (2.0, [2, 4]), (5.0, [])])
+def test_checkpoints_inside_a_task_are_written_by_time(minutes, epochs, tmp_path, monkeypatch):
+    clock, saved = [0.0], []
+    monkeypatch.setattr(trainer, "time", SimpleNamespace(monotonic=lambda: clock[0], perf_counter=time.perf_counter))
+    real_save, real_end = CheckpointStore.save, RunMonitor.end_epoch
+
+    def save(self, task, epoch, **kwargs):
+        saved.append((task, epoch))
+        real_save(self, task, epoch, **kwargs)
+
+    def end_epoch(self, *args):
+        clock[0] += 60  # an epoch takes a minute
+        real_end(self, *args)
+    monkeypatch.setattr(CheckpointStore, "save", save)
+    monkeypatch.setattr(RunMonitor, "end_epoch", end_epoch)
+    train(tiny_config(epochs=5, checkpoint_every=None, checkpoint_minutes=minutes), tmp_path, name="run")
+    assert [epoch for task, epoch in saved if task == 0 and epoch is not None] == epochs
+
+
 @pytest.mark.parametrize(("key", "value"), [("lr", 0.02), ("torch_seed", 7), ("epochs", 4), ("seed", 5)])
 def test_resuming_with_another_config_is_refused_by_key(key, value, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
@@ -164,6 +187,18 @@ def test_test_only_gives_the_figures_that_every_checkpoint_reported(method, tmp_
     assert [s.top1_curve for s in second.seeds] == [s.top1_curve[:2] for s in whole.seeds]
     assert [s.accuracy_matrix[1] for s in second.seeds] == [s.accuracy_matrix[1][:2] for s in whole.seeds]
     assert sorted((p, p.stat().st_mtime_ns) for p in tmp_path.rglob("*")) == before, "evaluating must write nothing"
+
+
+def test_test_only_and_predict_pass_over_a_newer_run_that_has_no_checkpoint_yet(tmp_path, monkeypatch):
+    config = tiny_config(epochs=1)
+    whole = train(config, tmp_path, name="run")
+    older = only_run(tmp_path / "run")
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(CheckpointStore, "save", lambda *_, **__: (_ for _ in ()).throw(Stopped()))
+        train(config, tmp_path, name="run")
+    assert len(list((tmp_path / "run").glob("*/run.json"))) == 2
+    assert evaluate_run(config, tmp_path, name="run").seeds[0].top1_curve == whole.seeds[0].top1_curve
+    assert RunFolder.newest(tmp_path / "run").path == older
 
 
 def test_test_only_of_another_config_is_refused(tmp_path):
