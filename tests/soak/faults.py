@@ -1,0 +1,177 @@
+"""A tiny run is killed, or its disk fails, at every system call that changes its folder; resumed, it must end bit for bit as if nothing was.
+
+    python -m tests.soak.faults                     every call, four ways each, and as many random ones with a second fault
+    python -m tests.soak.faults --only 17           fault 17 of that list again, with what the run printed
+
+Seen are open for writing, write, truncate, fsync, mkdir, rmdir, rename, link and unlink, of all threads, as the C library gets them
+(calls.c). Not seen: reads, closes, what the kernel holds back until a power cut, files outside of the run's folder, other processes.
+Checkpoints are written by their thread as always; in the walk the training waits for it, so that call n is the same call every time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import random
+import shutil
+import sys
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tests.soak import shim
+from tests.soak.children import Ended, in_parts, run_main, stub_slow_parts
+from tests.soak.shim import How
+
+SECONDS = 60.0  # of one run; alone it takes less than one
+SETTINGS = {"epochs": 2, "init_cls": 3, "ca_epochs": 1, "keep_checkpoints": "last", "save_before_ca": True}
+CALLS_TO_RESUME = 20  # about as many does a run that resumes make before its first new step
+DERIVED = ("results.csv", "results_tidy.csv", "report.html", "curve.png", "matrix.png")
+
+
+@dataclass(frozen=True)
+class Fault:
+    """At call `at` (from 1) of a run; `then` at one of the run that resumes it."""
+
+    at: int
+    how: How
+    error: int = errno.ENOSPC
+    in_order: bool = True  # the training waits for each checkpoint
+    then: Fault | None = None
+
+    def __str__(self) -> str:
+        error = f" {errno.errorcode[self.error]}" if self.how >= How.FAIL_ONCE else ""
+        return f"{self.how.name}{error} at call {self.at}" + ("" if self.then is None else f", then {self.then}")
+
+
+KINDS = [(How.KILL_BEFORE, 0), (How.KILL_HALF, 0), (How.FAIL_ON, errno.ENOSPC), (How.FAIL_ONCE, errno.EIO)]
+MORE_KINDS = [*KINDS, (How.KILL_AFTER, 0), (How.FAIL_ON, errno.EIO), (How.FAIL_ONCE, errno.ENOSPC), (How.FAIL_ONCE, errno.EACCES)]
+
+
+class Walk:
+    """The run, how it ends when nothing happens, and what happens to it."""
+
+    def __init__(self, folder: Path) -> None:
+        from tests.processes import write_config
+        from tests.run_files import only_run, tiny_config
+
+        self.folder = folder
+        self.config = write_config(tiny_config(**SETTINGS), folder / "tiny.json")
+        ended = self.run(folder / "whole", Fault(0, How.COUNT))
+        assert ended.code == 0, ended.output
+        self.whole = only_run(folder / "whole" / "out" / "tiny")
+        self.calls = (folder / "whole" / "trace").read_text().splitlines()
+
+    def run(self, folder: Path, fault: Fault | None) -> Ended:
+        """Start or resume the run in `folder`, with a fault or without one."""
+        out = folder / "out"
+        out.mkdir(parents=True, exist_ok=True)
+
+        def prepare() -> None:
+            if fault is not None:
+                if fault.in_order:
+                    write_in_order()
+                shim.arm(out, fault.at, fault.how, fault.error, folder / "trace")
+
+        return run_main(["--config", str(self.config), "--out", str(out), "--resume"], folder / "output.txt", SECONDS, prepare)
+
+    def problem(self, number: int, fault: Fault) -> str | None:
+        """What is wrong after this fault, with how to see it again; None where all is as it must be."""
+        folder = self.folder / f"fault{number}"
+        told = [f"fault {number}, {fault}"]
+        following: Fault | None = fault
+        try:
+            while following is not None:
+                ended = self.run(folder, following)
+                found = _problem_of_faulty_run(ended, following)
+                lines = (folder / "trace").read_text().splitlines() if (folder / "trace").exists() else []
+                told.append(f"met {lines[following.at - 1]!r}" if following.at <= len(lines) else "met no call")
+                if found:
+                    return f"{': '.join([*told, found])}\n{ended.output[-1500:]}"
+                following = following.then
+            ended = self.run(folder, None)
+            found = ended.problem() or self._difference(folder) if ended.code == 0 else f"resuming gives exit code {ended.code}"
+            return f"{': '.join([*told, found])}\n{ended.output[-1500:]}" if found else None
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _difference(self, folder: Path) -> str | None:
+        """In what the run that was resumed to its end differs from the whole one."""
+        from tests.run_files import assert_same_run, only_run
+
+        run = only_run(folder / "out" / "tiny")
+        try:
+            assert_same_run(self.whole, run)
+        except AssertionError as error:
+            return f"differs: {error}"[:1500]
+        lost = [name for name in DERIVED if not (run / name).is_file() or not (run / name).stat().st_size]
+        left = [str(file.relative_to(run)) for file in run.rglob(".*") if file.name != ".lock"]
+        return f"lost {lost}" if lost else f"left {left}" if left else None
+
+
+def _problem_of_faulty_run(ended: Ended, fault: Fault) -> str | None:
+    """A killed run is dead (or was done before); one whose disk failed is done, or ends in one sentence with exit code 2."""
+    if fault.how in (How.KILL_BEFORE, How.KILL_AFTER, How.KILL_HALF) and ended.code == -9:
+        return None
+    return ended.problem()
+
+
+def write_in_order() -> None:
+    """The training waits until the thread has written each checkpoint; errors are still raised where they would be."""
+    from utils.run.background import NewestJob
+
+    put = NewestJob.put
+
+    def put_and_join(self: NewestJob, job: object, replaceable: bool = True) -> None:
+        put(self, job, replaceable)
+        if self._thread is not None:
+            self._thread.join()
+
+    NewestJob.put = put_and_join
+
+
+def all_faults(calls: int, seed: int) -> list[Fault]:
+    """Every call in the four ways of KINDS, then as many drawn ones that are followed by a second in the resumed run."""
+    walk = [Fault(at, how, error) for at in range(1, calls + 1) for how, error in KINDS]
+    draw = random.Random(seed)
+
+    def drawn(last: int, then: Fault | None = None) -> Fault:
+        how, error = draw.choice(MORE_KINDS)
+        return Fault(draw.randint(1, last), how, error, draw.random() < 0.3, then)
+
+    firsts = [drawn(calls) for _ in walk]
+    return walk + [replace(first, then=drawn(calls - first.at + CALLS_TO_RESUME)) for first in firsts]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seed", type=int, default=0, help="of the random faults")
+    parser.add_argument("--every", type=int, default=1, help="take only every n-th fault")
+    parser.add_argument("--only", type=int, help="the number of one fault")
+    parser.add_argument("--jobs", type=int, default=1, help="processes")
+    parser.add_argument("--minutes", type=float, default=30, help="stop after so many")
+    arguments = parser.parse_args()
+    if shim.compiler() is None:
+        print("skipped: needs Linux and a C compiler (cc)")
+        return 0
+    with tempfile.TemporaryDirectory() as folder:
+        if not shim.is_loaded():
+            library = shim.build(Path(folder))
+            environment = {**os.environ, "LD_PRELOAD": str(library), "OMP_NUM_THREADS": "1"}
+            return os.spawnvpe(os.P_WAIT, sys.executable, [sys.executable, "-m", "tests.soak.faults", *sys.argv[1:]], environment)
+        import models.slca.slca  # noqa: F401 (before the forks)
+        import trainer  # noqa: F401
+
+        stub_slow_parts()
+        walk = Walk(Path(folder))
+        faults = all_faults(len(walk.calls), arguments.seed)
+        numbers = [arguments.only] if arguments.only is not None else range(0, len(faults), arguments.every)
+        done, problems = in_parts([(n, faults[n]) for n in numbers], arguments.jobs, lambda _, item: walk.problem(*item), arguments.minutes)
+    print(f"{len(walk.calls)} calls, seed {arguments.seed}: {done} of {len(faults)} faults, {len(problems)} problems. "
+          "Repeat one: python -m tests.soak.faults --only NUMBER" + (f" --seed {arguments.seed}" if arguments.seed else ""))
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
