@@ -7,7 +7,8 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -51,10 +52,8 @@ def run_main(arguments: Sequence[str], output: Path, seconds: float, prepare: Ca
         code = HANGS
         os.kill(child.pid, signal.SIGABRT)  # prints where every thread is
         child.join(5)
-    try:
+    with suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)  # workers that it left
-    except ProcessLookupError:
-        pass
     child.join()
     return Ended(code, output.read_text(errors="replace") if output.exists() else "")
 
@@ -78,39 +77,34 @@ def stub_slow_parts() -> None:
     page.png_bytes = lambda figure: b"\x89PNG\r\n\x1a\n" * 100
 
 
-def in_parts(items: Sequence[T], jobs: int, work: Callable[[int, T], str | None], minutes: float) -> tuple[int, list[str]]:
-    """`work(number, item)` for every item in `jobs` processes, until they or the minutes are used up.
+def in_parts(items: Sequence[T], jobs: int, work: Callable[[T], str], fine: Collection[str], minutes: float) -> list[str]:
+    """`work(item)` for every item in `jobs` processes, until they or the minutes are used up; what is not `fine` is shown as it comes.
 
     Returns:
-        How many were done, and what `work` found wrong.
+        What each call gave.
     """
     results = FORK.SimpleQueue()
     end = time.monotonic() + 60 * minutes
 
     def one_part(part: int) -> None:
-        for number in range(part, len(items), jobs):
+        for item in items[part::jobs]:
             if time.monotonic() > end:
                 break
-            results.put((number, work(number, items[number])))
+            results.put(work(item))
         results.put(None)
 
     workers = [FORK.Process(target=one_part, args=(part,)) for part in range(jobs)]
     for worker in workers:
         worker.start()
-    found = dict(_results(results, jobs))
-    for worker in workers:
-        worker.join()
-        assert worker.exitcode == 0, "a worker of the soak itself failed"
-    return len(found), [found[number] for number in sorted(found) if found[number] is not None]
-
-
-def _results(results: multiprocessing.SimpleQueue, jobs: int) -> Iterator[tuple[int, str | None]]:
-    """What the workers put, shown as it comes, until each of them is done."""
+    found: list[str] = []
     while jobs:
         result = results.get()
         if result is None:
             jobs -= 1
             continue
-        if result[1] is not None:
-            print(result[1], flush=True)
-        yield result
+        found.append(result)
+        if result not in fine:
+            print(result, flush=True)
+    for worker in workers:
+        worker.join()
+    return found

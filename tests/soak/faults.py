@@ -1,4 +1,4 @@
-"""A tiny run is killed, or its disk fails, at every system call that changes its folder; resumed, it must end bit for bit as if nothing was.
+"""A tiny run is killed, or its disk fails, at every system call that changes its folder; resumed, it ends bit for bit as if nothing was.
 
     python -m tests.soak.faults                     every call, four ways each, and as many random ones with a second fault
     python -m tests.soak.faults --only 17           fault 17 of that list again, with what the run printed
@@ -24,6 +24,7 @@ from tests.soak import shim
 from tests.soak.children import Ended, in_parts, run_main, stub_slow_parts
 from tests.soak.shim import How
 
+FINE = "as uninterrupted"
 SECONDS = 60.0  # of one run; alone it takes less than one
 SETTINGS = {"epochs": 2, "init_cls": 3, "ca_epochs": 1, "keep_checkpoints": "last", "save_before_ca": True}
 CALLS_TO_RESUME = 20  # about as many does a run that resumes make before its first new step
@@ -76,8 +77,8 @@ class Walk:
 
         return run_main(["--config", str(self.config), "--out", str(out), "--resume"], folder / "output.txt", SECONDS, prepare)
 
-    def problem(self, number: int, fault: Fault) -> str | None:
-        """What is wrong after this fault, with how to see it again; None where all is as it must be."""
+    def outcome(self, number: int, fault: Fault) -> str:
+        """"as uninterrupted", or what is wrong after this fault, with how to see it again."""
         folder = self.folder / f"fault{number}"
         told = [f"fault {number}, {fault}"]
         following: Fault | None = fault
@@ -91,8 +92,8 @@ class Walk:
                     return f"{': '.join([*told, found])}\n{ended.output[-1500:]}"
                 following = following.then
             ended = self.run(folder, None)
-            found = ended.problem() or self._difference(folder) if ended.code == 0 else f"resuming gives exit code {ended.code}"
-            return f"{': '.join([*told, found])}\n{ended.output[-1500:]}" if found else None
+            found = f"resuming gives exit code {ended.code}" if ended.code else ended.problem() or self._difference(folder)
+            return f"{': '.join([*told, found])}\n{ended.output[-1500:]}" if found else FINE
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -167,9 +168,10 @@ def main() -> int:
         walk = Walk(Path(folder))
         faults = all_faults(len(walk.calls), arguments.seed)
         numbers = [arguments.only] if arguments.only is not None else range(0, len(faults), arguments.every)
-        done, problems = in_parts([(n, faults[n]) for n in numbers], arguments.jobs, lambda _, item: walk.problem(*item), arguments.minutes)
-    print(f"{len(walk.calls)} calls, seed {arguments.seed}: {done} of {len(faults)} faults, {len(problems)} problems. "
-          "Repeat one: python -m tests.soak.faults --only NUMBER" + (f" --seed {arguments.seed}" if arguments.seed else ""))
+        found = in_parts([(n, faults[n]) for n in numbers], arguments.jobs, lambda item: walk.outcome(*item), [FINE], arguments.minutes)
+    problems = len(found) - found.count(FINE)
+    print(f"{len(walk.calls)} calls, seed {arguments.seed}: {len(found)} of {len(faults)} faults, {problems} problems. "
+          f"Repeat one: python -m tests.soak.faults --seed {arguments.seed} --only NUMBER")
     return 1 if problems else 0
 
 
