@@ -65,16 +65,25 @@ def _main(arguments: Sequence[str], output: Path, prepare: Callable[[], None]) -
     run_as_main(list(arguments), str(output), prepare=lambda: (faulthandler.enable(), prepare()))
 
 
-def stub_slow_parts() -> None:
-    """Pictures take most of a tiny run's time: their files are written, their drawing is left out. The git commit is looked up once."""
+def stub_slow_parts() -> Callable[[], None]:
+    """Pictures take most of a tiny run's time: their files are written, their drawing is left out. The git commit is looked up once.
+
+    Returns:
+        What undoes it.
+    """
+    from pytest import MonkeyPatch
+
     from utils.machine import environment
     from utils.report import page
 
     commit = environment.git_commit(environment.PROJECT)
-    environment.git_commit = lambda project: commit
     figure = SimpleNamespace(get_size_inches=lambda: (1.0, 1.0))
-    page.curve_figure = page.matrix_figure = lambda *results, **theme: figure
-    page.png_bytes = lambda figure: b"\x89PNG\r\n\x1a\n" * 100
+    patch = MonkeyPatch()
+    patch.setattr(environment, "git_commit", lambda project: commit)
+    for name in ("curve_figure", "matrix_figure"):
+        patch.setattr(page, name, lambda *results, **theme: figure)
+    patch.setattr(page, "png_bytes", lambda figure: b"\x89PNG\r\n\x1a\n" * 100)
+    return patch.undo
 
 
 def in_parts(items: Sequence[T], jobs: int, work: Callable[[T], str], fine: Collection[str], minutes: float) -> list[str]:

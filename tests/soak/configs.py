@@ -1,7 +1,7 @@
 """Random settings on tiny data and a micro ViT: each config ends in one sentence, or in a run that is done; no traceback, no hang.
 
-    python -m tests.soak.configs --count 2000 --seed 0
-    python -m tests.soak.configs --only 17               config 17 again; printed with what the run said
+    python -m tests.soak configs --count 2000 --seed 0
+    python -m tests.soak configs --seed 0 --only 17      config 17 again; printed with what the run said
 
 The values come from the settings' JSON Schema (exps/schema.json): small ones, the ends of each range, and far beyond where there is no
 end. Settings that would only make a run long (WORK) stay small. Not drawn: `compile`, which takes minutes, and several processes.
@@ -9,15 +9,13 @@ end. Settings that would only make a run long (WORK) stay small. Not drawn: `com
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 import random
 import resource
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -162,42 +160,23 @@ def outcome(ended: Ended, out: Path) -> str:
     return ended.problem() or ("done" if not ended.code else "stopped" if "training time" in ended.output or logs else "refused")
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seed", type=int, default=0, help="of all configs")
-    parser.add_argument("--count", type=int, default=2000, help="configs")
-    parser.add_argument("--only", type=int, help="the number of one config")
-    parser.add_argument("--jobs", type=int, default=1, help="processes")
-    parser.add_argument("--minutes", type=float, default=30, help="stop after so many")
-    arguments = parser.parse_args()
-    from models import learner_class
-    from utils.methods import catalogue
+def soak(folder: Path, numbers: Iterable[int], seed: int, jobs: int = 1, minutes: float = 30, shown: bool = False) -> int:
+    """Run the configs of these numbers and print how they ended; returns the number of problems.
 
-    for name in catalogue().methods:
-        learner_class(name)  # imported before the forks
-    import trainer  # noqa: F401
+    Args:
+        shown: print each config and its output too.
+    """
+    drawer = Drawer(folder)
 
-    with tempfile.TemporaryDirectory() as root:
-        drawer = Drawer(Path(root))
+    def check(number: int) -> str:
+        config = drawer.config(f"{seed} {number}")
+        with tempfile.TemporaryDirectory(dir=folder) as own:
+            ended = run_config(Path(own), config, whole=number % WHOLE_EVERY == 0)
+            found = outcome(ended, Path(own) / "out")
+        if shown:
+            print(json.dumps(config, indent=2), ended.output, sep="\n")
+        return found if found in FINE else f"config {number} of seed {seed}: {found}\n{json.dumps(config)}\n{ended.output[-1500:]}"
 
-        def check(number: int) -> str:
-            config = drawer.config(f"{arguments.seed} {number}")
-            with tempfile.TemporaryDirectory(dir=root) as folder:
-                ended = run_config(Path(folder), config, whole=number % WHOLE_EVERY == 0)
-                found = outcome(ended, Path(folder) / "out")
-            if arguments.only is not None:
-                print(json.dumps(config, indent=2), ended.output, sep="\n")
-            return found if found in FINE else (f"config {number} of seed {arguments.seed}: {found}\n{json.dumps(config)}\n"
-                                                f"{ended.output[-1500:]}")
-
-        numbers: Sequence[int] = [arguments.only] if arguments.only is not None else range(arguments.count)
-        found = in_parts(numbers, arguments.jobs, check, FINE, arguments.minutes)
-    ends = Counter(end if end in FINE else "problems" for end in found)
-    print(f"seed {arguments.seed}: {len(found)} configs: {dict(sorted(ends.items()))}. "
-          f"Repeat one: python -m tests.soak.configs --seed {arguments.seed} --only NUMBER")
-    return 1 if ends["problems"] else 0
-
-
-if __name__ == "__main__":
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    sys.exit(main())
+    ends = Counter(end if end in FINE else "problems" for end in in_parts(list(numbers), jobs, check, FINE, minutes))
+    print(f"seed {seed}: {ends.total()} configs: {', '.join(f'{ends[end]} {end}' for end in (*FINE, 'problems'))}", flush=True)
+    return ends["problems"]

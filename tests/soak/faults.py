@@ -1,7 +1,7 @@
 """A tiny run is killed, or its disk fails, at every system call that changes its folder; resumed, it ends bit for bit as if nothing was.
 
-    python -m tests.soak.faults                     every call, four ways each, and as many random ones with a second fault
-    python -m tests.soak.faults --only 17           fault 17 of that list again, with what the run printed
+    python -m tests.soak faults                     every call, four ways each, and as many random ones with a second fault
+    python -m tests.soak faults --seed 0 --only 17  fault 17 of that list again
 
 Seen are open for writing, write, truncate, fsync, mkdir, rmdir, rename, link and unlink, of all threads, as the C library gets them
 (calls.c). Not seen: reads, closes, what the kernel holds back until a power cut, files outside of the run's folder, other processes.
@@ -10,18 +10,15 @@ Checkpoints are written by their thread as always; in the walk the training wait
 
 from __future__ import annotations
 
-import argparse
 import errno
-import os
 import random
 import shutil
-import sys
-import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tests.soak import shim
-from tests.soak.children import Ended, in_parts, run_main, stub_slow_parts
+from tests.soak.children import Ended, in_parts, run_main
 from tests.soak.shim import How
 
 FINE = "as uninterrupted"
@@ -145,35 +142,16 @@ def all_faults(calls: int, seed: int) -> list[Fault]:
     return walk + [replace(first, then=drawn(calls - first.at + CALLS_TO_RESUME)) for first in firsts]
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seed", type=int, default=0, help="of the random faults")
-    parser.add_argument("--every", type=int, default=1, help="take only every n-th fault")
-    parser.add_argument("--only", type=int, help="the number of one fault")
-    parser.add_argument("--jobs", type=int, default=1, help="processes")
-    parser.add_argument("--minutes", type=float, default=30, help="stop after so many")
-    arguments = parser.parse_args()
-    if shim.compiler() is None:
-        print("skipped: needs Linux and a C compiler (cc)")
-        return 0
-    with tempfile.TemporaryDirectory() as folder:
-        if not shim.is_loaded():
-            library = shim.build(Path(folder))
-            environment = {**os.environ, "LD_PRELOAD": str(library), "OMP_NUM_THREADS": "1"}
-            return os.spawnvpe(os.P_WAIT, sys.executable, [sys.executable, "-m", "tests.soak.faults", *sys.argv[1:]], environment)
-        import models.slca.slca  # noqa: F401 (before the forks)
-        import trainer  # noqa: F401
+def soak(folder: Path, numbers: Callable[[int], Sequence[int]], seed: int, jobs: int = 1, minutes: float = 30) -> int:
+    """Let faults happen and print what came of them; returns the number of problems.
 
-        stub_slow_parts()
-        walk = Walk(Path(folder))
-        faults = all_faults(len(walk.calls), arguments.seed)
-        numbers = [arguments.only] if arguments.only is not None else range(0, len(faults), arguments.every)
-        found = in_parts([(n, faults[n]) for n in numbers], arguments.jobs, lambda item: walk.outcome(*item), [FINE], arguments.minutes)
+    Args:
+        numbers: from how many faults there are to those that are wanted.
+    """
+    walk = Walk(folder)
+    faults = all_faults(len(walk.calls), seed)
+    wanted = [(number, faults[number]) for number in numbers(len(faults))]
+    found = in_parts(wanted, jobs, lambda item: walk.outcome(*item), [FINE], minutes)
     problems = len(found) - found.count(FINE)
-    print(f"{len(walk.calls)} calls, seed {arguments.seed}: {len(found)} of {len(faults)} faults, {problems} problems. "
-          f"Repeat one: python -m tests.soak.faults --seed {arguments.seed} --only NUMBER")
-    return 1 if problems else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    print(f"{len(walk.calls)} calls, seed {seed}: {len(found)} of {len(faults)} faults, {problems} problems", flush=True)
+    return problems

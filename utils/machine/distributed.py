@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -24,6 +25,7 @@ from utils.errors import UserError
 
 T = TypeVar("T")
 LOST = ("gloo/transport", "onnection closed by peer", "onnection reset by peer")  # in errors of gloo, which have no class of their own
+_started: list[subprocess.Popen] = []  # by the first config of a command; the later ones go on with them
 SECONDS_TO_END = 20.0  # that the system may take to tell that a process is dead whose connection broke
 
 
@@ -43,6 +45,7 @@ def launch(fabric: Fabric) -> None:
                         "again, and an interactive session (a notebook, python -, python -c) has none. Ask for one device here, or run "
                         "python main.py --config FILE, or a file of your own.")
     fabric.launch()
+    _started.extend(getattr(fabric.strategy.launcher, "procs", None) or [])
     if not fabric.is_global_zero:
         logging.disable(logging.CRITICAL)
 
@@ -58,9 +61,9 @@ def several_processes() -> bool:
     return torch.distributed.is_available() and torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
 
 
-def end_processes(fabric: Fabric) -> None:
+def end_processes() -> None:
     """End the processes that `launch` started: after an error in the first one nobody would answer them."""
-    for process in getattr(fabric.strategy.launcher, "procs", None) or []:
+    for process in _started:
         process.terminate()
 
 
@@ -71,7 +74,7 @@ def processes_ended_on_error(fabric: Fabric) -> Iterator[None]:
         yield
     except BaseException as error:
         lost = _lost_process(fabric, error)
-        end_processes(fabric)
+        end_processes()
         if lost:
             raise UserError(f"{lost}, and the others stopped with it. Checkpoints written so far are intact: continue with "
                             "--resume.") from None
@@ -84,9 +87,8 @@ def _lost_process(fabric: Fabric, error: BaseException) -> str:
     if fabric.world_size == 1 or not isinstance(error, RuntimeError) or not broken:
         return ""
     end = time.monotonic() + SECONDS_TO_END
-    started = getattr(fabric.strategy.launcher, "procs", None) or []
-    while started and time.monotonic() < end:
-        for rank, process in enumerate(started, start=1):
+    while _started and time.monotonic() < end:
+        for rank, process in enumerate(_started, start=1):
             if process.poll() is not None:
                 return f"process {rank} of this run, counted from 0, {_how_it_ended(process.returncode)}"
         time.sleep(0.05)

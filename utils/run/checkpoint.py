@@ -35,6 +35,7 @@ from utils.files import file_sha256, replacing, sha256_of, sync_file, sync_folde
 from utils.run.background import NewestJob, host_copies
 
 PARTIAL = ".partial"  # ends the name of a folder that is being written
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")  # so safetensors tells what the system said
 _NAME = re.compile(r"task_(\d+)(?:_epoch_(\d+))?")
 
 
@@ -246,6 +247,10 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
     """Write a safetensors file of tensors on any device, flushed to the disk; returns its SHA-256.
 
     Tensors are copied only where the format asks for it: from another device, out of a strided view, or where two share memory.
+
+    Raises:
+        OSError: the file cannot be written.
+        SafetensorError: the format cannot hold the tensors.
     """
     seen: set[int] = set()
     plain: dict[str, Tensor] = {}
@@ -256,7 +261,13 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
             tensor = tensor.clone()
         seen.add(tensor.untyped_storage().data_ptr())
         plain[name] = tensor
-    save_file(plain, path)
+    try:
+        save_file(plain, path)
+    except SafetensorError as error:
+        number = _OS_ERROR.search(str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
     with path.open("rb") as file:
         os.fsync(file.fileno())
     return file_sha256(path)

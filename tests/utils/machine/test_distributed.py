@@ -118,7 +118,7 @@ def second_process(first: int) -> int:
     raise AssertionError("there is no second process")
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_when_one_of_two_processes_is_killed_that_is_told_and_they_go_on_bit_for_bit(tmp_path):
     whole, killed, no_pictures = (tmp_path / name for name in ("whole.json", "killed.json", "no_pictures.py"))
     for config in (whole, killed):
@@ -131,16 +131,16 @@ def test_when_one_of_two_processes_is_killed_that_is_told_and_they_go_on_bit_for
         return subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
     both = start("--config", str(whole), str(killed))  # one after the other
-    wait_for(lambda: any((tmp_path / "killed").rglob("task_02_epoch_*/checkpoint.json")) or both.poll() is not None, seconds=120)
+    wait_for(lambda: any((tmp_path / "killed").rglob("task_02_epoch_*/checkpoint.json")) or both.poll() is not None, seconds=240)
     os.kill(second_process(both.pid), signal.SIGKILL)
-    _, printed = both.communicate(timeout=60)
+    _, printed = both.communicate(timeout=120)
     assert both.returncode == 2, printed[-2000:]
     assert re.search(r"^error: process 1 of this run, counted from 0, was ended by signal 9, .* continue with --resume\.$", printed, re.M)
     assert "Traceback" not in printed
     run = only_run(tmp_path / "killed")
     assert not (run / "results.json").exists()
     resumed = start("--config", str(killed), "--resume")
-    _, printed = resumed.communicate(timeout=120)
+    _, printed = resumed.communicate(timeout=240)
     assert resumed.returncode == 0, printed[-2000:]
     assert "task 2: continuing after epoch" in (run / "seed0" / "log.txt").read_text()
     assert_same_run(only_run(tmp_path / "whole"), run)
