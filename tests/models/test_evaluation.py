@@ -8,7 +8,7 @@ import torch
 
 from models import evaluation
 from tests.run_files import only_run, tiny_config
-from tests.support import learn, synthetic_learner
+from tests.support import SMALL, learn, synthetic_learner, that_it_has
 from trainer import train
 
 
@@ -24,6 +24,17 @@ def test_small_tasks_share_batches_and_give_the_features_that_each_gives_alone(m
     assert len(passes) == 2  # two images a class, batches of 8
     torch.testing.assert_close(features, torch.cat([f for f, _ in alone]))
     assert torch.equal(labels, torch.cat([y for _, y in alone]))
+
+
+@pytest.mark.parametrize("method", ["lae", "ease", "tuna", "mos"])
+def test_features_of_more_passes_take_the_place_of_the_old_ones_where_nothing_trains(method):
+    settings = {**SMALL[method], "lae_blocks": 1, "freeze_blocks": 2}
+    learner = synthetic_learner(method, **that_it_has(method, settings), epochs=1)
+    for task in range(2):
+        learn(learner, [task])
+        evaluation.evaluate(learner, task)
+    assert not learner.backbone_trains
+    assert {features.shape[1] for features, _ in learner.feature_cache.values()} == {learner.feature_dim}
 
 
 def test_many_heads_classify_in_one_product_as_one_by_one():
