@@ -2,17 +2,19 @@
 # make demo-all   the same for every exps/*_demo.json
 # make bench  measure speed and memory beside the plain ways
 # make test   install, then run the whole test suite
+# make soak   an hour of faults at system calls and of random settings; its figures are in docs/checkpoints.md
 # make gpu    tests and benchmarks of a GPU, under 8 minutes; without one, the same in short on a pretended one
 # make gpu-check   every method and switch on a CUDA device that is only pretended; needs no GPU
 PYTHON ?= python3
 VENV ?= .venv
 PY := $(VENV)/bin/python
 THREADS ?= 2
+SEED ?= 0
 DEMO := finetune sl slca slcapp joint
 
 PRETEND = $$($(PY) -c 'import torch; print("" if torch.cuda.is_available() else "--pretend_cuda")')
 
-.PHONY: demo demo-all test gpu gpu-check bench lint clean
+.PHONY: demo demo-all test soak gpu gpu-check bench lint clean
 
 demo: $(VENV)/.installed
 	OMP_NUM_THREADS=$(THREADS) $(PY) main.py --config $(DEMO:%=exps/%_demo.json)
@@ -24,6 +26,10 @@ demo-all: $(VENV)/.installed
 
 test: $(VENV)/.installed-dev
 	$(PY) -m pytest -n 2
+
+soak: $(VENV)/.installed-dev
+	$(PY) -m tests.soak faults --seed $(SEED) --jobs $(THREADS) --minutes 30
+	$(PY) -m tests.soak configs --seed $(SEED) --jobs $(THREADS) --minutes 30
 
 gpu: $(VENV)/.installed-dev
 	$(PY) -m pytest tests/test_cuda.py -m cuda -n $(THREADS) $(PRETEND)

@@ -65,8 +65,10 @@ def run_experiment(config: Config, name: str, arguments: argparse.Namespace) -> 
     if arguments.dry_run:
         from models.tools.dry_run import describe_run
         from models.tools.timing import estimate_time
-        show(describe_run(config, name=name))
-        show(estimate_time(config))
+        from utils.machine.out_of_memory import out_of_memory_as_user_error
+        with out_of_memory_as_user_error(config):
+            show(describe_run(config, name=name))
+            show(estimate_time(config))
     elif arguments.test_only:
         from trainer import test
         test(config, arguments.out, name=name, after_task=arguments.after_task)

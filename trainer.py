@@ -227,6 +227,7 @@ class Session:
                     shown = [*shown[:2], "...", *shown[2 - SHOWN_TASKS:]]
                 log.info(f"task {task + 1}/{stream.num_tasks} done  classes {stream.classes_upto(task)}  "
                          f"top-1 {metrics.percent_text(self.figures.top1_curve[-1])}  per task {' '.join(shown)}")
+        self.store.tidy(stream.num_tasks - 1, None)  # what a failing disk did not let go the first time
 
     def measure(self, task: int) -> metrics.Evaluation:
         """Evaluate after `task` and add that to the figures."""

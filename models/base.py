@@ -97,7 +97,10 @@ class BaseLearner:
             start: where an interrupted run was inside this task.
             after_epoch: called after every epoch but the last, with what a checkpoint needs.
         """
+        width = self.feature_dim if self.feature_cache else None
         self.begin_task(task)
+        if width is not None and width != self.feature_dim:  # more passes than before, also where nothing trains
+            self.feature_cache.clear()
         self.ever_trained |= self.trained_now()
         if self.has_heads:
             with monitor.stage("train"):

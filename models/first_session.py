@@ -35,9 +35,9 @@ class FirstSessionSettings(MethodSettings):
         "vpt_shallow or vpt_deep (prompts; vpt means vpt_deep), lora (on q and v) or full (the whole backbone)")
     first_session_head: Literal["cosine", "linear"] = Field("cosine",
         description="head of the first session: cosine with a learned scale (APER), or linear")
-    adapter_width: int = Field(64, ge=1, description="width of an adapter's bottleneck (APER: 64)")
-    vpt_tokens: int = Field(5, ge=1, description="prompt tokens, with vpt_deep in every block (APER: 5)")
-    lora_rank: int = Field(4, ge=1, description="rank of the LoRA factors")
+    adapter_width: int = Field(64, ge=1, le=100_000, description="width of an adapter's bottleneck (APER: 64)")
+    vpt_tokens: int = Field(5, ge=1, le=100_000, description="prompt tokens, with vpt_deep in every block (APER: 5)")
+    lora_rank: int = Field(4, ge=1, le=100_000, description="rank of the LoRA factors")
 
 
 class FirstSession(BaseLearner):

@@ -26,14 +26,19 @@ def start_main(arguments: list[str], output: Path, file_limit: int | None = None
 
 
 def _main(arguments: list[str], output: str, file_limit: int | None) -> None:
+    run_as_main(arguments, output, prepare=lambda: None if file_limit is None else resource.setrlimit(
+        resource.RLIMIT_FSIZE, (file_limit, file_limit)))
+
+
+def run_as_main(arguments: list[str], output: str, prepare: Callable[[], object]) -> None:
+    """In a forked process: `python main.py ARGUMENTS`, its output appended to a file; never returns."""
     import main
 
     stream = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(stream, 1)
     os.dup2(stream, 2)
     sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
-    if file_limit is not None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
+    prepare()
     sys.exit(main.main(arguments))
 
 

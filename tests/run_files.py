@@ -50,9 +50,9 @@ def tensors(run: Path) -> dict[str, Any]:
 
 def assert_same_run(one: Path, other: Path) -> None:
     """Results, curves and every tensor of every checkpoint are equal, bit for bit."""
-    assert results(one) == results(other)
-    assert metrics(one) == metrics(other)
+    assert results(one) == results(other), "results.json differs"
+    assert metrics(one) == metrics(other), "metrics.jsonl differs"
     left, right = tensors(one), tensors(other)
-    assert left.keys() == right.keys() and left
+    assert left.keys() == right.keys() and left, f"tensors in one alone: {sorted(left.keys() ^ right.keys())[:5]}"
     unequal = [name for name in left if left[name].numpy().tobytes() != right[name].numpy().tobytes()]
     assert not unequal, f"{len(unequal)} of {len(left)} tensors differ: {unequal[:5]}"

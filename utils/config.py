@@ -27,6 +27,7 @@ __all__ = ["Config", "DatasetSpec", "MethodSettings", "Strict", "load_config", "
 
 Device = str | int
 ConfigT = TypeVar("ConfigT", bound="Config")
+SMALLEST, LARGEST = 1.2e-38, 3.4e38  # of float32
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
@@ -203,6 +204,13 @@ class Config(Strict):
     deterministic: bool = Field(False,
         description="deterministic kernels alone, slower on a GPU; the CPU repeats bit for bit without it, given the "
         "same number of threads")
+
+    @field_validator("*")
+    @classmethod
+    def _numbers_fit_float32(cls, value: Any) -> Any:
+        if isinstance(value, float) and value and not SMALLEST <= abs(value) <= LARGEST:
+            raise ValueError(f"0, or {SMALLEST} to {LARGEST} in size, which tensors of float32 can hold")
+        return value
 
     @model_validator(mode="before")
     @classmethod

@@ -26,7 +26,7 @@ from utils.run.monitor import Monitor
 class AlignedSettings(AdapterSettings):
     """Gaussians and alignment."""
 
-    adapter_width: int = Field(16, ge=1, description="width of an adapter's bottleneck (MOS, TUNA: 16)")
+    adapter_width: int = Field(16, ge=1, le=100_000, description="width of an adapter's bottleneck (MOS, TUNA: 16)")
     ca_epochs: int = Field(30, ge=0, le=100_000, description="epochs of alignment; 0 switches it off")
     ca_lr: float = Field(0.005, gt=0.0, le=100.0, description="learning rate of alignment")
     ca_samples: int = Field(240, ge=1, description="features drawn per class and epoch (MOS: 5 x batch_size)")

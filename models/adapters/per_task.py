@@ -29,7 +29,7 @@ PassName = int | str | None  # an adapter by its task or name; None: the pre-tra
 class AdapterSettings(MethodSettings):
     """The adapters."""
 
-    adapter_width: int = Field(64, ge=1, description="width of an adapter's bottleneck (EASE: 64)")
+    adapter_width: int = Field(64, ge=1, le=100_000, description="width of an adapter's bottleneck (EASE: 64)")
 
 
 class AdapterPerTask(BaseLearner):

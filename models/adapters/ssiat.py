@@ -43,7 +43,8 @@ class SSIATSettings(SLCASettings):
     cosface_margin: float = Field(0.0, ge=0.0, le=2.0, description="m: the true class has s (cos - m) in training (ImageNet-A: 0.3)")
     later_epochs: int | None = Field(None, ge=0, le=100_000, description="epochs of every task but the first; default epochs")
     ssiat_shift: bool = Field(True, description="move old means with the new images near them; false leaves them where they were")
-    ssiat_shift_width: float = Field(SHIFT_WIDTH, gt=0.0, description="s of the kernel exp(-|x - mu|^2 / 2 s^2) that says which are near")
+    ssiat_shift_width: float = Field(SHIFT_WIDTH, ge=1e-6, le=1e6,
+                                     description="s of the kernel exp(-|x - mu|^2 / 2 s^2) that says which are near")
 
 
 @learner("ssiat")

@@ -37,7 +37,7 @@ from utils.run.monitor import Monitor
 class InfLoRASettings(MethodSettings):
     """The pairs and the energy that is kept."""
 
-    lora_rank: int = Field(10, ge=1, description="rank of each task's pair")
+    lora_rank: int = Field(10, ge=1, le=100_000, description="rank of each task's pair")
     inflora_energy: float = Field(0.95, ge=0.0, le=1.0,
         description="e_0, share of a task's energy that counts as used after the first task; rises to 1 (CIFAR-100 0.95, ImageNet-R 0.98)")
     inflora_squared: bool = Field(False, description="measure energy on C itself, tokens to the fourth power, as the authors' code does")

@@ -25,7 +25,7 @@ from utils.rng import torch_generator
 class SDLoRASettings(MethodSettings):
     """The pairs."""
 
-    lora_rank: int = Field(10, ge=1, description="rank of each task's pair")
+    lora_rank: int = Field(10, ge=1, le=100_000, description="rank of each task's pair")
     sd_lora_magnitude: float = Field(0.8, gt=0.0, le=1e6, description="what a new pair's magnitude begins as (the authors' code: 0.8)")
     sd_lora_train_old: bool = Field(True, description="train the magnitudes of old tasks too; false: they stay (ablation)")
 

@@ -43,7 +43,7 @@ LAST_SHARE, LAST_CA_SHARE = 1 / 3, 0.1  # what the rates of training and of the 
 class SLDCSettings(SLCASettings):
     """LoRA, the losses and the drift's map."""
 
-    lora_rank: int = Field(4, ge=1, description="rank of the LoRA factors")
+    lora_rank: int = Field(4, ge=1, le=100_000, description="rank of the LoRA factors")
     lora_scale: float = Field(0.8, gt=0.0, le=1e6, description="W + lora_scale B A")
     sce_a: float = Field(0.5, ge=0.0, description="weight of the cross-entropy")
     sce_b: float = Field(0.5, ge=0.0, description="weight of the reverse cross-entropy")

@@ -234,9 +234,12 @@ class GaussianLearner(BaseLearner):
 
     def best_share(self, task: int, before: Mapping[str, Tensor], trained: Mapping[str, Tensor], monitor: Monitor) -> float:
         """The candidate share with the best expected accuracy, if it beats staying by more than the comparison's standard error."""
+        count = self.data.count("val", task)
+        if not count:  # no class of the task has an image to spare
+            monitor.log("move: no image of this task is held out to compare shares on; deployed at share 0")
+            return 0.0
         found = {share: self.expected_accuracy(task, share, moved(before, trained, share, self.config.move_energy)) for share in CANDIDATES}
         best = max(found, key=lambda share: found[share])
-        count = max(self.data.count("val", task), 1)
         error = 100 * (2 * (found[0.0] / 100) * (1 - found[0.0] / 100) / count) ** 0.5
         share = best if found[best] - found[0.0] > error else 0.0
         monitor.log("move: expected accuracy " + ", ".join(f"{accuracy:.1f} at share {share:g}" for share, accuracy in found.items())

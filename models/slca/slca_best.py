@@ -35,7 +35,7 @@ class SLCABestSettings(SLCASettings):
     move: Literal["trained", "average", "auto"] = Field("auto", description="how far the deployed backbone moves")
     val_fraction: Fraction = Field(0.1,
         description="share of each class's training images that `move` decides on; the statistics take them too")
-    lora_rank: int = Field(16, ge=1, description="rank of the LoRA factors")
+    lora_rank: int = Field(16, ge=1, le=100_000, description="rank of the LoRA factors")
     lora_scale: float = Field(2.0, gt=0.0, description="W + lora_scale B A")
     lora_targets: list[Literal["qkv", "fc1", "fc2"]] = Field(default_factory=lambda: ["qkv", "fc1", "fc2"], min_length=1,
         description="layers with LoRA")

@@ -20,7 +20,6 @@ from convs.backbones import Backbone
 from convs.lora import add_lora
 from models.registry import learner
 from models.slca.slca import SLCA, SLCASettings
-from utils.errors import UserError
 from utils.formulas.losses import symmetric_cross_entropy
 from utils.formulas.schedules import cosine
 from utils.run.monitor import Monitor
@@ -32,7 +31,7 @@ SCALE_NOISE = 0.02  # width of u's uniform noise; fixed, it does not follow fc_s
 class SLCAPlusPlusSettings(SLCASettings):
     """What SLCA++ adds."""
 
-    lora_rank: int = Field(4, ge=1, description="rank of the LoRA factors")
+    lora_rank: int = Field(4, ge=1, le=100_000, description="rank of the LoRA factors")
     lora_scale: float = Field(0.8, gt=0.0, description="W + lora_scale B A")
     lora_targets: list[Literal["qkv", "fc1", "fc2"]] = Field(default_factory=lambda: ["qkv"], min_length=1,
         description="layers with LoRA: ['qkv'] is what the release trains; the paper describes qkv, fc1, fc2")
@@ -50,8 +49,6 @@ class SLCAPlusPlus(SLCA):
     defaults: ClassVar = {"bcb_lrscale": 0.1}
 
     def prepare_backbone(self, backbone: Backbone) -> Backbone:
-        if self.config.lora_scale > torch.finfo(torch.float32).max:
-            raise UserError(f"lora_scale: got {self.config.lora_scale}, allowed: up to 3.4e+38, the largest float32")
         add_lora(backbone.model, self.config.lora_rank, self.config.lora_scale, self.config.lora_targets)
         return super().prepare_backbone(backbone)
 

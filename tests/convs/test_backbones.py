@@ -179,8 +179,3 @@ def test_a_learner_whose_backbone_gives_nan_says_so():
         learner.net.backbone.model.norm.weight[0] = float("nan")
     with pytest.raises(UserError, match="the backbone's features of 24 of 24 images are not finite"):
         learn(learner, [0])
-
-
-def test_a_lora_scale_that_no_float32_holds_is_told():
-    with pytest.raises(UserError, match=r"lora_scale: got 1e\+300, allowed: up to 3\.4e\+38"):
-        make_learner(make_config(model_name="slca_pp", lora_scale=1e300), StubData([2]))

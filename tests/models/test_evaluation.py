@@ -9,7 +9,7 @@ from PIL import Image
 
 from models import evaluation
 from tests.run_files import only_run, tiny_config
-from tests.support import learn, synthetic_learner
+from tests.support import SMALL, learn, synthetic_learner, that_it_has
 from trainer import train
 
 
@@ -34,6 +34,17 @@ def test_scores_are_kept_of_a_part_of_the_images_at_a_time_and_the_figures_stay(
     monkeypatch.setattr(evaluation, "SCORED_AT_ONCE", 5)
     monkeypatch.setattr(learner, "scores", lambda features: rows.append(len(features)) or real(features))
     assert learner.evaluate(2) == expected and rows == [5, 5, 2]
+
+
+@pytest.mark.parametrize("method", ["lae", "ease", "tuna", "mos"])
+def test_features_of_more_passes_take_the_place_of_the_old_ones_where_nothing_trains(method):
+    settings = {**SMALL[method], "lae_blocks": 1, "freeze_blocks": 2}
+    learner = synthetic_learner(method, **that_it_has(method, settings), epochs=1)
+    for task in range(2):
+        learn(learner, [task])
+        evaluation.evaluate(learner, task)
+    assert not learner.backbone_trains
+    assert {features.shape[1] for features, _ in learner.feature_cache.values()} == {learner.feature_dim}
 
 
 def test_many_heads_classify_in_one_product_as_one_by_one():

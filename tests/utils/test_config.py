@@ -64,6 +64,13 @@ def test_a_wrong_setting_is_told_with_file_key_got_and_allowed(change, message):
         parse_config({**VALID, **change}, source="mine.json")
 
 
+@pytest.mark.parametrize(("change", "key"), [({"lr": 1e-300}, "lr"), ({"model_name": "slca_pp", "lora_scale": 1e300}, "lora_scale"),
+                                             ({"model_name": "ewc", "ewc_fisher_max": 1e39}, "ewc_fisher_max")])
+def test_a_number_that_no_float32_holds_is_told(change, key):
+    with pytest.raises(UserError, match=rf"key '{key}': got .*, allowed: 0, or 1\.2e-38 to 3\.4e\+38 in size"):
+        resolve_config(parse_config({**VALID, **change}))
+
+
 @pytest.mark.parametrize(("text", "message"), [
     ('{"epochs": 1,\n "lr": }', "not valid JSON at line 2, column 8"),
     ("[1, 2]", "expected one JSON object"),

@@ -67,6 +67,8 @@ def parse_device(device: Device | list[Device]) -> tuple[str, int | list[int]]:
         names = ["cuda:0"] if torch.cuda.is_available() else ["cpu"]
     if (set(names) <= {"cpu"} and names) or names == ["-1"]:
         return "cpu", len(names)
+    if not names:
+        raise UserError(f"device: got an empty list, allowed: a device for each process; {WAY_OUT}")
     if names == ["mps"]:
         raise UserError(f"device: got mps, but Apple's GPUs have no float64, which the statistics are computed in; {WAY_OUT}")
     numbers = [0 if name == "cuda" else _gpu_number(name, device) for name in names]

@@ -8,7 +8,10 @@ gives back what it was given.
 from __future__ import annotations
 
 import logging
+import signal
+import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +24,9 @@ from torch import Tensor
 from utils.errors import UserError
 
 T = TypeVar("T")
+LOST = ("gloo/transport", "onnection closed by peer", "onnection reset by peer")  # in errors of gloo, which have no class of their own
+_started: list[subprocess.Popen] = []  # by the first config of a command; the later ones go on with them
+SECONDS_TO_END = 20.0  # that the system may take to tell that a process is dead whose connection broke
 
 
 def launch(fabric: Fabric) -> None:
@@ -39,6 +45,7 @@ def launch(fabric: Fabric) -> None:
                         "again, and an interactive session (a notebook, python -, python -c) has none. Ask for one device here, or run "
                         "python main.py --config FILE, or a file of your own.")
     fabric.launch()
+    _started.extend(getattr(fabric.strategy.launcher, "procs", None) or [])
     if not fabric.is_global_zero:
         logging.disable(logging.CRITICAL)
 
@@ -54,20 +61,45 @@ def several_processes() -> bool:
     return torch.distributed.is_available() and torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
 
 
-def end_processes(fabric: Fabric) -> None:
+def end_processes() -> None:
     """End the processes that `launch` started: after an error in the first one nobody would answer them."""
-    for process in getattr(fabric.strategy.launcher, "procs", None) or []:
+    for process in _started:
         process.terminate()
 
 
 @contextmanager
 def processes_ended_on_error(fabric: Fabric) -> Iterator[None]:
-    """An error or a signal inside, in the process that started the others, ends them too."""
+    """An error or a signal inside, in the process that started the others, ends them too. Raises UserError where one of them was lost."""
     try:
         yield
-    except BaseException:
-        end_processes(fabric)
+    except BaseException as error:
+        lost = _lost_process(fabric, error)
+        end_processes()
+        if lost:
+            raise UserError(f"{lost}, and the others stopped with it. Checkpoints written so far are intact: continue with "
+                            "--resume.") from None
         raise
+
+
+def _lost_process(fabric: Fabric, error: BaseException) -> str:
+    """What is known of the process that ended where `error` says that one does not answer; empty for any other error."""
+    broken = isinstance(error, torch.distributed.DistError) or any(words in str(error) for words in LOST)
+    if fabric.world_size == 1 or not isinstance(error, RuntimeError) or not broken:
+        return ""
+    end = time.monotonic() + SECONDS_TO_END
+    while _started and time.monotonic() < end:
+        for rank, process in enumerate(_started, start=1):
+            if process.poll() is not None:
+                return f"process {rank} of this run, counted from 0, {_how_it_ended(process.returncode)}"
+        time.sleep(0.05)
+    return "the connection to another process of this run broke, as it does when that one is killed"
+
+
+def _how_it_ended(code: int) -> str:
+    if code >= 0:
+        return f"ended with exit code {code} (what it printed is above)"
+    reason = ", which the system does when memory is used up" if code == -signal.SIGKILL else ""
+    return f"was ended by signal {-code}{reason}"
 
 
 def on_first(fabric: Fabric, action: Callable[[], T]) -> T:

@@ -35,6 +35,7 @@ from utils.files import file_sha256, replacing, sha256_of, sync_file, sync_folde
 from utils.run.background import NewestJob, host_copies
 
 PARTIAL = ".partial"  # ends the name of a folder that is being written
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")  # so safetensors tells what the system said
 _NAME = re.compile(r"task_(\d+)(?:_epoch_(\d+))?")
 
 
@@ -213,13 +214,13 @@ class CheckpointStore:
 
     def _read(self, name: str, task: int, epoch: int | None) -> Checkpoint:
         folder = self.folder / name
-        outer = json.loads((folder / "checkpoint.json").read_text(encoding="utf-8"))
+        outer = json.loads(_bytes_of(folder / "checkpoint.json"))
         if sha256_of(outer["content"].encode()) != outer["sha256"]:
             raise ValueError("checkpoint.json does not match its checksum")
         content = json.loads(outer["content"])
         tensors = {}
         for file, checksum in content["sha256"].items():
-            data = (folder / file).read_bytes()
+            data = _bytes_of(folder / file)
             if sha256_of(data) != checksum:
                 raise ValueError(f"{file} does not match its checksum")
             tensors[file] = load(data)
@@ -237,6 +238,13 @@ class CheckpointStore:
         return sorted(found, key=lambda item: _order(item[1], item[2]))
 
 
+def _bytes_of(file: Path) -> bytes:
+    """What a file holds. Raises OSError, also where it is a pipe or a device, which would be waited for."""
+    if file.exists() and not file.is_file():
+        raise OSError(f"{file.name} is no regular file")
+    return file.read_bytes()
+
+
 def _order(task: int, epoch: int | None) -> tuple[int, float]:
     """Checkpoints sort by it: those inside a task before the one after it."""
     return task, float("inf") if epoch is None else epoch
@@ -246,6 +254,10 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
     """Write a safetensors file of tensors on any device, flushed to the disk; returns its SHA-256.
 
     Tensors are copied only where the format asks for it: from another device, out of a strided view, or where two share memory.
+
+    Raises:
+        OSError: the file cannot be written.
+        SafetensorError: the format cannot hold the tensors.
     """
     seen: set[int] = set()
     plain: dict[str, Tensor] = {}
@@ -256,7 +268,13 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
             tensor = tensor.clone()
         seen.add(tensor.untyped_storage().data_ptr())
         plain[name] = tensor
-    save_file(plain, path)
+    try:
+        save_file(plain, path)
+    except SafetensorError as error:
+        number = _OS_ERROR.search(str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
     with path.open("rb") as file:
         os.fsync(file.fileno())
     return file_sha256(path)

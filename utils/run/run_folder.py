@@ -105,7 +105,7 @@ class RunFolder:
             raise UserError(f"{leaving[0]} is a link to {os.path.realpath(leaving[0])}, outside of the run's folder. A run writes into its "
                             "own folder alone: remove the link (to keep runs on another disk, name a folder there with --out)")
         with folder_lock(self.path):
-            for leftover in self.path.rglob(".*.tmp"):
+            for leftover in [*self.path.rglob(".*.tmp"), *self.path.rglob(".tmp*")]:  # our names, and those of safetensors
                 leftover.unlink(missing_ok=True)
             threads = self.status().get("threads")
             if threads not in (None, torch.get_num_threads()):

@@ -9,7 +9,7 @@ import trainer
 from models.slca.slca import SLCA
 from models.tools.export import export
 from models.tools.predict import load_learner
-from tests.support import StubData, make_config, make_learner, micro_backbone
+from tests.support import StubData, learn, make_config, make_learner, micro_backbone, synthetic_learner
 from utils.data.registry import load_dataset
 from utils.errors import UserError
 from utils.run.monitor import Monitor
@@ -166,3 +166,10 @@ def test_probabilities_sum_to_one_and_take_the_temperature():
     soft = learner.probabilities(features)
     torch.testing.assert_close(soft.sum(dim=1), torch.ones(len(features)))
     assert soft.amax(dim=1).mean() < sharp.amax(dim=1).mean()
+
+
+def test_without_a_held_out_image_the_state_before_the_task_stays_deployed():
+    one_each = {"name": "tiny", "layout": "synthetic", "num_classes": 4, "image_size": 16, "train_per_class": 1, "test_per_class": 1}
+    learner = synthetic_learner("slca_best", dataset=one_each, epochs=1)
+    learn(learner, range(2))
+    assert learner.data.count("val", 1) == 0 and learner.measured["share"] == 0.0

@@ -30,7 +30,7 @@ def test_a_gpu_that_is_not_there_is_told_with_the_way_out(monkeypatch):
         parse_device("cuda")
 
 
-@pytest.mark.parametrize("written", ["gpu", "cuda:x", "", ["cpu", "0"], "0,a"])
+@pytest.mark.parametrize("written", ["gpu", "cuda:x", "", ["cpu", "0"], "0,a", []])
 def test_an_unknown_device_is_told(written):
     with pytest.raises(UserError, match="device: got"):
         parse_device(written)

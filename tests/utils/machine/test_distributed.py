@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -109,8 +111,18 @@ def test_two_processes_gather_the_statistics_and_align_the_heads_that_one_does(m
             np.testing.assert_allclose(tensor, tensors_2[name], atol=1e-4, rtol=1e-4, err_msg=name)
 
 
-@pytest.mark.timeout(300)
-def test_two_processes_that_are_killed_inside_a_task_go_on_bit_for_bit(tmp_path):
+def second_process(first: int) -> int:
+    """The process that `first` started for the other half of each batch."""
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it ended meanwhile
+            parent = int(status.read_text().rpartition(")")[2].split()[1])
+            if parent == first and b"\0LOCAL_RANK=1\0" in status.with_name("environ").read_bytes():
+                return int(status.parent.name)
+    raise AssertionError("there is no second process")
+
+
+@pytest.mark.timeout(600)
+def test_when_one_of_two_processes_is_killed_that_is_told_and_they_go_on_bit_for_bit(tmp_path):
     whole, killed, no_pictures = (tmp_path / name for name in ("whole.json", "killed.json", "no_pictures.py"))
     for config in (whole, killed):
         config.write_text(json.dumps({**EXPERIMENT, "model_name": "slca", "device": ["cpu", "cpu"], "init_cls": 4, "increment": 3,
@@ -122,13 +134,17 @@ def test_two_processes_that_are_killed_inside_a_task_go_on_bit_for_bit(tmp_path)
         return subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
     both = start("--config", str(whole), str(killed))  # one after the other
-    wait_for(lambda: any((tmp_path / "killed").rglob("task_02_epoch_*/checkpoint.json")) or both.poll() is not None, seconds=120)
-    os.killpg(both.pid, signal.SIGKILL)  # both processes at once, as when the machine goes down
-    assert both.wait(30) == -signal.SIGKILL, both.stderr.read()[-2000:]
+    wait_for(lambda: any((tmp_path / "killed").rglob("task_02_epoch_*/checkpoint.json")) or both.poll() is not None, seconds=240)
+    os.kill(second_process(both.pid), signal.SIGKILL)
+    _, printed = both.communicate(timeout=120)
+    assert both.returncode == 2, printed[-2000:]
+    assert re.search(r"^error: process 1 of this run, counted from 0, was ended by signal 9, .* continue with --resume\.$", printed, re.M)
+    assert "Traceback" not in printed
     run = only_run(tmp_path / "killed")
     assert not (run / "results.json").exists()
     resumed = start("--config", str(killed), "--resume")
-    assert resumed.wait(120) == 0, resumed.stderr.read()[-2000:]
+    _, printed = resumed.communicate(timeout=240)
+    assert resumed.returncode == 0, printed[-2000:]
     assert "task 2: continuing after epoch" in (run / "seed0" / "log.txt").read_text()
     assert_same_run(only_run(tmp_path / "whole"), run)
 

@@ -151,6 +151,7 @@ DAMAGES = {
     "weights cut short": lambda folder: (folder / "weights.safetensors").write_bytes((folder / "weights.safetensors").read_bytes()[:-100]),
     "figures empty": lambda folder: (folder / "checkpoint.json").write_text(""),
     "figures of another kind": lambda folder: (folder / "checkpoint.json").write_text("[1, 2]"),
+    "pipe in its place": lambda folder: ((folder / "state.safetensors").unlink(), os.mkfifo(folder / "state.safetensors")),
     "file missing": lambda folder: (folder / "state.safetensors").unlink(),
 }
 
