@@ -64,6 +64,7 @@ class BaseLearner:
     rehearsal_free: ClassVar[bool] = True  # keeps no image of an old task
     defaults: ClassVar[dict[str, Any]] = {}  # common settings whose default depends on the method
     frozen_backbone: ClassVar[bool] = False  # the pre-trained weights never move; bcb_lrscale can only be 0
+    not_extended: ClassVar[str] = ""  # why no task can be added once the planned ones are learned; empty: it can
     has_heads: ClassVar[bool] = True  # False: classifies by statistics of the features; no head, no stage 1, epochs are ignored
 
     def __init__(self, config: MethodSettings, data: HasStream, net: IncrementalNet, fabric: Fabric) -> None:
@@ -295,6 +296,20 @@ class BaseLearner:
         self.load_trained(state)
         self.task = task
         self.feature_cache.clear()
+
+    def grown(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The network's state of a run with fewer tasks as one of this learner's: what the method's parts have for tasks to come is new.
+
+        A tensor with a row per task takes the old rows.
+        """
+        grown = dict(state)
+        own, parts = self.net.state_dict(), added_parameters(self.net)
+        for name in parts:
+            if name not in state:
+                grown[name] = own[name]
+            elif state[name].shape[1:] == own[name].shape[1:] and len(state[name]) < len(own[name]):
+                grown[name] = torch.cat([state[name], own[name][len(state[name]):].to(state[name])])
+        return grown
 
     def load_trained(self, state: Mapping[str, Tensor]) -> None:
         """Copy what `network_state` gave into the network, whose heads are there already."""

@@ -35,6 +35,7 @@ from utils.files import file_sha256, replacing, sha256_of, sync_file, sync_folde
 from utils.run.background import NewestJob, host_copies
 
 PARTIAL = ".partial"  # ends the name of a folder that is being written
+DAMAGED = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError)  # what reading one may raise
 _NAME = re.compile(r"task_(\d+)(?:_epoch_(\d+))?")
 
 
@@ -203,8 +204,18 @@ class CheckpointStore:
                 continue
             try:
                 return self._read(name, found_task, epoch)
-            except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
+            except DAMAGED as error:
                 self.warn(f"checkpoint {self.folder / name} is damaged ({error}); using the one before it")
+        return None
+
+    def named(self, name: str) -> Checkpoint | None:
+        """The checkpoint in the folder `name`; None where it is missing or damaged."""
+        for found, task, epoch in self._names():
+            if found == name:
+                try:
+                    return self._read(name, task, epoch)
+                except DAMAGED as error:
+                    self.warn(f"checkpoint {self.folder / name} is damaged ({error})")
         return None
 
     def names(self) -> list[str]:
