@@ -5,6 +5,7 @@
     python main.py compare logs/slca_demo logs/...       one table and picture of several runs
     python main.py prepare NAME --source ARCHIVE         arrange a downloaded data set
     python main.py extend logs/slca_demo --data FOLDER   learn new classes after those of a finished run
+    python main.py forget logs/slca_demo CLASS ...   a run that does not know some classes any more
     python main.py predict logs/slca_demo FOLDER         classify images with a trained run
     python main.py export logs/slca_demo model.pt2       the aligned model as one torch.export program (or .onnx)
     python main.py schema                                write exps/schema.json, which editors check configs with
@@ -29,7 +30,9 @@ from utils.run.interrupt import INTERRUPTED, TERMINATED, Terminated, how_to_resu
 from utils.terminal import quiet_terminal, show, steady_terminal
 
 if TYPE_CHECKING:
+    from trainer import Edit
     from utils.config import Config
+    from utils.run.parent import Parent
 
 
 def parse_arguments(argv: list[str]) -> argparse.Namespace:
@@ -111,6 +114,18 @@ def extend(arguments: argparse.Namespace) -> None:
           parent=parent)
 
 
+def forget(arguments: argparse.Namespace) -> None:
+    """Write a run that does not know some classes any more."""
+    from models.tools.forget import forgetting
+
+    _write_changed(arguments, *forgetting(arguments.run, arguments.classes, arguments.device))
+
+
+def _write_changed(arguments: argparse.Namespace, config: Config, parent: Parent, edit: Edit) -> None:
+    from trainer import train
+    train(config, arguments.out or parent.path.parent.parent, name=arguments.name or parent.path.parent.name, parent=parent, edit=edit)
+
+
 def predict(arguments: argparse.Namespace) -> None:
     """Classify a folder of images with a trained run."""
     from models.tools.predict import predict_folder
@@ -129,7 +144,8 @@ def schema(arguments: argparse.Namespace) -> None:
     show(str(write_schema()))
 
 
-COMMANDS = {"extend": (command_line.extend_arguments, extend), "list": (command_line.list_arguments, list_what),
+COMMANDS = {"extend": (command_line.extend_arguments, extend), "forget": (command_line.forget_arguments, forget),
+            "list": (command_line.list_arguments, list_what),
             "compare": (command_line.compare_arguments, compare_runs), "predict": (command_line.predict_arguments, predict),
             "export": (command_line.export_arguments, export), "prepare": (command_line.prepare_arguments, prepare_data),
             "schema": (command_line.schema_arguments, schema)}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -55,12 +55,13 @@ from utils.run.run_folder import RunFolder, experiment_folder
 from utils.terminal import show
 
 log = logging.getLogger("slca")
+Edit = Callable[[Checkpoint], Checkpoint]
 
 SHOWN_TASKS = 20  # accuracies in a log line
 
 
 def train(config: Config, out_dir: str | Path = "logs", *, name: str | None = None, resume: bool = False,
-          profile: bool = False, parent: Parent | None = None) -> RunResult:
+          profile: bool = False, parent: Parent | None = None, edit: Edit | None = None) -> RunResult:
     """Train and evaluate one experiment over all its seeds.
 
     Args:
@@ -70,6 +71,7 @@ def train(config: Config, out_dir: str | Path = "logs", *, name: str | None = No
         resume: continue the newest unfinished run of this name, if there is one.
         profile: trace every stage once (utils/run/profiling.py).
         parent: the run that this one goes on from with the last task of `added` (models/tools/extend.py).
+        edit: learn no task, but change in each seed's checkpoint of the parent what is known (models/tools/forget.py).
 
     Returns:
         The figures that results.json holds.
@@ -98,14 +100,15 @@ def train(config: Config, out_dir: str | Path = "logs", *, name: str | None = No
             if fabric.is_global_zero and not (tables_are_current(result, run.path) and report_is_there(run.path)):
                 _write(result, run.path)
         else:
-            result = _train_seeds(config, fabric, run, result, profile, parent)
+            result = _train_seeds(config, fabric, run, result, profile, parent, edit)
         if fabric.is_global_zero:
             show(results_table(result))
             show(f"\nreport: {run.path / 'report.html'}\ncurves: {run.path / 'curve.png'}")
     return result
 
 
-def _train_seeds(config: Config, fabric: Fabric, run: RunFolder, result: RunResult, profile: bool, parent: Parent | None) -> RunResult:
+def _train_seeds(config: Config, fabric: Fabric, run: RunFolder, result: RunResult, profile: bool, parent: Parent | None = None,
+                 edit: Edit | None = None) -> RunResult:
     """All seeds of one run but those that `result` has already. Raises UserError."""
     failures: dict[int, str] = {}
     images: DataManager | None = None  # the first seed's; the others take over what it decoded
@@ -118,7 +121,8 @@ def _train_seeds(config: Config, fabric: Fabric, run: RunFolder, result: RunResu
         reset_peak_memory(fabric.device)
         try:  # what fails here fails for every seed: settings, data and weights are the same for all
             with out_of_memory_as_user_error(config):
-                session = Session(config, seed, fabric, run.path / f"seed{seed}", share_images_of=images, profile=profile, parent=parent)
+                session = Session(config, seed, fabric, run.path / f"seed{seed}", share_images_of=images, profile=profile, parent=parent,
+                                  edit=edit)
         except BaseException:
             if fabric.is_global_zero and not result.seeds and not failures:
                 run.discard()
@@ -196,15 +200,18 @@ class Session:
     """One seed of one run: data, network, learner, monitor, figures, checkpoints."""
 
     def __init__(self, config: MethodSettings, seed: int, fabric: Fabric, folder: Path, share_images_of: DataManager | None = None,
-                 profile: bool = False, parent: Parent | None = None) -> None:
+                 profile: bool = False, parent: Parent | None = None, edit: Edit | None = None) -> None:
         self.config, self.seed, self.fabric, self.folder = config, seed, fabric, folder
         first = fabric.is_global_zero  # of several processes one writes
         if not config.pretrained:
             log.warning("pretrained is false: the backbone starts from random weights; the Slow Learner needs pre-trained ones")
         self.parent = parent
         self.start = None if parent is None else parent.checkpoint(seed)  # where the run begins that goes on from another's
+        if edit is not None:
+            self.start = edit(self.start)
+        self.learned_before = -1 if edit is None else self.start.task  # the task up to which nothing is to be learned
         self.learner = make_learner(config, seed, fabric, share_images_of=share_images_of,
-                                    learned=None if self.start is None else Learned.of(self.start.meta))
+                                    learned=None if self.start is None else Learned.of(self.start.meta, extended=edit is None))
         self.data, self.net = self.learner.data, self.learner.net
         self.figures = Figures()
         self.store = CheckpointStore(folder / "checkpoints", config.keep_checkpoints if first else "none", warn=log.warning,
@@ -227,7 +234,8 @@ class Session:
                 check_stop()
                 inside, self.inside = self.inside, None
                 start = None if inside is None else TrainingState(inside.epoch or 0, inside.weights, inside.state)
-                self.learner.learn_task(task, self.monitor, start, self.save_inside_task)
+                if task > self.learned_before:
+                    self.learner.learn_task(task, self.monitor, start, self.save_inside_task)
                 self.record(self.measure(task))
                 self.save(task)
                 shown = [metrics.percent_text(accuracy) for accuracy in self.figures.accuracy_rows[-1]]
@@ -311,7 +319,8 @@ class Session:
             self.first_task = done.task + 1
         elif self.start is not None:
             self.load_parent(self.start)
-            self.first_task = self.start.task + 1
+            self.first_task = self.start.task + (0 if self.start.task == self.learned_before else 1)
+            self.figures.drop_after(self.first_task)
         inside = self.inside = self.store.newest(inside=self.first_task)
         if inside is not None:
             self.restore_meta(inside)

@@ -1,4 +1,4 @@
-"""Folders of small drawn images, one sub-folder per class, for tests that need files."""
+"""Folders of small drawn images, one sub-folder per class, and runs on them, for tests that need files."""
 
 from __future__ import annotations
 
@@ -6,7 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
+
+from tests.run_files import tensors, tiny_config
+from tests.support import that_it_has
+from utils.config import Config
+from utils.run.checkpoint import CheckpointStore
 
 SIZE = 16  # pixels a side
 
@@ -25,3 +31,23 @@ def draw(folder: Path, names: Sequence[str], count: int, split: str = "train") -
         for number, image in enumerate(pixels(name, count, split)):
             Image.fromarray(image).save(folder / name / f"{number}.png")
     return folder
+
+
+def photos(folder: Path, names: list[str]) -> dict[str, str]:
+    """Training and test folder of drawn classes."""
+    return {"train": str(draw(folder / "train", names, 8)), "test": str(draw(folder / "test", names, 3, "test"))}
+
+
+def config_of(folder: Path, method: str, tasks: list[list[str]], **settings) -> Config:
+    """A run of `method` over `tasks` of photos, which are drawn."""
+    names = [name for task in tasks for name in task]
+    dataset = {"name": "photos", **photos(folder, names), "image_size": 16, "train_transform": "crop32"}
+    usual = {"model_name": method, "dataset": dataset, "tasks": tasks, "num_workers": 0, "checkpoint_every": 5}
+    return tiny_config(**{**that_it_has(method, {"epochs": 2, "memory_size": 14}), **usual, **settings})
+
+
+def last_checkpoint(run: Path) -> dict[str, torch.Tensor]:
+    """Tensors of the newest checkpoint of a run of one seed, by file and name."""
+    (seed,) = run.glob("seed*")
+    newest = CheckpointStore(seed / "checkpoints").names()[-1]
+    return {name.split(f"/{newest}/")[1]: tensor for name, tensor in tensors(run).items() if f"/{newest}/" in name}

@@ -121,6 +121,14 @@ def extend_arguments(argv: list[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def forget_arguments(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="main.py forget", description="Make a run that does not know some classes any more.")
+    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a finished run, or of an experiment (its newest finished run)")
+    parser.add_argument("classes", nargs="+", metavar="CLASS", help="names of the classes")
+    _add_new_run(parser)
+    return parser.parse_args(argv)
+
+
 def _add_new_run(parser: argparse.ArgumentParser) -> None:
     """Where a run made of another one goes."""
     parser.add_argument("--device", help="auto, cpu, cuda, cuda:1 or GPU numbers such as 0,1 (default: as the run)")

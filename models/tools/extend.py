@@ -18,8 +18,8 @@ from utils.run.parent import Parent
 from utils.run.run_folder import RunFolder
 
 # Settings that what was learned depends on: another value would not change a task, but spoil it.
-FIXED = ("model_name", "torch_seed", "dataset", "added", "scenario", "all_at_once", "tasks", "task_sizes", "init_cls", "increment", "shuffle",
-         "normalize", "test_transform", "convnet_type", "pretrained", "reset_norm", "pool", "features", "ca_cov")
+FIXED = ("model_name", "torch_seed", "dataset", "added", "scenario", "all_at_once", "tasks", "task_sizes", "init_cls", "increment",
+         "shuffle", "normalize", "test_transform", "convnet_type", "pretrained", "reset_norm", "pool", "features", "ca_cov")
 
 
 def extended(run: Path, data: str, test: str | None = None, overrides: Mapping[str, Any] | None = None) -> tuple[MethodSettings, Parent]:
@@ -41,13 +41,14 @@ def extended(run: Path, data: str, test: str | None = None, overrides: Mapping[s
     if method.not_extended:
         raise UserError(f"{found.path}: a run of {before.model_name} cannot be extended, because {method.not_extended}")
     if before.scenario == "domain" or before.all_at_once:
-        raise UserError(f"{found.path} learned {'one domain after another' if before.scenario == 'domain' else 'all classes at once'}; only a "
-                        "run of classes in tasks can be extended by new classes")
-    values = with_overrides(before.model_dump(mode="json"), overrides)
-    changed = [key for key in FIXED if key in values and values[key] != before.model_dump(mode="json").get(key)]
-    if changed:
-        raise UserError(f"--set {changed[0]}: it was {before.model_dump(mode='json').get(changed[0])!r} when {found.path} learned, and cannot "
-                        "change for a task more; allowed: settings of training (epochs, lr, batch_size, ca_epochs, ...) and of the machine")
+        how = "one domain after another" if before.scenario == "domain" else "all classes at once"
+        raise UserError(f"{found.path} learned {how}; only a run of classes in tasks can be extended by new classes")
+    settings = before.model_dump(mode="json")
+    values = with_overrides(settings, overrides)
+    for key in FIXED:
+        if key in values and values[key] != settings.get(key):
+            raise UserError(f"--set {key}: it was {settings.get(key)!r} when {found.path} learned, and cannot change for a task more; "
+                            "allowed: settings of training (epochs, lr, batch_size, ca_epochs, ...) and of the machine")
     task = {"train": str(_absolute(data)), "test": None if test is None else str(_absolute(test))}
     values["added"] = [*(values.get("added") or []), task]
     config = resolve_config(parse_config(values, source=str(found.path / "run.json")))

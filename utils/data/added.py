@@ -36,14 +36,16 @@ class Learned:
 
     data: StoredData
     fingerprint: Fingerprint
+    extended: bool = True  # the last of the added tasks is new; else the run only changes what is known
 
     @classmethod
-    def of(cls, meta: Mapping[str, Any]) -> Learned:
+    def of(cls, meta: Mapping[str, Any], extended: bool = True) -> Learned:
         """From what a checkpoint holds beside tensors. Raises UserError."""
         try:
-            return cls(StoredData.from_json(meta["data"]), meta["fingerprint"])
+            return cls(StoredData.from_json(meta["data"]), meta["fingerprint"], extended)
         except (KeyError, TypeError):
-            raise UserError("the checkpoint to go on from was written by another version of this program; go on with that version") from None
+            raise UserError("the checkpoint to go on from was written by another version of this program; go on with that version"
+                            ) from None
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ def load_parts(config: Config, learned: Learned | None = None, *, old_images: bo
     parts: list[Part] = []
     known = [] if learned is None else learned.data.stream.names_by_own_label()
     for number, (where, load, test_folder) in enumerate(loaders):
-        if learned is not None and number < len(added):
+        if learned is not None and (number < len(added) or not learned.extended):
             parts.append(_old_part(where, load, test_folder, learned, old_images))
             continue
         train, test, names = load()

@@ -27,7 +27,7 @@ from utils.data.types import members_by_group
 from utils.errors import UserError
 from utils.images.cache import open_files
 from utils.images.loader import BatchMaker, BatchPool, WorkItem
-from utils.images.store import ArrayStore, ImageStore, JoinedStore
+from utils.images.store import ArrayStore, FileStore, ImageStore, JoinedStore
 from utils.images.transforms import SMALL, make_transform
 from utils.machine.cores import available_cores
 from utils.rng import numpy_generator
@@ -69,7 +69,8 @@ class _Images:
     def fingerprint(self) -> Fingerprint:
         """Of all parts; of learned classes, whose images may be gone, as it was."""
         before = {} if self.learned is None else self.learned.fingerprint
-        now = [part.fingerprint() for part in (self.parts if self.learned is None else self.parts[-1:])]
+        new = self.parts if self.learned is None else self.parts[-1:] if self.learned.extended else []
+        now = [part.fingerprint() for part in new]
         return {split: {name: entry for found in (before, *now) for name, entry in found.get(split, {}).items()}
                 for split in ("train", "test")}
 
@@ -95,6 +96,8 @@ def _opened(part: Part, config: Config, world_size: int) -> tuple[Part, dict[str
     for split, images in (("train", part.train), ("test", part.test)):
         if isinstance(images.images, np.ndarray):
             stores[split] = ArrayStore(images.images)
+        elif not len(images):
+            stores[split] = FileStore(images.images)
         else:
             stores[split], kept = open_files(images.images, config.cache, name=f"{part.where} {split}", processes=world_size,
                                              folder=home_expanded(config.data_root) / "cache", skip_bad=config.bad_images == "skip")
@@ -323,7 +326,7 @@ def _plan(config: Config, seed: int, info: DatasetInfo, num_classes: int, names:
 def _stream(config: Config, seed: int, info: DatasetInfo, parts: Sequence[Part], learned: Learned | None) -> TaskStream:
     """The data set's tasks, then one for each further place of images; or the stream that was learned, and one task more."""
     if learned is not None:
-        return learned.data.stream.with_task(parts[-1].names)
+        return learned.data.stream.with_task(parts[-1].names) if learned.extended else learned.data.stream
     first, *added = parts
     if added and (config.scenario == "domain" or config.all_at_once):
         raise UserError("added: tasks of new classes follow a data set whose classes come task by task; allowed: null with scenario "

@@ -35,8 +35,8 @@ class Parent:
         for seed in seeds:
             found = _store(run.path, seed).newest()
             if found is None:
-                raise UserError(f"{run.path} has no checkpoint of seed {seed}, so nothing can go on from it; train it with keep_checkpoints "
-                                "'last', or name the seeds that have one with --set seed=...")
+                raise UserError(f"{run.path} has no checkpoint of seed {seed}, so nothing can go on from it; train it with "
+                                "keep_checkpoints 'last', or name the seeds that have one with --set seed=...")
             names[seed] = found.name
         return cls(run.path.resolve(), names, {seed: _sha256(run.path, seed, name) for seed, name in names.items()})
 
@@ -55,8 +55,9 @@ class Parent:
         store, name = _store(self.path, seed), self.checkpoints[seed]
         found = store.named(name)
         if found is None or _sha256(self.path, seed, name) != self.sha256[seed]:
-            raise UserError(f"{store.folder / name}, which this run goes on from, is {'gone' if found is None else 'not the same any more'}; "
-                            "put it back, or start anew from another run")
+            trouble = "gone" if found is None else "not the same any more"
+            raise UserError(f"{store.folder / name}, which this run goes on from, is {trouble}; put it back, or start anew from another "
+                            "run")
         return found
 
 

@@ -1,8 +1,10 @@
 """A finished run learns more tasks, and ends where one run over all of them ends."""
 
 import json
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -10,12 +12,14 @@ import main
 import trainer
 from models import learner_class
 from models.tools.extend import extended, parent_config
-from tests.photos import draw
-from tests.run_files import only_run, tensors, tiny_config
-from tests.support import that_it_has
+from models.tools.predict import load_learner
+from tests.photos import config_of, draw, last_checkpoint, photos, pixels
+from tests.run_files import assert_same_run, only_run, tiny_config
+from tests.support import MICRO_VIT
+from tests.utils.run.test_resume import run_stopping_at_every_checkpoint
 from trainer import train
 from utils.errors import UserError
-from utils.run.checkpoint import CheckpointStore
+from utils.files import file_sha256
 from utils.run.run_folder import RunFolder
 
 TASKS = [["ant", "bee"], ["cat", "dog"], ["elk"], ["fox", "gnu"]]
@@ -27,23 +31,6 @@ LEARNED_OF_TASKS_TO_COME = {"inflora", "dualprompt"}  # what they do in a task d
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch):
     monkeypatch.setattr(trainer, "write_report", lambda result, folder: None)
-
-
-def photos(folder: Path, names: list[str]) -> dict[str, str]:
-    return {"train": str(draw(folder / "train", names, 8)), "test": str(draw(folder / "test", names, 3, "test"))}
-
-
-def config_of(folder: Path, method: str, tasks: list[list[str]], **settings):
-    names = [name for task in tasks for name in task]
-    dataset = {"name": "photos", **photos(folder, names), "image_size": 16, "train_transform": "crop32"}
-    return tiny_config(**{**that_it_has(method, {"epochs": 2}), "model_name": method, "dataset": dataset, "tasks": tasks, "num_workers": 0,
-                          "checkpoint_every": 5, **settings})
-
-
-def last_checkpoint(run: Path) -> dict[str, torch.Tensor]:
-    (seed,) = run.glob("seed*")
-    newest = CheckpointStore(seed / "checkpoints").names()[-1]
-    return {name.split(f"/{newest}/")[1]: tensor for name, tensor in tensors(run).items() if f"/{newest}/" in name}
 
 
 def extend_by(tmp_path: Path, run: Path, tasks: list[list[str]], **settings) -> Path:
@@ -69,7 +56,7 @@ def test_extending_a_run_task_by_task_equals_one_run_over_all_tasks(method, tmp_
     train(start, tmp_path, name="start")
     if kind.not_extended:
         with pytest.raises(UserError, match="cannot be extended, because"):
-            extended(tmp_path / "start", str(tmp_path))
+            extended(tmp_path / "start", "photos")
         return
     if kind.rehearsal_free:
         (tmp_path / "start" / "train").rename(tmp_path / "gone")
@@ -83,3 +70,113 @@ def test_extending_a_run_task_by_task_equals_one_run_over_all_tasks(method, tmp_
     (tmp_path / "gone").rename(tmp_path / "start" / "train")
     train(parent_config(RunFolder(last)), tmp_path, name="again")  # its config alone, from the first task on
     assert_equal(last_checkpoint(last), last_checkpoint(only_run(tmp_path / "again")))
+
+
+@pytest.fixture
+def finished(tmp_path) -> Path:
+    """A finished run of ncm over two tasks of photos."""
+    train(config_of(tmp_path / "start", "ncm", TASKS[:BASE], seed=[1993, 7]), tmp_path / "logs", name="animals")
+    return only_run(tmp_path / "logs" / "animals")
+
+
+def extend(run: Path, data: dict[str, str], *more: str) -> int:
+    return main.main(["extend", str(run), "--data", data["train"], "--test", data["test"], *more])
+
+
+def test_the_command_writes_a_run_beside_its_parent_and_names_it(finished, tmp_path):
+    assert extend(finished.parent, photos(tmp_path / "elk", ["elk"])) == 0
+    child = next(path.parent for path in finished.parent.glob("*/run.json") if path.parent != finished)
+    status = json.loads((child / "run.json").read_text())
+    checkpoint = finished / "seed7" / "checkpoints" / "task_02" / "checkpoint.json"
+    assert status["finished"] and status["parent"]["run"] == str(finished)
+    assert status["parent"]["seeds"]["7"]["sha256"] == file_sha256(checkpoint)
+    meta = json.loads(json.loads((child / "seed7/checkpoints/task_03/checkpoint.json").read_text())["content"])["meta"]
+    assert meta["parent"] == file_sha256(checkpoint), "the chain: a checkpoint's own checksum vouches for its parent's"
+    assert extend(finished.parent, photos(tmp_path / "fox", ["fox"])) == 0, "the newest finished run is the child now"
+    newest = RunFolder.newest(finished.parent)
+    assert newest.status()["parent"]["run"] == str(child)
+    assert load_learner(newest.path).stream.class_names[-2:] == ["elk", "fox"]
+
+
+def test_old_test_images_are_measured_where_they_are_and_a_dash_where_they_are_not(finished, tmp_path):
+    data = photos(tmp_path / "elk", ["elk"])
+    (tmp_path / "start" / "train").rename(tmp_path / "away")
+    assert extend(finished, data, "--name", "measured") == 0
+    rows = json.loads((only_run(tmp_path / "logs" / "measured") / "results.json").read_text())["seeds"][0]
+    assert None not in rows["accuracy_matrix"][2] and rows["top1_curve"][2] is not None, "test images are enough to measure"
+    (tmp_path / "start" / "test" / "bee" / "0.png").unlink()
+    assert extend(finished, data, "--name", "unmeasured") == 0
+    rows = json.loads((only_run(tmp_path / "logs" / "unmeasured") / "results.json").read_text())["seeds"][0]
+    assert rows["accuracy_matrix"][2][:2] == [None, None] and rows["accuracy_matrix"][2][2] is not None
+    assert rows["top1_curve"][2] is None and rows["last"] is None, "an accuracy over the new class alone is none over all classes"
+    assert rows["accuracy_matrix"][1] == json.loads((finished / "results.json").read_text())["seeds"][0]["accuracy_matrix"][1] + [None]
+
+
+def test_an_extension_that_was_stopped_is_resumed(tmp_path, monkeypatch):
+    train(config_of(tmp_path / "start", "slca", TASKS[:BASE], checkpoint_every=1), tmp_path, name="start")
+    data = photos(tmp_path / "elk", ["elk"])
+    config, parent = extended(only_run(tmp_path / "start"), data["train"], data["test"])
+    train(config, tmp_path, name="whole", parent=parent)
+    run_stopping_at_every_checkpoint(config, tmp_path / "stopped", monkeypatch, parent=parent)
+    assert_same_run(only_run(tmp_path / "whole"), only_run(tmp_path / "stopped" / "run"))
+
+
+@pytest.mark.parametrize(("arguments", "told"), [
+    (["--set", "torch_seed=5"], "--set torch_seed: it was 1 when"),
+    (["--set", "seed=3"], "--set seed: .* has no seed 3, allowed: 1993, 7"),
+    (["--set", "epochs=0.5"], "epochs"),
+])
+def test_settings_that_must_stay_are_refused(finished, tmp_path, capsys, arguments, told):
+    assert extend(finished, photos(tmp_path / "elk", ["elk"]), *arguments) == 2
+    assert re.search(told, capsys.readouterr().err)
+
+
+def test_known_classes_are_no_new_task(finished, tmp_path, capsys):
+    assert extend(finished, photos(tmp_path / "more", ["elk", "bee"])) == 2
+    assert "bee is a class that the model knows already" in capsys.readouterr().err
+
+
+def test_a_run_that_is_not_finished_or_not_there_is_refused(finished, tmp_path, capsys):
+    (finished / "run.json").write_text(json.dumps({**json.loads((finished / "run.json").read_text()), "finished": False}))
+    assert extend(finished, photos(tmp_path / "elk", ["elk"])) == 2
+    assert "no finished run; finish it first" in capsys.readouterr().err
+    assert extend(tmp_path / "nothing", photos(tmp_path / "elk", ["elk"])) == 2
+    assert "no finished run; name the folder of one" in capsys.readouterr().err
+
+
+def test_a_parent_that_changed_is_not_gone_on_from(finished, tmp_path):
+    _, parent = extended(finished, photos(tmp_path / "elk", ["elk"])["train"])
+    checkpoint = finished / "seed7" / "checkpoints" / "task_02" / "checkpoint.json"
+    checkpoint.write_text(checkpoint.read_text() + " ")
+    with pytest.raises(UserError, match="which this run goes on from, is not the same any more"):
+        parent.checkpoint(7)
+
+
+def test_a_method_that_replays_images_says_that_they_are_gone(tmp_path):
+    train(config_of(tmp_path / "start", "replay", TASKS[:BASE]), tmp_path, name="start")
+    (tmp_path / "start" / "train" / "ant" / "0.png").unlink()
+    config, parent = extended(only_run(tmp_path / "start"), photos(tmp_path / "elk", ["elk"])["train"])
+    with pytest.raises(UserError, match=r"stored images of old classes .* class 'ant' had 8 images in train, has 7 images"):
+        train(config, tmp_path, name="next", parent=parent)
+
+
+def test_images_of_an_npz_file_extend_a_run_of_grey_arrays(tmp_path):
+    """Size, channels and normalisation are the parent's: here 16 pixels, grey, from arrays that are gone."""
+    def arrays(path: Path, names: list[str], size: int) -> str:
+        images, labels = np.concatenate([pixels(name, 6) for name in names]), np.repeat(np.arange(len(names)), 6)
+        grey = np.repeat(np.repeat(images[..., :1], size, axis=1), size, axis=2)
+        np.savez(path, x_train=grey, y_train=labels, x_test=grey, y_test=labels, class_names=names)
+        return str(path)
+
+    vit = {"timm": "vit_tiny_patch16_224", "args": {**MICRO_VIT, "in_chans": 1}}
+    dataset = {"name": "grey", "layout": "npz", "root": arrays(tmp_path / "old.npz", ["ant", "bee"], 1)}
+    train(tiny_config(model_name="lda", dataset=dataset, init_cls=1, increment=1, convnet_type=vit), tmp_path, name="start")
+    (tmp_path / "old.npz").unlink()
+    run = only_run(tmp_path / "start")
+    config, parent = extended(run, arrays(tmp_path / "new.npz", ["cat"], 2))
+    train(config, tmp_path, name="npz", parent=parent)
+    config, parent = extended(only_run(tmp_path / "npz"), str(draw(tmp_path / "dogs", ["dog"], 6)))
+    train(config, tmp_path, name="photos", parent=parent)
+    before, after = load_learner(run), load_learner(only_run(tmp_path / "photos"))
+    assert after.format == before.format and after.stream.class_names == [*before.stream.class_names, "cat", "dog"]
+    assert after.predict(pixels("dog", 3, "test"), 1).names == [["dog"]] * 3
