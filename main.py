@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import sys
 from contextlib import nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from models.registry import load_plugin
@@ -103,7 +104,11 @@ def prepare_data(arguments: argparse.Namespace) -> None:
 
 
 def extend(arguments: argparse.Namespace) -> None:
-    """Learn new classes after those of a finished run."""
+    """Learn new classes after those of a finished run, or refine known ones."""
+    if arguments.update:
+        from models.tools.update import updating
+        _write_changed(arguments, *updating(arguments.run, Path(arguments.data), arguments.device))
+        return
     from models.tools.extend import extended
     from trainer import train
     from utils.overrides import parse_overrides

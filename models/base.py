@@ -314,6 +314,20 @@ class BaseLearner:
         assert not absent, f"checkpoint lacks tensors {absent[:5]}"
         self.ever_trained |= {name for name, _ in self.net.named_parameters() if name.startswith("backbone.") and name in state}
 
+    # More images of known classes -----------------------------------------------------------------------------------
+
+    def refine(self, features: Tensor, labels: Tensor, monitor: Monitor) -> None:
+        """Take more images of classes that are known into what is kept of them, as if all had been there at once.
+
+        Args:
+            features: (N, D), of `features` under the test transform; labels: (N,) new labels.
+
+        Raises:
+            UserError: the method keeps too little of its old images for that.
+        """
+        raise UserError(f"--update: a run of {self.config.model_name} does not keep of its old images what new ones could be joined with; "
+                        "allowed: runs of slca and its kin, which keep a Gaussian per class with its number of images")
+
     # Classes that shall be forgotten -----------------------------------------------------------------------------
 
     def forget(self, labels: Collection[int]) -> None:

@@ -116,9 +116,16 @@ def extend_arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--test", metavar="FOLDER", help="test images of the same classes (default: none, their accuracy is not measured)")
     parser.add_argument("--set", nargs="+", default=[], metavar="key=value", action="extend",
                         help="settings of training for the new task, values in JSON (default: those of the run)")
+    parser.add_argument("--update", action="store_true",
+                        help="the images are of classes that the model knows: refine these instead of learning a task")
     _add_new_run(parser)
     parser.add_argument("--resume", action="store_true", help="continue an extension that was interrupted")
-    return parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
+    unused = [f"--{key}" for key in ("test", "set", "resume") if getattr(arguments, key)]
+    if arguments.update and unused:
+        raise UserError(f"{unused[0]}: belongs to learning a task, and --update trains nothing and measures what was measured before; "
+                        "leave one of them out")
+    return arguments
 
 
 def forget_arguments(argv: list[str]) -> argparse.Namespace:

@@ -291,6 +291,12 @@ class GaussianLearner(BaseLearner):
         """How far the features (N, D) went from those of the backbone before the task (N, D), ()."""
         return F.mse_loss(features, before)
 
+    def refine(self, features: Tensor, labels: Tensor, monitor: Monitor) -> None:
+        """Pooled means and covariances (models/slca/gaussian.py), and the classifier read from them anew."""
+        for label in labels.unique().tolist():
+            self.gaussians.update(label, features[labels == label])
+        self.readout.refresh(self.gaussians)
+
     def forget_statistics(self, labels: Collection[int]) -> None:
         self.gaussians.drop(labels)
         self.readout.refresh(self.gaussians)

@@ -129,6 +129,13 @@ class SLCA(GaussianLearner):
             self.net.heads.load_state_dict(self.heads_before)
         self.heads_before = {}
 
+    def refine(self, features: Tensor, labels: Tensor, monitor: Monitor) -> None:
+        """With aligned heads these are aligned anew, from where alignment began, on the refined Gaussians."""
+        super().refine(features, labels, monitor)
+        if self.aligns and self.task > 0:
+            self.recall_heads()
+            self.align(self.task, monitor)
+
     def forget_statistics(self, labels: Collection[int]) -> None:
         super().forget_statistics(labels)
         for name, tensor in self.heads_before.items():  # "<task>.weight", "<task>.bias"; a cosine head's scale has no rows
