@@ -4,6 +4,8 @@
     python main.py list methods|datasets|backbones       what there is
     python main.py compare logs/slca_demo logs/...       one table and picture of several runs
     python main.py prepare NAME --source ARCHIVE         arrange a downloaded data set
+    python main.py extend logs/slca_demo --data FOLDER   learn new classes after those of a finished run
+    python main.py forget logs/slca_demo CLASS ...   a run that does not know some classes any more
     python main.py predict logs/slca_demo FOLDER         classify images with a trained run
     python main.py export logs/slca_demo model.pt2       the aligned model as one torch.export program (or .onnx)
     python main.py schema                                write exps/schema.json, which editors check configs with
@@ -17,6 +19,7 @@ from __future__ import annotations
 import argparse
 import sys
 from contextlib import nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from models.registry import load_plugin
@@ -28,7 +31,9 @@ from utils.run.interrupt import INTERRUPTED, TERMINATED, Terminated, how_to_resu
 from utils.terminal import quiet_terminal, show, steady_terminal
 
 if TYPE_CHECKING:
+    from trainer import Edit
     from utils.config import Config
+    from utils.run.parent import Parent
 
 
 def parse_arguments(argv: list[str]) -> argparse.Namespace:
@@ -100,6 +105,34 @@ def prepare_data(arguments: argparse.Namespace) -> None:
     show(f"{arguments.name}: {prepare(arguments.name, arguments.source, arguments.root)}")
 
 
+def extend(arguments: argparse.Namespace) -> None:
+    """Learn new classes after those of a finished run, or refine known ones."""
+    if arguments.update:
+        from models.tools.update import updating
+        _write_changed(arguments, *updating(arguments.run, Path(arguments.data), arguments.device))
+        return
+    from models.tools.extend import extended
+    from trainer import train
+    from utils.overrides import parse_overrides
+
+    overrides = parse_overrides(arguments.set) | ({} if arguments.device is None else {"device": arguments.device})
+    config, parent = extended(arguments.run, arguments.data, arguments.test, overrides)
+    train(config, arguments.out or parent.path.parent.parent, name=arguments.name or parent.path.parent.name, resume=arguments.resume,
+          parent=parent)
+
+
+def forget(arguments: argparse.Namespace) -> None:
+    """Write a run that does not know some classes any more."""
+    from models.tools.forget import forgetting
+
+    _write_changed(arguments, *forgetting(arguments.run, arguments.classes, arguments.device))
+
+
+def _write_changed(arguments: argparse.Namespace, config: Config, parent: Parent, edit: Edit) -> None:
+    from trainer import train
+    train(config, arguments.out or parent.path.parent.parent, name=arguments.name or parent.path.parent.name, parent=parent, edit=edit)
+
+
 def predict(arguments: argparse.Namespace) -> None:
     """Classify a folder of images with a trained run."""
     from models.tools.predict import predict_folder
@@ -118,9 +151,11 @@ def schema(arguments: argparse.Namespace) -> None:
     show(str(write_schema()))
 
 
-COMMANDS = {"list": (command_line.list_arguments, list_what), "compare": (command_line.compare_arguments, compare_runs),
-            "predict": (command_line.predict_arguments, predict), "export": (command_line.export_arguments, export),
-            "prepare": (command_line.prepare_arguments, prepare_data), "schema": (command_line.schema_arguments, schema)}
+COMMANDS = {"extend": (command_line.extend_arguments, extend), "forget": (command_line.forget_arguments, forget),
+            "list": (command_line.list_arguments, list_what),
+            "compare": (command_line.compare_arguments, compare_runs), "predict": (command_line.predict_arguments, predict),
+            "export": (command_line.export_arguments, export), "prepare": (command_line.prepare_arguments, prepare_data),
+            "schema": (command_line.schema_arguments, schema)}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -135,7 +170,7 @@ def main(argv: list[str] | None = None) -> int:
             arguments = parse(words if act is run_experiments else words[1:])
             for plugin in plugins:
                 load_plugin(plugin)
-            if act is run_experiments and not (arguments.dry_run or arguments.test_only):
+            if act is extend or (act is run_experiments and not (arguments.dry_run or arguments.test_only)):
                 hint = f"; {how_to_resume(argv)}"
             with signals_stop(), quiet_terminal() if getattr(arguments, "quiet", False) else nullcontext():
                 act(arguments)

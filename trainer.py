@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +25,7 @@ from models.stage1 import TrainingState
 from models.tools.build import make_learner
 from models.tools.dry_run import count_parameters
 from utils.config import Config, MethodSettings
+from utils.data.added import Learned
 from utils.data.data_manager import DataManager
 from utils.data.fingerprint import changes
 from utils.data.stream import StoredData
@@ -48,17 +49,19 @@ from utils.run.interrupt import check_stop
 from utils.run.logs import file_log, terminal_log
 from utils.run.metrics_file import METRICS
 from utils.run.monitor import RunMonitor
+from utils.run.parent import Parent
 from utils.run.profiling import ProfilingMonitor
 from utils.run.run_folder import RunFolder, experiment_folder
 from utils.terminal import show
 
 log = logging.getLogger("slca")
+Edit = Callable[[Checkpoint], Checkpoint]
 
 SHOWN_TASKS = 20  # accuracies in a log line
 
 
 def train(config: Config, out_dir: str | Path = "logs", *, name: str | None = None, resume: bool = False,
-          profile: bool = False) -> RunResult:
+          profile: bool = False, parent: Parent | None = None, edit: Edit | None = None) -> RunResult:
     """Train and evaluate one experiment over all its seeds.
 
     Args:
@@ -67,6 +70,8 @@ def train(config: Config, out_dir: str | Path = "logs", *, name: str | None = No
         name: the experiment's name; default `model_name`.
         resume: continue the newest unfinished run of this name, if there is one.
         profile: trace every stage once (utils/run/profiling.py).
+        parent: the run that this one goes on from with the last task of `added` (models/tools/extend.py).
+        edit: learn no task, but change in each seed's checkpoint of the parent what is known (models/tools/forget.py).
 
     Returns:
         The figures that results.json holds.
@@ -82,7 +87,8 @@ def train(config: Config, out_dir: str | Path = "logs", *, name: str | None = No
         held.enter_context(processes_ended_on_error(fabric))
 
         def open_run() -> tuple[RunFolder, RunResult]:
-            run = RunFolder.open(out_dir, name or config.model_name, config, resume=resume, device=fabric.device)
+            run = RunFolder.open(out_dir, name or config.model_name, config, resume=resume, device=fabric.device,
+                                 parent=None if parent is None else parent.to_json())
             if not run.finished:
                 held.enter_context(run.lock())
             return run, _results_so_far(config, run, fabric.device)
@@ -94,14 +100,15 @@ def train(config: Config, out_dir: str | Path = "logs", *, name: str | None = No
             if fabric.is_global_zero and not (tables_are_current(result, run.path) and report_is_there(run.path)):
                 _write(result, run.path)
         else:
-            result = _train_seeds(config, fabric, run, result, profile)
+            result = _train_seeds(config, fabric, run, result, profile, parent, edit)
         if fabric.is_global_zero:
             show(results_table(result))
             show(f"\nreport: {run.path / 'report.html'}\ncurves: {run.path / 'curve.png'}")
     return result
 
 
-def _train_seeds(config: Config, fabric: Fabric, run: RunFolder, result: RunResult, profile: bool) -> RunResult:
+def _train_seeds(config: Config, fabric: Fabric, run: RunFolder, result: RunResult, profile: bool, parent: Parent | None = None,
+                 edit: Edit | None = None) -> RunResult:
     """All seeds of one run but those that `result` has already. Raises UserError."""
     failures: dict[int, str] = {}
     images: DataManager | None = None  # the first seed's; the others take over what it decoded
@@ -114,7 +121,8 @@ def _train_seeds(config: Config, fabric: Fabric, run: RunFolder, result: RunResu
         reset_peak_memory(fabric.device)
         try:  # what fails here fails for every seed: settings, data and weights are the same for all
             with out_of_memory_as_user_error(config):
-                session = Session(config, seed, fabric, run.path / f"seed{seed}", share_images_of=images, profile=profile)
+                session = Session(config, seed, fabric, run.path / f"seed{seed}", share_images_of=images, profile=profile, parent=parent,
+                                  edit=edit)
         except BaseException:
             if fabric.is_global_zero and not result.seeds and not failures:
                 run.discard()
@@ -169,9 +177,10 @@ def test(config: Config, out_dir: str | Path = "logs", *, name: str | None = Non
         held.enter_context(processes_ended_on_error(fabric))
         run = on_first(fabric, lambda: RunFolder.newest(experiment_folder(Path(out_dir), name or config.model_name), config))
         result = replace(_results_so_far(config, run, fabric.device), seeds=[])
+        parent = Parent.from_json(run.status()["parent"]) if "parent" in run.status() else None
         for seed in config.seeds:
             with out_of_memory_as_user_error(config):
-                session = Session(config, seed, fabric, run.path / f"seed{seed}")
+                session = Session(config, seed, fabric, run.path / f"seed{seed}", parent=parent)
             with out_of_memory_as_user_error(config, session.monitor):
                 tested = session.test(after_task)
             if tested:
@@ -191,12 +200,18 @@ class Session:
     """One seed of one run: data, network, learner, monitor, figures, checkpoints."""
 
     def __init__(self, config: MethodSettings, seed: int, fabric: Fabric, folder: Path, share_images_of: DataManager | None = None,
-                 profile: bool = False) -> None:
+                 profile: bool = False, parent: Parent | None = None, edit: Edit | None = None) -> None:
         self.config, self.seed, self.fabric, self.folder = config, seed, fabric, folder
         first = fabric.is_global_zero  # of several processes one writes
         if not config.pretrained:
             log.warning("pretrained is false: the backbone starts from random weights; the Slow Learner needs pre-trained ones")
-        self.learner = make_learner(config, seed, fabric, share_images_of=share_images_of)
+        self.parent = parent
+        self.start = None if parent is None else parent.checkpoint(seed)  # where the run begins that goes on from another's
+        if edit is not None:
+            self.start = edit(self.start)
+        self.learned_before = -1 if edit is None else self.start.task  # the task up to which nothing is to be learned
+        self.learner = make_learner(config, seed, fabric, share_images_of=share_images_of,
+                                    learned=None if self.start is None else Learned.of(self.start.meta, extended=edit is None))
         self.data, self.net = self.learner.data, self.learner.net
         self.figures = Figures()
         self.store = CheckpointStore(folder / "checkpoints", config.keep_checkpoints if first else "none", warn=log.warning,
@@ -219,7 +234,8 @@ class Session:
                 check_stop()
                 inside, self.inside = self.inside, None
                 start = None if inside is None else TrainingState(inside.epoch or 0, inside.weights, inside.state)
-                self.learner.learn_task(task, self.monitor, start, self.save_inside_task)
+                if task > self.learned_before:
+                    self.learner.learn_task(task, self.monitor, start, self.save_inside_task)
                 self.record(self.measure(task))
                 self.save(task)
                 shown = [metrics.percent_text(accuracy) for accuracy in self.figures.accuracy_rows[-1]]
@@ -233,7 +249,9 @@ class Session:
         """Evaluate after `task` and add that to the figures."""
         with self.monitor.stage("evaluation"):
             evaluation = self.learner.evaluate(task)
-            validation = self.learner.evaluate(task, "val").top1 if self.config.val_fraction else None
+            if self.data.unmeasured:
+                evaluation = metrics.without_old_images(evaluation)
+            validation = self.learner.evaluate(task, "val").top1 if self.config.val_fraction and self.start is None else None
             self.figures.add(evaluation, validation, accuracy_on_all_domains(self.learner))
         self.figures.seconds = dict(self.monitor.seconds)
         self.figures.peak_memory_mb = max(self.figures.peak_memory_mb, peak_memory_mb(self.fabric.device))
@@ -276,7 +294,7 @@ class Session:
             self._untrained = left_out, self.learner.untrained_sha256(weights)
         return {"figures": {**vars(self.figures), "seconds": self.monitor.seconds_so_far()}, "base_sha256": self._untrained[1],
                 "precision": self.fabric.strategy.precision.state_dict(), "data": self.data.stored.to_json(), "seed": self.seed,
-                "fingerprint": self.data.fingerprint}
+                "fingerprint": self.data.fingerprint, **({} if self.parent is None else {"parent": self.parent.sha256[self.seed]})}
 
     def test(self, after_task: int | None) -> bool:
         """Evaluate the newest checkpoint, or the one after task `after_task` (from 1); False where there is none."""
@@ -300,6 +318,10 @@ class Session:
         if done is not None:
             self.load(done)
             self.first_task = done.task + 1
+        elif self.start is not None:
+            self.load_parent(self.start)
+            self.first_task = self.start.task + (0 if self.start.task == self.learned_before else 1)
+            self.figures.drop_after(self.first_task)
         inside = self.inside = self.store.newest(inside=self.first_task)
         if inside is not None:
             self.restore_meta(inside)
@@ -309,16 +331,26 @@ class Session:
         if done or inside:
             log.info(f"seed {self.seed}: resuming at task {self.first_task + 1}")
 
-    def load(self, checkpoint: Checkpoint) -> None:
+    def load_parent(self, checkpoint: Checkpoint) -> None:
+        """Put the learner to where the parent's was, with room for one more task. Raises UserError."""
+        log.info(f"seed {self.seed}: goes on from {self.parent.path} after task {checkpoint.task + 1}")
+        try:
+            self.load(replace(checkpoint, weights=self.learner.grown(checkpoint.weights)), of_parent=True)
+        except (AssertionError, KeyError, RuntimeError) as error:  # a setting shapes the network, and is another now
+            raise UserError(f"what {self.parent.path} learned does not fit the settings: {one_sentence(error)}. Leave out of --set what "
+                            "shapes the network or the statistics") from None
+
+    def load(self, checkpoint: Checkpoint, of_parent: bool = False) -> None:
         """Put the learner back to where it was when the checkpoint was written. Raises UserError."""
-        self.restore_meta(checkpoint)
+        self.restore_meta(checkpoint, of_parent)
         self.learner.load_network_state(checkpoint.weights, checkpoint.task)
         device = self.fabric.device
         self.learner.load_extra_state({name: tensor.to(device) for name, tensor in checkpoint.state.items()})
 
-    def restore_meta(self, checkpoint: Checkpoint) -> None:
+    def restore_meta(self, checkpoint: Checkpoint, of_parent: bool = False) -> None:
         """Figures and the loss scaler's state, after a check that data and frozen base weights are the same. Raises UserError."""
-        self.check_data(checkpoint)
+        if not of_parent:
+            self.check_data(checkpoint)
         check_base_weights(checkpoint, self.learner.untrained_sha256(checkpoint.weights), self.store.folder,
                            self.net.backbone.weights["source"])
         self.fabric.strategy.precision.load_state_dict(checkpoint.meta["precision"])

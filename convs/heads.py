@@ -6,7 +6,8 @@ A head factory makes a head from (D, number of classes, generator); `Incremental
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,17 @@ from torch.nn import functional as F
 
 HeadFactory = Callable[[int, int, torch.Generator | None], nn.Module]
 LINEAR_STD = 0.02  # SLCA's release: trunc_normal(std 0.02), bias 0
+
+
+def head_of_rows(head: nn.Module, rows: Sequence[int]) -> nn.Module:
+    """A copy of `head` for some of its classes."""
+    cut = copy.deepcopy(head)
+    for name in ("weight", "bias"):
+        whole = getattr(head, name)
+        if whole is not None:
+            setattr(cut, name, nn.Parameter(whole.detach()[list(rows)].clone(), requires_grad=whole.requires_grad))
+    cut.out_features = len(rows)
+    return cut
 
 
 def linear_head(dim: int, num_classes: int, generator: torch.Generator | None = None, *, bias: bool = True) -> nn.Linear:

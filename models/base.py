@@ -13,7 +13,7 @@ that the next task needs is in `network_state` and `extra_state`. That is what m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from convs.backbones import Backbone
-from convs.heads import HeadFactory, linear_head
+from convs.heads import HeadFactory, head_of_rows, linear_head
 from convs.network import IncrementalNet, OwnTask
 from convs.parts import added_parameters
 from convs.weights import tensors_sha256
@@ -32,12 +32,15 @@ from models.stage1 import AfterEpoch, Batch, TrainingState
 from utils.config import MethodSettings
 from utils.data.data_manager import Batches
 from utils.data.stream import TaskStream
+from utils.errors import UserError
 from utils.formulas.metrics import Evaluation
 from utils.formulas.schedules import multistep
 from utils.machine.sgd import make_sgd
 from utils.rng import seed_of, torch_generator
 from utils.run.monitor import Monitor
 
+FORGETS = ("These can: slca and its kin, ncm, aper, fecam, and methods that keep nothing beside heads; with another method, train again "
+           "without the class")
 FLOAT_BYTES = 4  # of a float32, which statistics and parameters are kept in
 
 
@@ -65,6 +68,7 @@ class BaseLearner:
     rehearsal_free: ClassVar[bool] = True  # keeps no image of an old task
     defaults: ClassVar[dict[str, Any]] = {}  # common settings whose default depends on the method
     frozen_backbone: ClassVar[bool] = False  # the pre-trained weights never move; bcb_lrscale can only be 0
+    not_extended: ClassVar[str] = ""  # why no task can be added once the planned ones are learned; empty: it can
     has_heads: ClassVar[bool] = True  # False: classifies by statistics of the features; no head, no stage 1, epochs are ignored
 
     def __init__(self, config: MethodSettings, data: HasStream, net: IncrementalNet, fabric: Fabric) -> None:
@@ -310,6 +314,11 @@ class BaseLearner:
         self.task = task
         self.feature_cache.clear()
 
+    def grown(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The network's state of a run with fewer tasks as one of this learner's: what the method's parts have for tasks to come is new."""
+        own = self.net.state_dict()
+        return {**{name: own[name] for name in added_parameters(self.net) if name not in state}, **state}
+
     def load_trained(self, state: Mapping[str, Tensor]) -> None:
         """Copy what `network_state` gave into the network, whose heads are there already."""
         missing, unexpected = self.net.load_state_dict(state, strict=False)
@@ -318,6 +327,42 @@ class BaseLearner:
         absent = [name for name in missing if name not in may_be_missing]
         assert not absent, f"checkpoint lacks tensors {absent[:5]}"
         self.ever_trained |= {name for name, _ in self.net.named_parameters() if name.startswith("backbone.") and name in state}
+
+    # More images of known classes -----------------------------------------------------------------------------------
+
+    def refine(self, features: Tensor, labels: Tensor, monitor: Monitor) -> None:
+        """Take more images of classes that are known into what is kept of them, as if all had been there at once.
+
+        Args:
+            features: (N, D), of `features` under the test transform; labels: (N,) new labels.
+
+        Raises:
+            UserError: the method keeps too little of its old images for that.
+        """
+        raise UserError(f"--update: a run of {self.config.model_name} does not keep of its old images what new ones could be joined with; "
+                        "allowed: runs of slca and its kin, which keep a Gaussian per class with its number of images")
+
+    # Classes that shall be forgotten -----------------------------------------------------------------------------
+
+    def forget(self, labels: Collection[int]) -> None:
+        """Leave nothing of these classes (new labels): their statistics and their rows of the heads. The others are numbered anew.
+
+        Raises:
+            UserError: what the method keeps cannot be told apart by classes.
+        """
+        self.forget_statistics(labels)
+        for task, head in enumerate(self.net.heads):
+            classes = self.stream.classes_of(task)
+            kept = [row for row, label in enumerate(classes) if label not in labels]
+            if len(kept) < len(classes):
+                self.net.heads[task] = head_of_rows(head, kept)
+        self.stream = self.stream.without(labels)
+
+    def forget_statistics(self, labels: Collection[int]) -> None:
+        """Take these classes out of what `extra_state` holds; here there is nothing that could be. Raises UserError."""
+        if self.extra_state():
+            raise UserError(f"a run of {self.config.model_name} cannot forget single classes: what it keeps beside its heads is not kept "
+                            f"class by class. {FORGETS}")
 
     # What it costs -------------------------------------------------------------------------------------------
 

@@ -108,6 +108,42 @@ def export_arguments(argv: list[str]) -> argparse.Namespace:
     return _checked(parser.parse_args(argv))
 
 
+def extend_arguments(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="main.py extend", description="Learn one task more: new classes, without the old images.",
+                                     epilog="docs/use_it.md has an example from the first photo on")
+    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a finished run, or of an experiment (its newest finished run)")
+    parser.add_argument("--data", required=True, metavar="FOLDER", help="one sub-folder of images per new class, or an npz file")
+    parser.add_argument("--test", metavar="FOLDER", help="test images of the same classes (default: none, their accuracy is not measured)")
+    parser.add_argument("--set", nargs="+", default=[], metavar="key=value", action="extend",
+                        help="settings of training for the new task, values in JSON (default: those of the run)")
+    parser.add_argument("--update", action="store_true",
+                        help="the images are of classes that the model knows: refine these instead of learning a task")
+    _add_new_run(parser)
+    parser.add_argument("--resume", action="store_true", help="continue an extension that was interrupted")
+    arguments = parser.parse_args(argv)
+    unused = [f"--{key}" for key in ("test", "set", "resume") if getattr(arguments, key)]
+    if arguments.update and unused:
+        raise UserError(f"{unused[0]}: belongs to learning a task, and --update trains nothing and measures what was measured before; "
+                        "leave one of them out")
+    return arguments
+
+
+def forget_arguments(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="main.py forget", description="Make a run that does not know some classes any more.")
+    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a finished run, or of an experiment (its newest finished run)")
+    parser.add_argument("classes", nargs="+", metavar="CLASS", help="names of the classes")
+    _add_new_run(parser)
+    return parser.parse_args(argv)
+
+
+def _add_new_run(parser: argparse.ArgumentParser) -> None:
+    """Where a run made of another one goes."""
+    parser.add_argument("--device", help="auto, cpu, cuda, cuda:1 or GPU numbers such as 0,1 (default: as the run)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where the new run is written (default: beside RUN)")
+    parser.add_argument("--name", help="name of its experiment (default: that of RUN)")
+    parser.add_argument("--quiet", action="store_true", help="show warnings and errors only")
+
+
 def schema_arguments(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="main.py schema", description="Write exps/schema.json, which editors check configs with.")
     return parser.parse_args(argv)

@@ -85,6 +85,13 @@ class DatasetSpec(Strict):
         return value
 
 
+class AddedTask(Strict):
+    """One task more, from images of new classes."""
+
+    train: str = Field(min_length=1, description="folder with one sub-folder of images per new class, or an npz file as in the layout npz")
+    test: str | None = Field(None, description="folder of test images of the same classes; none: no accuracy is measured on them")
+
+
 class BackboneSpec(Strict):
     """A timm model by name, with its constructor's arguments and a local file of weights."""
 
@@ -144,6 +151,8 @@ class Config(Strict):
         description="class: new classes in every task; domain: the same classes, one domain after another")
     all_at_once: bool | None = Field(None, description="all classes (of all domains) as one task, whatever the keys above say: the upper "
         "bound; default by method: true for joint, else false")
+    added: list[AddedTask] | None = Field(None,
+        description="tasks after those of the data set, of new classes from images elsewhere (python main.py extend RUN --data FOLDER)")
     val_fraction: Fraction = Field(0.0,
         description="share of each class's training images held out as the split 'val', to tune on")
     num_workers: Literal["auto"] | Annotated[int, Field(ge=0, le=256)] = Field("auto",

@@ -15,6 +15,7 @@ from models.registry import learner
 @learner("joint")
 class Joint(BaseLearner):
     title = "Joint"
+    not_extended: ClassVar = "it learns all classes at once, so a new class means to train again"
     rehearsal_free = False
     defaults: ClassVar = {"bcb_lrscale": 1.0, "all_at_once": True}
 

@@ -12,7 +12,7 @@ none on ViTs. The inverse is kept instead of the covariance, which the distance 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from pydantic import Field
@@ -56,6 +56,10 @@ class FeCAM(NCM):
     def scores(self, features: Tensor) -> Tensor:
         """Minus the distance to each class (N, K)."""
         return never_without_images(-mahalanobis(F.normalize(features), self.class_means, self.precisions))
+
+    def forget_statistics(self, labels: Collection[int]) -> None:
+        self.precisions = self.precisions[self.kept(labels)]
+        super().forget_statistics(labels)
 
     def planned_statistics(self, classes: int, images_per_class: int | None) -> int:
         return super().planned_statistics(classes, images_per_class) + classes * self.net.backbone.dim**2 * FLOAT_BYTES

@@ -12,13 +12,13 @@ does not start from a base set of ImageNet classes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from models.base import FLOAT_BYTES
+from models.base import FLOAT_BYTES, FORGETS
 from models.first_session import FirstSessionSettings
 from models.frozen.ncm import NCM, never_without_images
 from models.registry import learner
@@ -58,6 +58,9 @@ class LDA(NCM):
         """Linear discriminants (N, K)."""
         weight, bias = self.discriminants
         return never_without_images(features @ weight.T + bias)
+
+    def forget_statistics(self, labels: Collection[int]) -> None:
+        raise UserError(f"a run of lda cannot forget single classes: its one covariance was made of the images of all. {FORGETS}")
 
     def planned_statistics(self, classes: int, images_per_class: int | None) -> int:
         return super().planned_statistics(classes, images_per_class) + self.net.backbone.dim**2 * FLOAT_BYTES

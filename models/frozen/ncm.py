@@ -8,7 +8,7 @@ the features are those of a backbone adapted in the first task; beside the pre-t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor
@@ -42,6 +42,13 @@ class NCM(FirstSession):
     def scores(self, features: Tensor) -> Tensor:
         """Cosine of each feature with each class mean (N, K)."""
         return never_without_images(F.normalize(features) @ F.normalize(self.class_means).T)
+
+    def forget_statistics(self, labels: Collection[int]) -> None:
+        self.class_means = self.class_means[self.kept(labels)]
+
+    def kept(self, labels: Collection[int]) -> list[int]:
+        """Classes seen but these."""
+        return [label for label in range(len(self.class_means)) if label not in labels]
 
     # State ---------------------------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ A later version of the release makes each task's components orthogonal to the ol
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
@@ -46,6 +46,7 @@ class CODAPromptSettings(MethodSettings):
 class CODAPrompt(PromptLearner):
     Settings = CODAPromptSettings
     title = "CODA-Prompt"
+    not_extended: ClassVar = "its prompt components were shared out among the tasks planned at the start, and none is left"
     max_grad_norm = None
 
     def make_prompts(self, num_tasks: int, dim: int) -> Prompts:

@@ -11,7 +11,7 @@ tasks seen so far; heads start as all heads here do, there at zero. As there, a 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 import torch
@@ -49,6 +49,14 @@ class DualPrompt(PromptLearner):
         config = self.config
         return DualPrompts(num_tasks, dim, e_length=config.prompt_length, e_layers=config.prompt_layers, g_length=config.g_prompt_length,
                            g_layers=config.g_prompt_layers, generator=torch_generator(config.torch_seed, "prompts"))
+
+    def grown(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """E-prompts and keys have a row per task: those of the tasks to come are new."""
+        grown = super().grown(state)
+        for name, own in self.net.state_dict().items():
+            if name.endswith((".e_prompts", ".keys")):
+                grown[name] = torch.cat([grown[name], own[len(grown[name]):].to(grown[name])])
+        return grown
 
 
 class DualPrompts(Prompts):

@@ -126,7 +126,8 @@ class DERpp(Rehearsal):
 
     def load_extra_state(self, state: Mapping[str, Tensor]) -> None:
         super().load_extra_state(state)
-        self.logits, self.known = state["logits"], state["known"]
+        self.logits = F.pad(state["logits"], (0, self.stream.num_classes - state["logits"].shape[1]))  # a run that was extended has more
+        self.known = state["known"]
 
     def epoch_state(self) -> dict[str, Tensor]:
         return self.extra_state()

@@ -7,7 +7,7 @@ All of it goes beyond the SLCA papers and is off by default; docs/beyond.md has 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Literal
 
 import numpy as np
@@ -308,6 +308,16 @@ class GaussianLearner(BaseLearner):
     def feature_loss(self, features: Tensor, before: Tensor) -> Tensor:
         """How far the features (N, D) went from those of the backbone before the task (N, D), ()."""
         return F.mse_loss(features, before)
+
+    def refine(self, features: Tensor, labels: Tensor, monitor: Monitor) -> None:
+        """Pooled means and covariances (models/slca/gaussian.py), and the classifier read from them anew."""
+        for label in labels.unique().tolist():
+            self.gaussians.update(label, features[labels == label])
+        self.readout.refresh(self.gaussians)
+
+    def forget_statistics(self, labels: Collection[int]) -> None:
+        self.gaussians.drop(labels)
+        self.readout.refresh(self.gaussians)
 
     # State ---------------------------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ Cheaper covariances, by name (`ca_cov`):
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from itertools import accumulate, pairwise
 
 import torch
@@ -111,6 +111,15 @@ class ClassGaussians:
         self.free_buffers()
         old = self[label]
         self.classes[label] = Gaussian(torch.zeros_like(old.mean), old.factor.new_zeros(0, len(old.mean)), 0, torch.zeros_like(old.noise))
+
+    def drop(self, labels: Collection[int]) -> None:
+        """Forget these classes as `remove` does, and number the others anew. Raises UserError where all classes share one covariance."""
+        for label in labels:
+            self.remove(label)
+        parts = [[g for label, g in enumerate(self.classes[start:stop], start) if label not in labels]
+                 for start, stop in pairwise(accumulate(self.fitted, initial=0))]
+        self.fitted = [len(part) for part in parts if part]
+        self.classes = [g for part in parts for g in part]
 
     def transport(self, operator: Tensor) -> None:
         """Move every Gaussian by a linear map of the features, W (D, D): mu <- mu W, S <- W' S W on the factor.

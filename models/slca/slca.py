@@ -12,7 +12,7 @@ is wrong for tasks of different size (`compat: "release"` brings it back); covar
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import ClassVar
 
 import torch
@@ -128,6 +128,20 @@ class SLCA(GaussianLearner):
         if self.heads_before and self.config.ca_start == "local":
             self.net.heads.load_state_dict(self.heads_before)
         self.heads_before = {}
+
+    def refine(self, features: Tensor, labels: Tensor, monitor: Monitor) -> None:
+        """With aligned heads these are aligned anew, from where alignment began, on the refined Gaussians."""
+        super().refine(features, labels, monitor)
+        if self.aligns and self.task > 0:
+            self.recall_heads()
+            self.align(self.task, monitor)
+
+    def forget_statistics(self, labels: Collection[int]) -> None:
+        super().forget_statistics(labels)
+        for name, tensor in self.heads_before.items():  # "<task>.weight", "<task>.bias"; a cosine head's scale has no rows
+            if tensor.ndim:
+                kept = [row for row, label in enumerate(self.stream.classes_of(int(name.partition(".")[0]))) if label not in labels]
+                self.heads_before[name] = tensor[kept]
 
     # State ---------------------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from convs.network import IncrementalNet
 from models.base import BaseLearner
 from models.registry import learner_class
 from utils.config import Config, DatasetSpec, MethodSettings
+from utils.data.added import Learned
 from utils.data.data_manager import DataManager
 from utils.data.registry import REGISTRY as DATASETS
 from utils.data.registry import dataset_info
@@ -20,13 +21,14 @@ from utils.machine.distributed import first_process_first
 
 
 def make_learner(config: MethodSettings, seed: int, fabric: Fabric, *,
-                 share_images_of: DataManager | None = None) -> BaseLearner:
+                 share_images_of: DataManager | None = None, learned: Learned | None = None) -> BaseLearner:
     """The learner before its first task; its data and network are `learner.data` and `learner.net`.
 
     Args:
         config: resolved settings.
         seed: of the class order.
         share_images_of: another seed's data, whose decoded images and workers are taken over.
+        learned: what a run knows that is extended by one task.
 
     Raises:
         UserError: data, weights or settings are not as they should be.
@@ -36,7 +38,8 @@ def make_learner(config: MethodSettings, seed: int, fabric: Fabric, *,
     normalisations = {"backbone": {"mean": backbone.mean, "std": backbone.std}, "unit": {"mean": (0.0,), "std": (1.0,)}}
     with first_process_first(fabric):
         data = DataManager(config, seed, channels=backbone.channels, rank=fabric.global_rank, world_size=fabric.world_size,
-                           device=fabric.device, share_images_of=share_images_of, **normalisations.get(config.normalize, {}))
+                           device=fabric.device, share_images_of=share_images_of, learned=learned,
+                           old_images=not learner_class(config.model_name).rehearsal_free, **normalisations.get(config.normalize, {}))
     learner = learner_class(config.model_name)(config, data, IncrementalNet(backbone), fabric)
     backbone.speed_up(compile=config.compile, channels_last=config.channels_last)  # once LoRA is in
     return learner

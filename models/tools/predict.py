@@ -153,12 +153,12 @@ def load_learner(run: str | Path, *, seed: int | None = None, after_task: int | 
         store = CheckpointStore(found.path / f"seed{number}" / "checkpoints", warn=log.warning)
         checkpoint = store.newest(None if after_task is None else after_task - 1)
         if checkpoint is not None and (after_task is None or checkpoint.task == after_task - 1):
-            return _restore(config, checkpoint, store.folder)
+            return restore(config, checkpoint, store.folder)
     raise UserError(f"{found.path} has no checkpoint{'' if after_task is None else f' after task {after_task}'}; train first "
                     "(keep_checkpoints must not be 'none', and 'all' keeps every task's)")
 
 
-def _restore(config: MethodSettings, checkpoint: Checkpoint, where: Path) -> TrainedLearner:
+def restore(config: MethodSettings, checkpoint: Checkpoint, where: Path) -> TrainedLearner:
     """The learner of a checkpoint. Pre-trained weights are read only where part of them stayed frozen."""
     if checkpoint.meta["base_sha256"] == NOTHING_FROZEN:
         config = config.model_copy(update={"pretrained": False})

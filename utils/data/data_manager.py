@@ -5,6 +5,7 @@ Labels are new ones throughout (utils/data/stream.py).
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -14,11 +15,12 @@ import torch
 from torch import Tensor
 
 from utils.config import Config
-from utils.data.fingerprint import Fingerprint, fingerprint
+from utils.data.added import Learned, Part, load_parts, missing_test_classes
+from utils.data.fingerprint import Fingerprint
 from utils.data.folders import check_classes
 from utils.data.notes import tell
 from utils.data.places import home_expanded
-from utils.data.registry import DatasetInfo, ImageSet, dataset_info, load_dataset
+from utils.data.registry import DatasetInfo, ImageSet, dataset_info
 from utils.data.stream import InputFormat, StoredData, TaskStream
 from utils.data.tasks import plan_tasks
 from utils.data.types import members_by_group
@@ -26,7 +28,7 @@ from utils.errors import UserError
 from utils.images.cache import open_files
 from utils.images.loader import BatchMaker, BatchPool
 from utils.images.passes import WorkItem
-from utils.images.store import ArrayStore, ImageStore
+from utils.images.store import ArrayStore, FileStore, ImageStore, JoinedStore
 from utils.images.transforms import SMALL, make_transform
 from utils.machine.cores import available_cores
 from utils.rng import numpy_generator
@@ -46,41 +48,70 @@ class _Split:
 
 @dataclass(frozen=True)
 class _Images:
-    """The data set as it is on disk or in memory; the same for every seed."""
+    """All images as they are on disk or in memory, of one place or of several (`added`); the same for every seed."""
 
-    train: ImageSet
-    test: ImageSet
-    names: list[str]  # of classes, by old label
+    parts: list[Part]
     stores: dict[str, ImageStore]
     notes: tuple[str, ...] = ()  # what was passed over, reinterpreted or left out; told when it was found
+    learned: Learned | None = None  # what is extended by the last part
+
+    def count(self, split: str) -> int:
+        return sum(map(len, self._sets(split)))
+
+    def labels(self, split: str) -> np.ndarray:
+        """(N,) int64 own labels."""
+        return np.concatenate([images.labels for images in self._sets(split)])
+
+    def domains(self, split: str) -> np.ndarray | None:
+        """(N,) int64; None for a set without domains."""
+        return self._sets(split)[0].domains
 
     @cached_property
     def fingerprint(self) -> Fingerprint:
-        return fingerprint(self.train, self.test, self.names)
+        """Of all parts; of learned classes, whose images may be gone, as it was."""
+        before = {} if self.learned is None else self.learned.fingerprint
+        new = self.parts if self.learned is None else self.parts[-1:] if self.learned.extended else []
+        now = [part.fingerprint() for part in new]
+        return {split: {name: entry for found in (before, *now) for name, entry in found.get(split, {}).items()}
+                for split in ("train", "test")}
 
     @classmethod
-    def open(cls, config: Config, world_size: int) -> _Images:
-        """Load the data set, decode and keep its images as `cache` says, leave out unreadable ones if they may be."""
-        *splits, names = load_dataset(config.dataset, config.data_root)
-        sets: list[ImageSet] = []
-        stores: dict[str, ImageStore] = {}
-        notes = list(splits[0].notes)
-        for split, images in zip(("train", "test"), splits, strict=True):
-            if isinstance(images.images, np.ndarray):
-                stores[split] = ArrayStore(images.images)
-            else:
-                stores[split], kept = open_files(images.images, config.cache, name=f"{config.dataset_name} {split}", processes=world_size,
-                                                 folder=home_expanded(config.data_root) / "cache", skip_bad=config.bad_images == "skip")
-                if len(kept) < len(images):
-                    notes.append(_left_out(images, kept, split))
-                    images = images.subset(kept)
-            sets.append(images)
-        train, test = sets
-        later = validation_notes(config, train)
-        if len(train) + len(test) < sum(map(len, splits)):
-            later += check_classes(train, test, names, f"data set {config.dataset_name}")
-        later = [note for note in later if note not in notes]
-        return cls(train, test, names, stores, (*notes, *tell(f"data set {config.dataset_name}", later)))
+    def open(cls, config: Config, world_size: int, learned: Learned | None, old_images: bool) -> _Images:
+        """Load the images, decode and keep them as `cache` says, leave out unreadable ones if they may be."""
+        parts, stores, notes = zip(*(_opened(part, config, world_size) for part in load_parts(config, learned, old_images=old_images)),
+                                   strict=True)
+        if len(parts) > 1:
+            counts = {"train": [len(part.train) for part in parts], "test": [len(part.test) for part in parts]}
+            stores = [{split: JoinedStore([opened[split] for opened in stores], counts[split]) for split in counts}]
+        return cls(list(parts), stores[0], tuple(itertools.chain.from_iterable(notes)), learned)
+
+    def _sets(self, split: str) -> list[ImageSet]:
+        return [part.train if split == "train" else part.test for part in self.parts]
+
+
+def _opened(part: Part, config: Config, world_size: int) -> tuple[Part, dict[str, ImageStore], list[str]]:
+    """One place's images that can be read, their stores, and notes."""
+    sets: list[ImageSet] = []
+    stores: dict[str, ImageStore] = {}
+    notes = list(part.train.notes)
+    for split, images in (("train", part.train), ("test", part.test)):
+        if isinstance(images.images, np.ndarray):
+            stores[split] = ArrayStore(images.images)
+        elif not len(images):
+            stores[split] = FileStore(images.images)
+        else:
+            stores[split], kept = open_files(images.images, config.cache, name=f"{part.where} {split}", processes=world_size,
+                                             folder=home_expanded(config.data_root) / "cache", skip_bad=config.bad_images == "skip")
+            if len(kept) < len(images):
+                notes.append(_left_out(images, kept, split))
+                images = images.subset(kept)
+        sets.append(images)
+    train, test = sets
+    later = validation_notes(config, train)
+    if len(train) + len(test) < len(part.train) + len(part.test):
+        later += check_classes(train, test, part.names, f"data set {part.where}")
+    later = [note for note in later if note not in notes]
+    return replace(part, train=train, test=test), stores, [*notes, *tell(f"data set {part.where}", later)]
 
 
 def validation_notes(config: Config, train: ImageSet) -> list[str]:
@@ -115,6 +146,8 @@ class DataManager:
         rank, world_size: this process among those that share the work
         device: where the network is, and where batches end up; a GPU also crops, flips and normalises (`augment_on`)
         share_images_of: a manager of the same config (another seed), whose images and worker processes are used again
+        learned: the run that is extended by the last task of `added`; its images may be gone
+        old_images: take the training images of learned classes too, which must be there
 
     Raises:
         UserError: the data set is missing or wrong, or the config asks for tasks that it cannot give.
@@ -122,22 +155,27 @@ class DataManager:
 
     def __init__(self, config: Config, seed: int, *, mean: Sequence[float] | None = None, std: Sequence[float] | None = None,
                  channels: int | None = None, rank: int = 0, world_size: int = 1, device: torch.device | None = None,
-                 share_images_of: DataManager | None = None) -> None:
+                 share_images_of: DataManager | None = None, learned: Learned | None = None, old_images: bool = False) -> None:
         self.info = dataset_info(config.dataset, config.data_root)
         if config.test_transform is not None:
             self.info = replace(self.info, test_transform=config.test_transform)
-        self._images: _Images = share_images_of._images if share_images_of is not None else _Images.open(config, world_size)
-        train, test, names = self._images.train, self._images.test, self._images.names
-        plan = _plan(config, seed, self.info, len(names), names)
-        self.stream = replace(plan, class_names=_names_in_order(plan, names, self.info.domains))
+        if learned is not None:  # the images become input as before, whatever is known of the data set now
+            before = learned.data.inputs
+            self.info = replace(self.info, image_size=before.image_size, test_transform=before.test_transform)
+            mean, std, channels = before.mean, before.std, before.channels
+        images = share_images_of._images if share_images_of is not None else _Images.open(config, world_size, learned, old_images)
+        self._images: _Images = images
+        self.stream = _stream(config, seed, self.info, images.parts, learned)
         self.rank, self.world_size = rank, world_size
+        # tasks whose test images were there when they were learned and are gone now
+        self.unmeasured = _tasks_of(self.stream, missing_test_classes(learned, images.parts)) if learned is not None else set()
 
-        labels = {"train": self._new_labels(train, len(names)), "test": self._new_labels(test, len(names))}
-        held_out = _validation_members(labels["train"], config.val_fraction)
+        labels = {split: self._new_labels(images.labels(split), images.domains(split)) for split in ("train", "test")}
+        held_out = _validation_members(labels["train"], config.val_fraction, [len(part.train) for part in images.parts])
         self._splits = {
-            "train": _Split("train", labels["train"], np.setdiff1d(np.arange(len(train)), held_out)),
+            "train": _Split("train", labels["train"], np.setdiff1d(np.arange(images.count("train")), held_out)),
             "val": _Split("train", labels["train"], held_out),
-            "test": _Split("test", labels["test"], np.arange(len(test))),
+            "test": _Split("test", labels["test"], np.arange(images.count("test"))),
         }
         shared = share_images_of._pool if share_images_of is not None else None
         self._pool: BatchPool = shared or self._make_pool(config, mean, std, channels, device)
@@ -243,14 +281,12 @@ class DataManager:
 
     # Set-up --------------------------------------------------------------------------------------------------
 
-    def _new_labels(self, images: ImageSet, num_old: int) -> np.ndarray:
+    def _new_labels(self, labels: np.ndarray, domains: np.ndarray | None) -> np.ndarray:
         if self.stream.domain_order is None:
-            position = np.empty(num_old, dtype=np.int64)
-            position[self.stream.class_order] = np.arange(num_old)
-            return position[images.labels]
-        assert images.domains is not None, f"data set {self.info.name} has domains but its images have none"
+            return np.argsort(self.stream.class_order)[labels]
+        assert domains is not None, f"data set {self.info.name} has domains but its images have none"
         task_of_domain = np.argsort(self.stream.domain_order)
-        return images.labels + num_old * task_of_domain[images.domains]
+        return labels + self.stream.label_period * task_of_domain[domains]
 
     def _make_pool(self, config: Config, mean: Sequence[float] | None, std: Sequence[float] | None, channels: int | None,
                    device: torch.device | None) -> BatchPool:
@@ -304,6 +340,25 @@ def _plan(config: Config, seed: int, info: DatasetInfo, num_classes: int, names:
                       num_domains=len(info.domains), fixed_domain_order=info.fixed_domain_order)
 
 
+def _stream(config: Config, seed: int, info: DatasetInfo, parts: Sequence[Part], learned: Learned | None) -> TaskStream:
+    """The data set's tasks, then one for each further place of images; or the stream that was learned, and one task more."""
+    if learned is not None:
+        return learned.data.stream.with_task(parts[-1].names) if learned.extended else learned.data.stream
+    first, *added = parts
+    if added and (config.scenario == "domain" or config.all_at_once):
+        raise UserError("added: tasks of new classes follow a data set whose classes come task by task; allowed: null with scenario "
+                        "'domain' and with all_at_once")
+    plan = _plan(config, seed, info, len(first.names), first.names)
+    stream = replace(plan, class_names=_names_in_order(plan, first.names, info.domains))
+    for part in added:
+        stream = stream.with_task(part.names)
+    return stream
+
+
+def _tasks_of(stream: TaskStream, names: set[str]) -> set[int]:
+    return {int(stream.task_of_class[label]) for label, name in enumerate(stream.class_names) if name in names}
+
+
 def _names_in_order(stream: TaskStream, names: Sequence[str], domains: Sequence[str]) -> list[str]:
     """Class names in learning order; in the domain scenario "domain/class"."""
     if stream.domain_order is None:
@@ -311,19 +366,24 @@ def _names_in_order(stream: TaskStream, names: Sequence[str], domains: Sequence[
     return [f"{domains[d]}/{name}" for d in stream.domain_order for name in names]
 
 
-def _validation_members(labels: np.ndarray, fraction: float) -> np.ndarray:
+def _validation_members(labels: np.ndarray, fraction: float, sizes: Sequence[int] = ()) -> np.ndarray:
     """Positions (n,) of `fraction` of each class's images, the same for every seed of the class order; ascending.
 
     A class of two or more images gives at least one and keeps at least one.
+
+    Args:
+        sizes: images of each place that they come from (default: one); what is held out of one does not depend on the others.
     """
     if not fraction or not len(labels):
         return np.empty(0, dtype=np.int64)
-    parts = []
-    for members in members_by_group(labels):
-        count = min(max(1, round(fraction * len(members))), len(members) - 1)
-        # named by the first image, not by the label, which the class order changes
-        parts.append(numpy_generator("validation", int(members[0])).permutation(members)[:count])
-    return np.sort(np.concatenate(parts))
+    found, starts = [], np.cumsum([0, *(sizes or [len(labels)])])
+    for number, (start, stop) in enumerate(itertools.pairwise(starts)):
+        place = ("added", number) if number else ()
+        for members in members_by_group(labels[start:stop]):
+            count = min(max(1, round(fraction * len(members))), len(members) - 1)
+            # named by the first image, not by the label, which the class order changes
+            found.append(start + numpy_generator("validation", *place, int(members[0])).permutation(members)[:count])
+    return np.sort(np.concatenate(found))
 
 
 def _per_channel(values: Sequence[float], channels: int) -> tuple[float, ...]:

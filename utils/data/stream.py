@@ -5,8 +5,8 @@ A `TaskStream` is made by utils/data/tasks.py; data manager, learner and checkpo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -56,6 +56,21 @@ class TaskStream:
     def classes_of(self, task: int) -> range:
         """New labels of the classes of `task`."""
         return range(self._ends[task], self._ends[task + 1])
+
+    def with_task(self, names: Sequence[str]) -> TaskStream:
+        """One task more, of new classes with these names; their own labels follow the others'."""
+        known = self.num_classes
+        return replace(self, class_order=[*self.class_order, *range(known, known + len(names))],
+                       task_sizes=[*self.task_sizes, len(names)], class_names=[*self.class_names, *names])
+
+    def without(self, labels: Collection[int]) -> TaskStream:
+        """The same without these classes (new labels); the others keep their order, and are numbered anew. A task may be left empty."""
+        kept = [label for label in range(self.num_classes) if label not in labels]
+        own = [self.class_order[label] for label in kept]
+        rank = {label: position for position, label in enumerate(sorted(own))}
+        sizes = np.bincount(self.task_of_class[kept], minlength=self.num_tasks).tolist()
+        return replace(self, class_order=[rank[label] for label in own], task_sizes=sizes,
+                       class_names=[self.class_names[label] for label in kept])
 
     def names_by_own_label(self) -> list[str]:
         """(K,) class names by the data set's own label."""

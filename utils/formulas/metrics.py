@@ -11,7 +11,7 @@ averaged; `release_accuracy` keeps the release's arithmetic for the parity test.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -71,6 +71,12 @@ def evaluate_predictions(
         old=old,
         new=new,
     )
+
+
+def without_old_images(evaluation: Evaluation) -> Evaluation:
+    """The same where test images of some older task are gone: what is measured over all classes is not defined any more."""
+    grouped = {key: value if key == "new" else None for key, value in evaluation.grouped.items()}
+    return replace(evaluation, top1=None, top5=None, task_il=None, grouped=grouped, old=None)
 
 
 def _percent(correct: np.ndarray) -> float | None:

@@ -60,6 +60,26 @@ class FileStore:
         return sum(self.paths[i].stat().st_size for i in indices)
 
 
+class JoinedStore:
+    """Several stores, the images of one behind those of the other."""
+
+    def __init__(self, stores: Sequence[ImageStore], counts: Sequence[int]) -> None:
+        self.stores = stores
+        self.starts = np.cumsum([0, *counts])
+        self.in_memory = all(store.in_memory for store in stores)
+
+    def get(self, indices: np.ndarray) -> Images:
+        """A tensor where all come from one store that gives one, else a list."""
+        of_store = np.searchsorted(self.starts, indices, side="right") - 1
+        if len(indices) and (of_store == of_store[0]).all():
+            return self.stores[of_store[0]].get(indices - self.starts[of_store[0]])
+        return [self.stores[s].get(np.array([i - self.starts[s]]))[0] for s, i in zip(of_store, indices, strict=True)]
+
+    def image_bytes(self, indices: np.ndarray) -> int:
+        of_store = np.searchsorted(self.starts, indices, side="right") - 1
+        return sum(store.image_bytes(indices[of_store == s] - self.starts[s]) for s, store in enumerate(self.stores))
+
+
 def read_image(path: Path) -> np.ndarray:
     """The image at `path` as (H, W, 3) uint8, whatever its mode.
 

@@ -36,6 +36,7 @@ from utils.run.background import NewestJob, host_copies
 
 PARTIAL = ".partial"  # ends the name of a folder that is being written
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")  # so safetensors tells what the system said
+DAMAGED = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError)  # what reading one may raise
 _NAME = re.compile(r"task_(\d+)(?:_epoch_(\d+))?")
 
 
@@ -204,8 +205,18 @@ class CheckpointStore:
                 continue
             try:
                 return self._read(name, found_task, epoch)
-            except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
+            except DAMAGED as error:
                 self.warn(f"checkpoint {self.folder / name} is damaged ({error}); using the one before it")
+        return None
+
+    def named(self, name: str) -> Checkpoint | None:
+        """The checkpoint in the folder `name`; None where it is missing or damaged."""
+        for found, task, epoch in self._names():
+            if found == name:
+                try:
+                    return self._read(name, task, epoch)
+                except DAMAGED as error:
+                    self.warn(f"checkpoint {self.folder / name} is damaged ({error})")
         return None
 
     def names(self) -> list[str]:

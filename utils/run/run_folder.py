@@ -8,7 +8,7 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -41,11 +41,15 @@ class RunFolder:
     new: bool = False  # made by this process
 
     @classmethod
-    def open(cls, out_dir: Path, name: str, config: Config, *, resume: bool, device: torch.device | None = None) -> RunFolder:
+    def open(cls, out_dir: Path, name: str, config: Config, *, resume: bool, device: torch.device | None = None,
+             parent: Mapping[str, Any] | None = None) -> RunFolder:
         """The run to continue when resuming, else a new one, <out_dir>/<name>/<date-time>/.
 
         Resuming takes the newest run with this config: continued when unfinished, given back as it is when finished. Without
         one, an unfinished newest run is refused rather than mixed with another config; else a new run starts.
+
+        Args:
+            parent: what the run goes on from, as `Parent.to_json` tells it (utils/run/parent.py).
 
         Raises:
             UserError: the newest run is unfinished and has another config, or the folder cannot be made.
@@ -53,7 +57,7 @@ class RunFolder:
         experiment = experiment_folder(out_dir, name)
         runs = cls.all(experiment) if resume else []
         for run in reversed(runs):
-            if not run.changed_keys(config):
+            if not run.changed_keys(config) and run.status().get("parent") == parent:
                 return run
         if runs and not runs[-1].finished:
             runs[-1].check_same(config, "--resume")
@@ -70,7 +74,7 @@ class RunFolder:
             run = cls(path, new=True)
             run._write({"finished": False, "number": next_number(experiment), "started": started.isoformat(timespec="seconds"),
                         "command": command_line(), "config": config.model_dump(mode="json"), "environment": environment(device),
-                        "threads": torch.get_num_threads()})
+                        "threads": torch.get_num_threads(), **({} if parent is None else {"parent": dict(parent)})})
             return run
         raise UserError(f"--out: too many runs named {stamp} in {experiment}")
 
@@ -92,6 +96,16 @@ class RunFolder:
             runs[-1].check_same(config, "--test_only")
         fitting = same or runs
         return next((run for run in reversed(fitting) if run.has_checkpoint), fitting[-1])
+
+    @classmethod
+    def finished_run(cls, folder: Path) -> RunFolder:
+        """The run in `folder`, or the newest finished one of an experiment. Raises UserError: there is none that is finished."""
+        runs = [cls(folder)] if (folder / "run.json").is_file() else cls.all(folder)
+        finished = [run for run in runs if run.finished]
+        if not finished:
+            raise UserError(f"{folder} holds no finished run; " + ("finish it first (its own command with --resume)" if runs else
+                                                                   "name the folder of one, such as logs/slca_demo"))
+        return finished[-1]
 
     @contextmanager
     def lock(self) -> Iterator[None]:

@@ -62,7 +62,7 @@ def numbered(tmp_path) -> dict:
 def classes_of(dataset: dict, **settings) -> list[str]:
     config = Config(model_name="ncm", convnet_type="none", epochs=1, num_workers=0, cache="none", dataset=dataset, **settings)
     data = DataManager(config, 1)
-    assert [data.stream.class_names[c] for c in data.labels("train", 0)] == [p.parent.name for p in data._images.train.images[
+    assert [data.stream.class_names[c] for c in data.labels("train", 0)] == [p.parent.name for p in data._images.parts[0].train.images[
         data.task_indices("train", 0)]], "the images are those of the named folders"
     assert DataManager.plan(config, 1).class_order == data.stream.class_order, "a dry run means the same classes"
     return data.stream.class_names

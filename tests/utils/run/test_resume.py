@@ -40,13 +40,13 @@ def stop_after_saves(monkeypatch, count: int) -> None:
     monkeypatch.setattr(CheckpointStore, "save", save)
 
 
-def run_stopping_at_every_checkpoint(config, out, monkeypatch, every: int = 1) -> int:
+def run_stopping_at_every_checkpoint(config, out, monkeypatch, every: int = 1, parent=None) -> int:
     """Start, stop after `every` checkpoints, resume, ... until the run is done; returns how often it was stopped."""
     for stops in range(100):
         with monkeypatch.context() as patch:
             stop_after_saves(patch, every)
             try:
-                train(config, out, name="run", resume=True)
+                train(config, out, name="run", resume=True, parent=parent)
                 return stops
             except Stopped:
                 continue

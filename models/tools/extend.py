@@ -1,0 +1,67 @@
+"""One task more for a finished run: `python main.py extend RUN --data FOLDER`. What is learned then is trainer.py's as ever.
+
+The new run's config is the old one's with one more entry under `added`, so it says by itself what the model has seen; run.json names
+the parent. Training the same config from the beginning gives the same bits on a CPU, where the old images are still there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from models.registry import learner_class, resolve_config
+from utils.config import MethodSettings, parse_config
+from utils.errors import UserError
+from utils.overrides import with_overrides
+from utils.run.parent import Parent
+from utils.run.run_folder import RunFolder
+
+# Settings that what was learned depends on: another value would not change a task, but spoil it.
+FIXED = ("model_name", "torch_seed", "dataset", "added", "scenario", "all_at_once", "tasks", "task_sizes", "init_cls", "increment",
+         "shuffle", "normalize", "test_transform", "convnet_type", "pretrained", "reset_norm", "pool", "features", "ca_cov")
+
+
+def extended(run: Path, data: str, test: str | None = None, overrides: Mapping[str, Any] | None = None) -> tuple[MethodSettings, Parent]:
+    """The config that learns the classes under `data` after those of `run`, and the parent that it starts from; for `trainer.train`.
+
+    Args:
+        run: a finished run's folder, or an experiment's (its newest finished run).
+        data: a folder with one sub-folder per new class, or an npz file.
+        test: a folder of test images of the same classes.
+        overrides: settings of the new task, as `--set` has them.
+
+    Raises:
+        UserError: there is no such run, its method cannot learn a task more, or a setting must stay as it was.
+    """
+    found = RunFolder.finished_run(run)
+    before = parent_config(found)
+    overrides = dict(overrides or {})
+    method = learner_class(before.model_name)
+    if method.not_extended:
+        raise UserError(f"{found.path}: a run of {before.model_name} cannot be extended, because {method.not_extended}")
+    if before.scenario == "domain" or before.all_at_once:
+        how = "one domain after another" if before.scenario == "domain" else "all classes at once"
+        raise UserError(f"{found.path} learned {how}; only a run of classes in tasks can be extended by new classes")
+    settings = before.model_dump(mode="json")
+    values = with_overrides(settings, overrides)
+    for key in FIXED:
+        if key in values and values[key] != settings.get(key):
+            raise UserError(f"--set {key}: it was {settings.get(key)!r} when {found.path} learned, and cannot change for a task more; "
+                            "allowed: settings of training (epochs, lr, batch_size, ca_epochs, ...) and of the machine")
+    task = {"train": str(_absolute(data)), "test": None if test is None else str(_absolute(test))}
+    values["added"] = [*(values.get("added") or []), task]
+    config = resolve_config(parse_config(values, source=str(found.path / "run.json")))
+    unknown = sorted(set(config.seeds) - set(before.seeds))
+    if unknown:
+        raise UserError(f"--set seed: {found.path} has no seed {unknown[0]}, allowed: {', '.join(map(str, before.seeds))}")
+    return config, Parent.of(found, config.seeds)
+
+
+def parent_config(run: RunFolder) -> MethodSettings:
+    """The resolved settings of a run. Raises UserError where run.json does not hold them."""
+    return resolve_config(parse_config(run.status().get("config", {}), source=str(run.path / "run.json")))
+
+
+def _absolute(place: str) -> Path:
+    return Path(place).expanduser().resolve()
