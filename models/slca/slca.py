@@ -12,7 +12,8 @@ is wrong for tasks of different size (`compat: "release"` brings it back); covar
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import copy
+from collections.abc import Callable, Iterator, Mapping
 from typing import ClassVar
 
 import torch
@@ -128,6 +129,13 @@ class SLCA(GaussianLearner):
         if self.heads_before and self.config.ca_start == "local":
             self.net.heads.load_state_dict(self.heads_before)
         self.heads_before = {}
+
+    def classifier_before_alignment(self) -> Callable[[Tensor], Tensor] | None:
+        if not self.heads_before:
+            return None
+        heads = copy.deepcopy(self.net.heads)
+        heads.load_state_dict(self.heads_before)
+        return lambda features: torch.cat([head(features) for head in heads], dim=1)
 
     # State ---------------------------------------------------------------------------------------------------
 

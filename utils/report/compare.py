@@ -16,6 +16,7 @@ from utils.errors import UserError
 from utils.files import encodable, write_atomic
 from utils.report.compare_tables import Cell, Entry, csv_row, latex, markdown, most_tasks, page_context, sort_entries, table_rows, terminal
 from utils.report.page import PAGES, write_picture
+from utils.report.page_measured import curve_words
 from utils.report.plots import curve_figure
 from utils.report.results import RunResult, csv_text, read_results
 from utils.report.tables import printable
@@ -27,7 +28,7 @@ def compare(
     run_folders: Sequence[Path | str], out_dir: Path | str = "logs/compare", labels: Sequence[str] | None = None,
     sort: str | None = None,
 ) -> str:
-    """Write the table of several runs as `comparison.{md,csv,tex,png,html}` into `out_dir`, then print it.
+    """Write the table of several runs as `comparison.{md,csv,tex,png,svg,pdf,html}` into `out_dir`, then print it.
 
     A comparison of other figures that is there already is kept, in a folder `older-N` beside it.
 
@@ -61,9 +62,7 @@ def write_comparison(
     table = csv_text([csv_row(entry, most_tasks(entries)) for entry in entries])
     older = keep_older(out, table)
     labels, results = [entry.label for entry in entries], [entry.result for entry in entries]
-    picture = write_picture(
-        out / "comparison.png", lambda theme: curve_figure(results, labels, theme), f"Curves: {', '.join(labels)}"
-    )
+    picture = write_picture(out / "comparison", curve_figure(results, labels), curve_words(labels, results))
     write_atomic(out / "comparison.md", markdown(rows, notes))
     write_atomic(out / "comparison.csv", table)
     write_atomic(out / "comparison.tex", latex(rows, notes))

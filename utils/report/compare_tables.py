@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from utils.report.results import MEMORY_KINDS, RunResult, Statistic, statistic
+from utils.report.result_rows import MEMORY_KINDS
+from utils.report.results import RunResult, Statistic, statistic
 from utils.report.tables import bytes_text, count_text, mean_std_text, printable, seconds_text, stream_text, text_table
 
 LATEX_SPECIAL = {

@@ -71,7 +71,8 @@ def test_a_run_without_a_finished_seed_is_a_user_error(tmp_path: Path) -> None:
 
 
 def test_every_form_of_the_comparison_is_written(written: Path) -> None:
-    names = {"comparison.md", "comparison.csv", "comparison.tex", "comparison.png", "comparison.html"}
+    names = {"comparison.md", "comparison.csv", "comparison.tex", "comparison.png", "comparison.svg", "comparison.pdf",
+             "comparison.html"}
     assert {path.name for path in written.iterdir()} == names
     for name in ("comparison.md", "comparison.tex", "comparison.html"):
         text = (written / name).read_text()
@@ -195,14 +196,14 @@ def test_another_comparison_that_is_there_is_kept_and_the_same_one_is_not_double
     assert str(tmp_path / "older-1") in capsys.readouterr().out
     compare(runs, tmp_path)
     assert (tmp_path / "older-1" / "comparison.csv").read_text() == first == (tmp_path / "comparison.csv").read_text()
-    assert len(list((tmp_path / "older-2").iterdir())) == 5
+    assert len(list((tmp_path / "older-2").iterdir())) == 7
 
 
 def test_a_comparison_is_written_where_nothing_can_be_printed(logs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with open("/dev/full", "w") as full:
         monkeypatch.setattr("sys.stdout", full)
         compare([logs / "finetune_demo"], tmp_path)
-    assert len(list(tmp_path.iterdir())) == 5
+    assert len(list(tmp_path.iterdir())) == 7
 
 
 def test_a_comparison_imports_no_torch(logs: Path, tmp_path: Path) -> None:
