@@ -26,7 +26,7 @@ from models.tools.build import make_learner
 from models.tools.dry_run import count_parameters
 from utils.config import Config, MethodSettings
 from utils.data.data_manager import DataManager
-from utils.data.fingerprint import changes
+from utils.data.fingerprint import changes, digest
 from utils.data.stream import StoredData
 from utils.errors import DataChanged, RunFailed, StorageError, UserError
 from utils.files import DISK_ERRORS, disk_errors_as_user_error, storage_errors_told
@@ -138,6 +138,7 @@ def _train_seeds(config: Config, fabric: Fabric, run: RunFolder, result: RunResu
                 del session  # with its network, before the next seed's is made
                 continue
         result.environment["weights"] = session.net.backbone.weights
+        result.environment["images"] = {"size": session.data.info.image_size, "fingerprint": digest(session.data.fingerprint)}
         if session.data.notes:
             result.environment["data"] = list(session.data.notes)
         result.class_names = session.data.stream.names_by_own_label()

@@ -22,7 +22,7 @@ def make_seed(seed: int, task_sizes: list[int], drop: float = 4.0, first: float 
     curve = [float(np.average(np.array(matrix[t][: t + 1], float), weights=sizes[: t + 1])) for t in range(tasks)]
     return SeedResult(
         seed=seed,
-        class_order=rng.permutation(classes).tolist(),
+        class_order=np.random.default_rng([seed, 1]).permutation(classes).tolist(),
         task_sizes=task_sizes,
         top1_curve=curve,
         top5_curve=[min(100.0, value + 3) for value in curve],

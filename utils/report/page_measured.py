@@ -21,20 +21,21 @@ def class_table(result: RunResult) -> list[list[str]]:
 
     Mean ± std over the seeds, which learned the class in other tasks. Empty where results have no accuracies of classes.
     """
-    learned: dict[str, list[float | None]] = {}
-    last: dict[str, list[float | None]] = {}
-    for seed in result.seeds:
+    names: dict[int, str] = {}
+    learned: dict[int, list[float | None]] = {}  # by own label, one entry per seed
+    last: dict[int, list[float | None]] = {}
+    for number, seed in enumerate(result.seeds):
         for task in range(len(seed.task_sizes)):
-            for name, accuracy in class_figures(result, seed, task):
-                learned.setdefault(name, [])
-                if len(learned[name]) < 1 + result.seeds.index(seed):
-                    learned[name].append(accuracy)
-        for name, accuracy in class_figures(result, seed, len(seed.task_sizes) - 1):
-            last.setdefault(name, []).append(accuracy)
+            for label, name, accuracy in class_figures(result, seed, task):
+                names[label] = name
+                if len(learned.setdefault(label, [])) == number:
+                    learned[label].append(accuracy)
+                if task + 1 == len(seed.task_sizes):
+                    last.setdefault(label, []).append(accuracy)
     rows = []
-    for name, values in sorted(last.items(), key=lambda item: (statistic(item[1])["mean"] is None, statistic(item[1])["mean"] or 0)):
-        change = [None if None in (new, old) else new - old for new, old in zip(values, learned[name], strict=True)]
-        rows.append([name, *(mean_std_text(statistic(column), digits=1) for column in (learned[name], values, change))])
+    for label, values in sorted(last.items(), key=lambda item: statistic(item[1])["mean"] or 0.0):
+        change = [None if None in (new, old) else new - old for new, old in zip(values, learned[label], strict=True)]
+        rows.append([names[label], *(mean_std_text(statistic(column), digits=1) for column in (learned[label], values, change))])
     return [["Class", "When learned (%)", "After the last task (%)", "Change"], *rows[:CLASSES_SHOWN]] if rows else []
 
 

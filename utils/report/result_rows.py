@@ -53,7 +53,7 @@ def tidy_rows(result: RunResult) -> list[dict[str, Any]]:
             ]
             figures += [("top1", f"task {i + 1}", seed.accuracy_matrix[t][i]) for i in range(t + 1)]
             figures += [("top1", f"classes {name}", value) for name, value in seed.grouped[t].items()]
-            figures += [("top1", f"class {name}", value) for name, value in class_figures(result, seed, t)]
+            figures += [("top1", f"class {name}", value) for _, name, value in class_figures(result, seed, t)]
             figures += [("calibration_error", "all", curve[t]) for curve in [seed.calibration_curve] if curve]
             if t + 1 == len(seed.task_sizes):
                 figures += _confusion_figures(seed)
@@ -64,13 +64,14 @@ def tidy_rows(result: RunResult) -> list[dict[str, Any]]:
     return rows
 
 
-def class_figures(result: RunResult, seed: SeedResult, task: int) -> list[tuple[str, float | None]]:
-    """Name and accuracy (%) of every class seen after `task`, from 0, in the order of learning."""
+def class_figures(result: RunResult, seed: SeedResult, task: int) -> list[tuple[int, str, float | None]]:
+    """Own label, name and accuracy (%) of every class seen after `task`, from 0, in the order of learning."""
     accuracies = seed.class_accuracies[task] if seed.class_accuracies else []
-    names = [class_name(result, label) for label in seed.class_order[: len(accuracies)]]
+    labels = seed.class_order[: len(accuracies)]
+    names = [class_name(result, label) for label in labels]
     if result.config.get("scenario") == "domain":  # a class has a name for each domain, "sketch/cat"
         names = [name.partition("/")[2] or name for name in names]
-    return list(zip(names, accuracies, strict=True))
+    return list(zip(labels, names, accuracies, strict=True))
 
 
 def _confusion_figures(seed: SeedResult) -> list[tuple[str, str, float | None]]:

@@ -22,6 +22,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from utils.errors import UserError
 from utils.files import encodable, write_atomic
+from utils.report.describe import backbone_words
 from utils.report.result_rows import tidy_rows, wide_rows
 
 Statistic = dict[str, "float | None"]       # {"mean": ..., "std": ...}, std with ddof 1 and None for one seed
@@ -136,8 +137,7 @@ class RunResult:
 
     @property
     def backbone(self) -> str:
-        backbone = self.config.get("convnet_type", "")
-        return str(backbone.get("timm", "") if isinstance(backbone, dict) else backbone)
+        return backbone_words(self.config)
 
     @property
     def num_tasks(self) -> int:
