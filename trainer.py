@@ -27,7 +27,7 @@ from models.tools.dry_run import count_parameters
 from utils.config import Config, MethodSettings
 from utils.data.added import Learned
 from utils.data.data_manager import DataManager
-from utils.data.fingerprint import changes
+from utils.data.fingerprint import changes, digest
 from utils.data.stream import StoredData
 from utils.errors import DataChanged, RunFailed, StorageError, UserError
 from utils.files import DISK_ERRORS, disk_errors_as_user_error, storage_errors_told
@@ -42,7 +42,7 @@ from utils.machine.peak_memory import peak_memory_mb, reset_peak_memory
 from utils.machine.speed import arithmetic
 from utils.report.page import report_is_there, write_report
 from utils.report.results import RunResult, SeedResult, read_results, tables_are_current, write_results
-from utils.report.tables import results_table
+from utils.report.tables import results_table, seconds_text
 from utils.run.checkpoint import Checkpoint, CheckpointStore, check_base_weights, optimizer_tensors, write_tensors_atomic
 from utils.run.figures import Figures
 from utils.run.interrupt import check_stop
@@ -52,6 +52,7 @@ from utils.run.monitor import RunMonitor
 from utils.run.parent import Parent
 from utils.run.profiling import ProfilingMonitor
 from utils.run.run_folder import RunFolder, experiment_folder
+from utils.run.time_left import seconds_left
 from utils.terminal import show
 
 log = logging.getLogger("slca")
@@ -112,6 +113,7 @@ def _train_seeds(config: Config, fabric: Fabric, run: RunFolder, result: RunResu
     """All seeds of one run but those that `result` has already. Raises UserError."""
     failures: dict[int, str] = {}
     images: DataManager | None = None  # the first seed's; the others take over what it decoded
+    finished = {done.seed for done in result.seeds}
     if result.seeds and fabric.is_global_zero:
         _write(result, run.path)  # a run that was killed after results.json has older pages and pictures
     for seed in config.seeds:
@@ -128,6 +130,7 @@ def _train_seeds(config: Config, fabric: Fabric, run: RunFolder, result: RunResu
                 run.discard()
             raise
         images = session.data
+        session.seeds_left = sum(other not in finished for other in config.seeds[config.seeds.index(seed) + 1:])
         with file_log(session.folder / "log.txt", session.data.notes) if fabric.is_global_zero else nullcontext():
             try:
                 session.resume()
@@ -143,6 +146,7 @@ def _train_seeds(config: Config, fabric: Fabric, run: RunFolder, result: RunResu
                 del session  # with its network, before the next seed's is made
                 continue
         result.environment["weights"] = session.net.backbone.weights
+        result.environment["images"] = {"size": session.data.info.image_size, "fingerprint": digest(session.data.fingerprint)}
         if session.data.notes:
             result.environment["data"] = list(session.data.notes)
         result.class_names = session.data.stream.names_by_own_label()
@@ -220,6 +224,7 @@ class Session:
         self.monitor = monitor(folder, log, self.data.stream.num_tasks, writes=first)
         self.saved_at = time.monotonic()  # when the newest checkpoint was written
         self.first_task = 0
+        self.seeds_left = 0  # after this one, for the expected time
         self.inside: Checkpoint | None = None  # where an interrupted run was inside `first_task`
         self._untrained: tuple[frozenset[str], str] | None = None  # what checkpoints leave out: names, checksum
 
@@ -243,7 +248,15 @@ class Session:
                     shown = [*shown[:2], "...", *shown[2 - SHOWN_TASKS:]]
                 log.info(f"task {task + 1}/{stream.num_tasks} done  classes {stream.classes_upto(task)}  "
                          f"top-1 {metrics.percent_text(self.figures.top1_curve[-1])}  per task {' '.join(shown)}")
+                self.tell_time_left(task)
         self.store.tidy(stream.num_tasks - 1, None)  # what a failing disk did not let go the first time
+
+    def tell_time_left(self, task: int) -> None:
+        """How long the rest of the run will take, the other seeds too."""
+        tasks, told = self.data.stream.num_tasks - task - 1, self.figures.whole(self.figures.task_seconds)
+        if told and (tasks or self.seeds_left):
+            seconds = seconds_left(told, self.data.stream.task_sizes, self.seeds_left)
+            log.info(f"about {seconds_text({'mean': seconds, 'std': None})} left: {tasks} tasks, {self.seeds_left} more seeds")
 
     def measure(self, task: int) -> metrics.Evaluation:
         """Evaluate after `task` and add that to the figures."""
@@ -253,7 +266,7 @@ class Session:
                 evaluation = metrics.without_old_images(evaluation)
             validation = self.learner.evaluate(task, "val").top1 if self.config.val_fraction and self.start is None else None
             self.figures.add(evaluation, validation, accuracy_on_all_domains(self.learner))
-        self.figures.seconds = dict(self.monitor.seconds)
+        self.figures.add_times(self.monitor.seconds, self.monitor.trained_images, self.monitor.take_spans())
         self.figures.peak_memory_mb = max(self.figures.peak_memory_mb, peak_memory_mb(self.fabric.device))
         self.figures.memory_curve.append(self.learner.memory_bytes())
         self.figures.diagnostics.append(self.learner.diagnostics())
@@ -262,6 +275,7 @@ class Session:
     def record(self, evaluation: metrics.Evaluation) -> None:
         self.monitor.write({"kind": "task", "task": self.learner.task + 1, "top1": evaluation.top1, "top5": evaluation.top5,
                             "task_il": evaluation.task_il, "per_task": evaluation.task_accuracies,
+                            "calibration_error": evaluation.calibration_error,
                             "memory_bytes": self.figures.memory_curve[-1], "diagnostics": self.figures.diagnostics[-1]})
 
     # Checkpoints -----------------------------------------------------------------------------------------------
@@ -292,7 +306,8 @@ class Session:
         left_out = frozenset(self.net.state_dict()) - weights.keys()  # the same in every task for most methods
         if self._untrained is None or self._untrained[0] != left_out:
             self._untrained = left_out, self.learner.untrained_sha256(weights)
-        return {"figures": {**vars(self.figures), "seconds": self.monitor.seconds_so_far()}, "base_sha256": self._untrained[1],
+        return {"figures": {**vars(self.figures), "seconds": self.monitor.seconds_so_far(),
+                            "trained_images": self.monitor.trained_images}, "base_sha256": self._untrained[1],
                 "precision": self.fabric.strategy.precision.state_dict(), "data": self.data.stored.to_json(), "seed": self.seed,
                 "fingerprint": self.data.fingerprint, **({} if self.parent is None else {"parent": self.parent.sha256[self.seed]})}
 
@@ -359,7 +374,7 @@ class Session:
         except TypeError:
             raise UserError(f"{self.store.folder}: another version of this program wrote these checkpoints, with other figures; "
                             "continue with that version, or start a new run") from None
-        self.monitor.seconds.update(self.figures.seconds)
+        self.monitor.continue_after(self.figures.seconds, self.figures.trained_images, self.figures.timeline)
 
     def check_data(self, checkpoint: Checkpoint) -> None:
         """Raises DataChanged when the checkpoint is of another seed, of other images, or of another stream of tasks."""
@@ -390,7 +405,10 @@ class Session:
             forgetting=metrics.forgetting(matrix), backward_transfer=metrics.backward_transfer(matrix), grouped=f.grouped,
             validation_curve=f.validation_curve, all_domains_curve=f.all_domains_curve,
             stage_seconds=f.seconds, peak_memory_mb=f.peak_memory_mb, memory_curve=f.memory_curve, diagnostics=f.diagnostics,
-            parameters=count_parameters(self.learner))
+            parameters=count_parameters(self.learner), class_accuracies=f.whole(f.class_accuracies), confusion=f.confusion,
+            old_as_new_curve=f.whole(f.old_as_new_curve), new_as_old_curve=f.whole(f.new_as_old_curve),
+            calibration_curve=f.whole(f.calibration_curve), task_seconds=f.whole(f.task_seconds), task_images=f.whole(f.task_images),
+            timeline=f.timeline)
 
 
 def _empty_result(config: MethodSettings, device: torch.device) -> RunResult:

@@ -239,7 +239,15 @@ class BaseLearner:
 
     def probabilities(self, features: Tensor) -> Tensor:
         """Features (N, D) -> probabilities of the classes (N, K), domain-incremental (N, C)."""
-        return (self.fold_domains(self.scores(features)) / self.temperature).softmax(dim=1)
+        return self.to_probabilities(self.scores(features))
+
+    def to_probabilities(self, scores: Tensor) -> Tensor:
+        """Scores (N, K) -> probabilities of the classes (N, K), domain-incremental (N, C)."""
+        return (self.fold_domains(scores) / self.temperature).softmax(dim=1)
+
+    def classifier_before_alignment(self) -> Callable[[Tensor], Tensor] | None:
+        """Features (N, D) -> logits (N, K) of the heads as they were before they were aligned; None where none were."""
+        return None
 
     def fold_domains(self, scores: Tensor) -> Tensor:
         """Domain-incremental: one score per class, the best of its domains, (N, T * C) -> (N, C). Else unchanged."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -40,6 +40,8 @@ class Classifier(Protocol):
     def features(self, images: Tensor) -> Tensor: ...
     def scores(self, features: Tensor) -> Tensor: ...
     def fold_domains(self, scores: Tensor) -> Tensor: ...
+    def to_probabilities(self, scores: Tensor) -> Tensor: ...
+    def classifier_before_alignment(self) -> Callable[[Tensor], Tensor] | None: ...
 
 
 def extract(learner: Classifier, split: str, task: int) -> tuple[Tensor, Tensor]:
@@ -117,7 +119,8 @@ def evaluate(learner: Classifier, task: int, split: str = "test") -> Evaluation:
     stream = learner.stream
     features, labels = extract_tasks(learner, split, range(task + 1))
     task_of_class = torch.as_tensor(stream.task_of_class[: stream.classes_upto(task)], device=features.device)  # (K,)
-    best, own = [], []
+    unaligned = learner.classifier_before_alignment() if split == "test" else None
+    best, own, confidences, before = [], [], [], []
     for part, targets in zip(features.split(SCORED_AT_ONCE), labels.split(SCORED_AT_ONCE), strict=True):
         if not len(part):  # torch splits nothing into one part
             continue
@@ -125,10 +128,16 @@ def evaluate(learner: Classifier, task: int, split: str = "test") -> Evaluation:
         best.append(best_classes(learner, scores))
         other_task = task_of_class != task_of_class[targets][:, None]  # (n, K)
         own.append(scores.masked_fill(other_task, -torch.inf).argmax(dim=1))
+        confidences.append(learner.to_probabilities(scores).amax(dim=1))
+        if unaligned is not None:
+            before.append(unaligned(part).argmax(dim=1))
     nothing = labels.new_empty(0, 1)
-    found = torch.cat([labels[:, None], torch.cat(own or [nothing[:, 0]])[:, None], torch.cat(best or [nothing])], dim=1).cpu().numpy()
-    return evaluate_predictions(found[:, 2:], found[:, 0], found[:, 1], stream.task_of_class, task=task,
-                                known_classes=stream.classes_before(task), period=stream.label_period)
+    columns = [labels, *(torch.cat(guesses or [nothing[:, 0]]) for guesses in (own, before or own))]
+    found = torch.cat([torch.stack(columns, dim=1), torch.cat(best or [nothing])], dim=1).cpu().numpy()
+    return evaluate_predictions(found[:, 3:], found[:, 0], found[:, 1], stream.task_of_class, task=task,
+                                known_classes=stream.classes_before(task), period=stream.label_period,
+                                confidences=torch.cat(confidences).cpu().numpy() if confidences else None,
+                                earlier_predictions=found[:, 2] if before else None)
 
 
 @torch.inference_mode()

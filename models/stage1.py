@@ -84,6 +84,7 @@ class EpochStats:
 
     losses: list[float] = field(default_factory=list)  # one per step
     accuracy: float = 0.0  # percent over the training passes, among the logits that the loss saw
+    images: int = 0  # of all processes
 
     @property
     def loss(self) -> float:
@@ -118,6 +119,7 @@ def train(learner: Trainable, task: int, monitor: Monitor, start: TrainingState 
         stats = train_epoch(learner, module, optimizer, batches, monitor.step_shower(batches, optimizer), images)
         refuse_bad_losses(stats.losses, f"task {task + 1}, epoch {epoch + 1}")
         learner.after_epoch(task, epoch)
+        monitor.trained_images += stats.images
         monitor.end_epoch(task, epoch, c.epochs, stats.losses, stats.accuracy, optimizer.param_groups)
         if after_epoch is not None and epoch + 1 < c.epochs:
             after_epoch(epoch + 1, optimizer)
@@ -154,7 +156,7 @@ def train_epoch(learner: Trainable, module: nn.Module, optimizer: torch.optim.Op
     correct = torch.stack(corrects).sum()
     correct, count = fabric.all_reduce(torch.stack([correct, torch.full_like(correct, seen)]), reduce_op="sum").tolist()
     per_step = fabric.all_reduce(torch.stack(losses), reduce_op="mean").tolist()
-    return EpochStats(per_step, 100 * correct / max(count, 1))
+    return EpochStats(per_step, 100 * correct / max(count, 1), int(count))
 
 
 def batch_sizes(images: int, batch_size: int) -> list[int]:

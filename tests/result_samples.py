@@ -22,7 +22,7 @@ def make_seed(seed: int, task_sizes: list[int], drop: float = 4.0, first: float 
     curve = [float(np.average(np.array(matrix[t][: t + 1], float), weights=sizes[: t + 1])) for t in range(tasks)]
     return SeedResult(
         seed=seed,
-        class_order=rng.permutation(classes).tolist(),
+        class_order=np.random.default_rng([seed, 1]).permutation(classes).tolist(),
         task_sizes=task_sizes,
         top1_curve=curve,
         top5_curve=[min(100.0, value + 3) for value in curve],
@@ -36,6 +36,15 @@ def make_seed(seed: int, task_sizes: list[int], drop: float = 4.0, first: float 
         stage_seconds={"train": 10.0 + seed % 3, "statistics": 1.5, "alignment": 2.5, "evaluation": 1.0},
         peak_memory_mb=512.0,
         parameters={"all": 670_000, "trained_backbone": 600_000, "trained_heads": 1_290},
+        class_accuracies=[[curve[t]] * sum(task_sizes[: t + 1]) for t in range(tasks)],
+        confusion={which: [[8 if i == j else 1 for j in range(tasks)] for i in range(tasks)] for which in ("before", "after")},
+        old_as_new_curve=[None, *[4.0] * (tasks - 1)],
+        new_as_old_curve=[None, *[2.0] * (tasks - 1)],
+        calibration_curve=[1.5] * tasks,
+        task_seconds=[{"train": 2.0, "evaluation": 0.25}] * tasks,
+        task_images=[300] * tasks,
+        timeline=[{"task": t + 1, "stage": stage, "begin": 3.0 * t + shift, "end": 3.0 * t + shift + 1}
+                  for t in range(tasks) for shift, stage in enumerate(("train", "evaluation"))],
         memory_curve=[{"images": 0, "features": 0, "statistics": 1_300_000 * (t + 1) // tasks, "parameters": 0} for t in range(tasks)],
     )
 

@@ -13,7 +13,7 @@ from utils.config import Config
 
 SYNTHETIC = {"name": "tiny", "layout": "synthetic", "num_classes": 5, "image_size": 16, "train_per_class": 8, "test_per_class": 4,
              "train_transform": "none"}
-NOT_REPEATED = ("stage_seconds", "peak_memory_mb")
+NOT_REPEATED = ("stage_seconds", "peak_memory_mb", "task_seconds", "timeline")
 
 
 def tiny_config(**settings: Any) -> Config:

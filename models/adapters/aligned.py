@@ -107,9 +107,9 @@ class AlignedAdapters(AdapterPerTask):
         """Logits of all heads for each pass: (N, P, D) -> (N, P, K)."""
         return self.net.classify(features.flatten(0, 1)).unflatten(0, (-1, features.shape[1]))
 
-    def probabilities(self, features: Tensor) -> Tensor:
+    def to_probabilities(self, scores: Tensor) -> Tensor:
         """Scores are sums of probabilities; here they sum to 1."""
-        folded = self.fold_domains(self.scores(features))
+        folded = self.fold_domains(scores)
         return folded / folded.sum(dim=1, keepdim=True)
 
     # State ---------------------------------------------------------------------------------------------------

@@ -12,7 +12,8 @@ is wrong for tasks of different size (`compat: "release"` brings it back); covar
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+import copy
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import ClassVar
 
 import torch
@@ -142,6 +143,13 @@ class SLCA(GaussianLearner):
             if tensor.ndim:
                 kept = [row for row, label in enumerate(self.stream.classes_of(int(name.partition(".")[0]))) if label not in labels]
                 self.heads_before[name] = tensor[kept]
+
+    def classifier_before_alignment(self) -> Callable[[Tensor], Tensor] | None:
+        if not self.heads_before:
+            return None
+        heads = copy.deepcopy(self.net.heads)
+        heads.load_state_dict(self.heads_before)
+        return lambda features: torch.cat([head(features) for head in heads], dim=1)
 
     # State ---------------------------------------------------------------------------------------------------
 

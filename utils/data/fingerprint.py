@@ -7,6 +7,7 @@ sizes of some files. Where the files lie plays no part, so a data set may be mov
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Mapping, Sequence
 
@@ -24,6 +25,11 @@ def fingerprint(train: ImageSet, test: ImageSet, names: Sequence[str]) -> Finger
     """One entry per split and class that has images, classes in the data set's own order."""
     return {split: {names[int(images.labels[members[0]])]: _entry(images, members) for members in members_by_group(images.labels)}
             for split, images in (("train", train), ("test", test))}
+
+
+def digest(found: Fingerprint) -> str:
+    """One word for all images, to compare runs by."""
+    return hashlib.blake2b(json.dumps(found, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
 def changes(before: Fingerprint, now: Fingerprint) -> list[str]:

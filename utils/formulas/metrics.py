@@ -11,9 +11,11 @@ averaged; `release_accuracy` keeps the release's arithmetic for the parity test.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
+
+from utils.formulas.diagnosis import calibration_error, class_accuracies, task_confusion
 
 AccuracyMatrix = Sequence[Sequence["float | None"]]  # row t, column i; None above the diagonal
 
@@ -29,6 +31,10 @@ class Evaluation:
     grouped: dict[str, float | None]        # {"00-09": ..., ..., "old": ..., "new": ...}
     old: float | None                       # classes of earlier tasks
     new: float | None                       # classes of this task
+    class_accuracies: list[float | None] = field(default_factory=list)  # (K,) in the order of learning; domain-incremental (C,)
+    confusion: list[list[int]] = field(default_factory=list)  # (t + 1, t + 1) images by own and predicted task; domains: none
+    confusion_before: list[list[int]] = field(default_factory=list)  # the same before alignment, of methods that align
+    calibration_error: float | None = None  # of the probabilities, where they were given
 
 
 def evaluate_predictions(
@@ -40,6 +46,8 @@ def evaluate_predictions(
     task: int,
     known_classes: int,
     period: int | None = None,
+    confidences: np.ndarray | None = None,
+    earlier_predictions: np.ndarray | None = None,
 ) -> Evaluation:
     """All accuracies after task `task`, from what the network predicted for the test images seen so far.
 
@@ -52,16 +60,23 @@ def evaluate_predictions(
         known_classes: classes learned before this task; smaller labels are "old".
         period: domain-incremental only: the number C of classes, the same in every domain. Head d * C + c
             is class c of domain d, so a prediction is right when it equals the label modulo C.
+        confidences: (N,) the largest probability, in [0, 1].
+        earlier_predictions: (N,) int, of the classifier before alignment.
     """
     topk_predictions, task_predictions = np.asarray(topk_predictions), np.asarray(task_predictions)
     labels = np.asarray(labels)
-    task_of_image = np.asarray(task_of_class)[labels]                               # (N,)
+    task_of_class = np.asarray(task_of_class)
+    task_of_image = task_of_class[labels]                                           # (N,)
     is_old = labels < known_classes                                                 # (N,)
     if period is not None:
         topk_predictions, task_predictions, labels = (a % period for a in (topk_predictions, task_predictions, labels))
     predictions = topk_predictions[:, 0]                                            # (N,)
     correct = predictions == labels                                                 # (N,)
     old, new = _percent(correct[is_old]), _percent(correct[~is_old])
+
+    def confusion(guesses: np.ndarray | None) -> list[list[int]]:
+        return [] if guesses is None or period is not None else task_confusion(guesses, labels, task_of_class, task + 1)
+
     return Evaluation(
         top1=_percent(correct),
         top5=topk_accuracy(topk_predictions, labels),
@@ -70,6 +85,10 @@ def evaluate_predictions(
         grouped={**grouped_accuracy(predictions, labels, known_classes), "old": old, "new": new},
         old=old,
         new=new,
+        class_accuracies=class_accuracies(predictions, labels, period or int(np.count_nonzero(task_of_class <= task))),
+        confusion=confusion(predictions),
+        confusion_before=confusion(earlier_predictions),
+        calibration_error=None if confidences is None else calibration_error(np.asarray(confidences, dtype=np.float64), correct),
     )
 
 

@@ -3,21 +3,36 @@
     python main.py compare logs/finetune_demo logs/slca_demo --out logs/compare
 
 Runs are compared only where that means something: on another data set or another number of classes it is an
-error; other splits into tasks, seeds, backbones or machines are allowed and told in a note above the table. A
+error; other splits into tasks, seeds, weights, sizes, epochs, versions or machines are allowed and told loudly above the table. A
 run of one task (joint training) is an upper bound: it has no average or forgetting and takes no part in "best".
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from utils.errors import UserError
 from utils.files import encodable, write_atomic
-from utils.report.compare_tables import Cell, Entry, csv_row, latex, markdown, most_tasks, page_context, sort_entries, table_rows, terminal
+from utils.report.comparable import check_comparable, settings_that_differ
+from utils.report.compare_paired import paired_table
+from utils.report.compare_tables import (
+    Cell,
+    Entry,
+    best_of,
+    csv_row,
+    latex,
+    markdown,
+    most_tasks,
+    page_context,
+    sort_entries,
+    table_rows,
+    terminal,
+)
 from utils.report.page import PAGES, write_picture
+from utils.report.page_measured import curve_words
 from utils.report.plots import curve_figure
-from utils.report.results import RunResult, csv_text, read_results
+from utils.report.results import csv_text, read_results
 from utils.report.tables import printable
 from utils.run.runs import runs_in
 from utils.terminal import show
@@ -27,7 +42,7 @@ def compare(
     run_folders: Sequence[Path | str], out_dir: Path | str = "logs/compare", labels: Sequence[str] | None = None,
     sort: str | None = None,
 ) -> str:
-    """Write the table of several runs as `comparison.{md,csv,tex,png,html}` into `out_dir`, then print it.
+    """Write the table of several runs as `comparison.{md,csv,tex,png,svg,pdf,html}` into `out_dir`, then print it.
 
     A comparison of other figures that is there already is kept, in a folder `older-N` beside it.
 
@@ -47,7 +62,8 @@ def compare(
         entries = sort_entries(entries, sort)
     notes = check_comparable(entries)
     rows = table_rows(entries)
-    text = terminal(rows, notes)
+    differ = [row[0] for row in settings_that_differ(entries)[1:]]
+    text = terminal(rows, notes, differ, *paired_table([entry.label for entry in entries], [entry.result for entry in entries]))
     page, older = write_comparison(Path(out_dir), entries, rows, notes)
     show(text)
     show(f"\ncomparison: {page}" + (f"\nthe one that was there before: {older}" if older else ""))
@@ -58,16 +74,16 @@ def write_comparison(
     out: Path, entries: Sequence[Entry], rows: Sequence[Sequence[Cell]], notes: Sequence[str]
 ) -> tuple[Path, Path | None]:
     """Write the table in every form, the picture and the page into `out`; returns the page and where an older one was put."""
-    table = csv_text([csv_row(entry, most_tasks(entries)) for entry in entries])
+    table = csv_text([csv_row(entry, most_tasks(entries), best_of(entries)) for entry in entries])
     older = keep_older(out, table)
     labels, results = [entry.label for entry in entries], [entry.result for entry in entries]
-    picture = write_picture(
-        out / "comparison.png", lambda theme: curve_figure(results, labels, theme), f"Curves: {', '.join(labels)}"
-    )
-    write_atomic(out / "comparison.md", markdown(rows, notes))
+    picture = write_picture(out / "comparison", curve_figure(results, labels), curve_words(labels, results))
+    paired, words = paired_table(labels, results)
+    differ = settings_that_differ(entries)
+    write_atomic(out / "comparison.md", markdown(rows, notes, differ, paired, words))
     write_atomic(out / "comparison.csv", table)
     write_atomic(out / "comparison.tex", latex(rows, notes))
-    context = page_context(entries, rows, notes)
+    context = page_context(entries, rows, notes) | {"settings": differ, "paired": paired, "paired_words": words}
     page = write_atomic(out / "comparison.html", PAGES.get_template("compare.html.j2").render(curve=picture, **context))
     return page, older
 
@@ -121,48 +137,3 @@ def load_entries(run_folders: Sequence[Path | str], labels: Sequence[str] | None
             f"{name} ({more})" if names.count(name) > 1 else name for name, more in zip(names, longer, strict=True)
         ]
     return [Entry(name, run, result) for name, run, result in zip(names, runs, results, strict=True)]
-
-
-def check_comparable(entries: Sequence[Entry]) -> list[str]:
-    """Notes on what differs between the runs besides the method.
-
-    Raises:
-        UserError: the runs are on different data sets or numbers of classes, so that no figure compares.
-    """
-    streams = _by(entries, _data)
-    if len(streams) > 1:
-        raise UserError(f"compare: these runs learned different data, so no figure compares: {_listed(streams)}. "
-                        "Compare runs of one data set with the same classes.")
-    several = [entry for entry in entries if entry.result.num_tasks > 1]
-    checks = {
-        "splits into tasks, so average and forgetting do not compare": _by(several, _split),
-        "seeds": _by(entries, lambda r: ", ".join(str(seed.seed) for seed in r.seeds)),
-        "backbones": _by(entries, lambda r: r.backbone),
-        "machines, so times do not compare": _by(entries, _machine),
-    }
-    return [printable(f"Different {what}: {_listed(groups)}.") for what, groups in checks.items() if len(groups) > 1]
-
-
-def _data(result: RunResult) -> str:
-    return f"{result.dataset}, {result.num_classes} classes, {result.config.get('scenario', 'class')}-incremental"
-
-
-def _machine(result: RunResult) -> str:
-    return str(result.environment.get("gpu") or result.environment.get("cpu"))
-
-
-def _split(result: RunResult) -> str:
-    sizes = result.seeds[0].task_sizes
-    return f"{len(sizes)} x {sizes[0]}" if len(set(sizes)) == 1 else " + ".join(map(str, sizes))
-
-
-def _by(entries: Sequence[Entry], fact: Callable[[RunResult], str]) -> dict[str, list[str]]:
-    """The labels of the entries grouped by `fact`."""
-    groups: dict[str, list[str]] = {}
-    for entry in entries:
-        groups.setdefault(fact(entry.result), []).append(entry.label)
-    return groups
-
-
-def _listed(groups: dict[str, list[str]]) -> str:
-    return "; ".join(f"{fact} ({', '.join(labels)})" for fact, labels in groups.items())

@@ -6,7 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from utils.report.results import MEMORY_KINDS, RunResult, Statistic, statistic
+from utils.report.compare_paired import best_continual, paired
+from utils.report.result_rows import MEMORY_KINDS
+from utils.report.results import RunResult, Statistic, statistic
 from utils.report.tables import bytes_text, count_text, mean_std_text, printable, seconds_text, stream_text, text_table
 
 LATEX_SPECIAL = {
@@ -82,9 +84,11 @@ COLUMNS = (
 )
 SORTABLE = tuple(column.key for column in COLUMNS)
 HEADER = ("Method", "Rehearsal-free", *(column.header for column in COLUMNS))
+LOUD = "NOT LIKE FOR LIKE, these runs differ in more than the method"
 CAPTION = (
     "Mean ± standard deviation over seeds, each of which is another class order. {mark}: best continual method, for accuracy and "
-    "forgetting; joint training is not one. Memory kept: images, features, statistics and all parameters that are not the pre-trained "
+    "forgetting, where it stands out: the 95 % bootstrap interval of its difference, seed by seed, to each other continual method leaves "
+    "out 0; joint training is not one. Memory kept: images, features, statistics and all parameters that are not the pre-trained "
     "ones, after the last task. Training time: without evaluation."
 )
 
@@ -110,7 +114,7 @@ def table_rows(entries: Sequence[Entry]) -> list[list[Cell]]:
 
 
 def _column_cells(column: Column, results: Sequence[RunResult]) -> list[Cell]:
-    """The column's cells. Best among the continual methods; figures that read alike in the table are equally good."""
+    """The column's cells. Best among the continual methods, if it stands out from all that do not read alike in the table."""
     figures = [column.figure(result) for result in results]
     continual = [result.num_tasks > 1 for result in results]
     splits = {tuple(result.seeds[0].task_sizes) for result in results if result.num_tasks > 1}
@@ -118,30 +122,45 @@ def _column_cells(column: Column, results: Sequence[RunResult]) -> list[Cell]:
     contest = [value for value, competes in zip(rounded, continual, strict=True) if competes and value is not None]
     ranked = column.best is not None and len(contest) > 1 and not (column.per_task and len(splits) > 1)
     best = column.best(contest) if ranked and column.best else None
+    competing = [(result, value) for result, value, competes in zip(results, rounded, continual, strict=True) if competes]
+    winner = next((result for result, value in competing if value == best), None)
+    rivals = [result for result, value in competing if value not in (None, best)]
+    if winner is not None and not all(paired(winner, rival, column.key).stands_out for rival in rivals):
+        best = None
     return [
         Cell(column.text(figure), best=competes and best is not None and value == best)
         for figure, value, competes in zip(figures, rounded, continual, strict=True)
     ]
 
 
-def terminal(rows: Sequence[Sequence[Cell]], notes: Sequence[str]) -> str:
-    """Aligned plain text; the best figure has a star."""
+def terminal(rows: Sequence[Sequence[Cell]], notes: Sequence[str], differ: Sequence[str] = (), paired_rows: Sequence[Sequence[str]] = (),
+             words: str = "") -> str:
+    """Aligned plain text; the best figure has a star. Of the settings that `differ` only the names are here."""
     texts = [[cell.text + " *" if cell.best else cell.text + "  " for cell in row] for row in rows]
     lines = text_table([[header + "  " for header in HEADER], *texts])
-    return "\n".join([*notes, *([""] if notes else []), *lines, "", CAPTION.format(mark="*")])
+    loud = [f"{LOUD}:", *(f"  - {note}" for note in notes), ""] if notes else []
+    below = ["", f"Settings that differ (their values are on the page): {', '.join(differ)}"] if differ else []
+    below += ["", *text_table(paired_rows), "", words] if paired_rows else []
+    return "\n".join([*loud, *lines, "", CAPTION.format(mark="*"), *below])
 
 
-def markdown(rows: Sequence[Sequence[Cell]], notes: Sequence[str]) -> str:
-    """A Markdown table; the best figure is bold."""
+def markdown(rows: Sequence[Sequence[Cell]], notes: Sequence[str], differ: Sequence[Sequence[str]] = (),
+             paired_rows: Sequence[Sequence[str]] = (), words: str = "") -> str:
+    """Markdown tables: results, the best figure bold; differences seed by seed; settings that differ."""
     def escaped(text: str) -> str:
         return "".join(MARKDOWN_SPECIAL.get(character, character) for character in text)
 
-    lines = [f"> {escaped(note)}\n" for note in notes]
+    def plain(table: Sequence[Sequence[str]]) -> list[str]:
+        head, *body = ["| " + " | ".join(map(escaped, row)) + " |" for row in table]
+        return ["", head, "|---|" + "---:|" * (len(table[0]) - 1), *body]
+
+    lines = [f"> **{LOUD}:**\n>"] * bool(notes) + [f"> - {escaped(note)}" for note in notes] + [""] * bool(notes)
     lines += ["| " + " | ".join(HEADER) + " |", "|---|---|" + "---:|" * len(COLUMNS)]
     for row in rows:
         cells = [f"**{escaped(cell.text)}**" if cell.best else escaped(cell.text) for cell in row]
         lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", CAPTION.format(mark="Bold")]) + "\n"
+    lines += ["", CAPTION.format(mark="Bold"), *(plain(paired_rows) if paired_rows else []), *(["", words] if words else [])]
+    return "\n".join([*lines, *(["", "Settings that differ:", *plain(differ)] if differ else [])]) + "\n"
 
 
 def latex(rows: Sequence[Sequence[Cell]], notes: Sequence[str]) -> str:
@@ -149,7 +168,8 @@ def latex(rows: Sequence[Sequence[Cell]], notes: Sequence[str]) -> str:
     def escaped(text: str) -> str:
         return "".join(LATEX_SPECIAL.get(character, character) for character in text)
 
-    lines = [f"% {line}" for line in (*notes, CAPTION.format(mark="Bold"), r"Needs \usepackage{booktabs}.")]
+    loud = [f"{LOUD}:"] if notes else []
+    lines = [f"% {line}" for line in (*loud, *notes, CAPTION.format(mark="Bold"), r"Needs \usepackage{booktabs}.")]
     lines += [rf"\begin{{tabular}}{{ll{'r' * len(COLUMNS)}}}", r"\toprule"]
     lines += [" & ".join(map(escaped, HEADER)) + r" \\", r"\midrule"]
     for row in rows:
@@ -158,8 +178,10 @@ def latex(rows: Sequence[Sequence[Cell]], notes: Sequence[str]) -> str:
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
 
 
-def csv_row(entry: Entry, tasks: int) -> dict[str, Any]:
-    """A run's figures unrounded, mean and standard deviation apart; percent, bytes, seconds; memory after each of `tasks` tasks."""
+def csv_row(entry: Entry, tasks: int, best: RunResult | None = None) -> dict[str, Any]:
+    """A run's figures unrounded, mean and standard deviation apart; percent, bytes, seconds; memory after each of `tasks` tasks;
+    the difference of the last accuracy to that of the `best` run, seed by seed.
+    """
     result = entry.result
     row: dict[str, Any] = {
         "method": entry.label, "learner": result.method, "rehearsal_free": result.rehearsal_free,
@@ -168,6 +190,9 @@ def csv_row(entry: Entry, tasks: int) -> dict[str, Any]:
     for column in COLUMNS:
         figure = column.figure(result)
         row |= {f"{column.key}_mean": figure["mean"], f"{column.key}_std": figure["std"]}
+    found = paired(result, result if best is None else best, "last")
+    row |= {"difference_to_best": found.mean, "difference_low": found.low, "difference_high": found.high, "sign_test_p": found.sign_test,
+            "paired_seeds": found.pairs}
     for t in range(tasks):
         row |= {f"memory_{kind}_after_task_{t + 1}": kept_bytes_after(result, t, [kind])["mean"] for kind in MEMORY_KINDS}
     return row
@@ -189,9 +214,16 @@ def page_context(entries: Sequence[Entry], rows: Sequence[Sequence[Cell]], notes
     return {
         "title": f"Comparison on {first.dataset}",
         "subtitle": printable(f"{len(entries)} runs, {first.num_classes} classes"),
-        "notes": notes, "header": HEADER, "rows": rows, "caption": CAPTION.format(mark="Bold"),
+        "loud": LOUD, "notes": notes, "header": HEADER, "rows": rows, "caption": CAPTION.format(mark="Bold"),
         "memory": memory, "growth": growth, "runs": runs,
     }
+
+
+def best_of(entries: Sequence[Entry]) -> RunResult | None:
+    """The run that differences are taken to; None for a single one."""
+    results = [entry.result for entry in entries]
+    best = best_continual([entry.label for entry in entries], results)
+    return None if best is None else results[best]
 
 
 def most_tasks(entries: Sequence[Entry]) -> int:

@@ -1,4 +1,5 @@
-"""The report of a run: `report.html`, one page that needs no other file, and the pictures `curve.png`, `matrix.png`.
+"""The report of a run: `report.html`, one page that needs no other file, and the pictures `curve.png` and `matrix.png`; both,
+`confusion` and `timeline` are there as SVG and PDF too.
 
 The page is filled by jinja2 with autoescape on, so a class name, a file name or a config's text is shown as it
 is and never becomes markup.
@@ -17,10 +18,21 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from utils.files import write_atomic
-from utils.report.plots import DARK, LIGHT, Theme, curve_figure, matrix_figure, png_bytes
+from utils.report.drawing import following_reader, freeze_layout, pdf_bytes, png_bytes, svg_bytes
+from utils.report.page_measured import (
+    class_table,
+    confusion_words,
+    curve_words,
+    matrix_words,
+    staleness_table,
+    timeline_words,
+    times_table,
+)
+from utils.report.plots import curve_figure, matrix_figure
+from utils.report.plots_measured import confusion_figure, confusions, timeline_figure
 from utils.report.published import Published, published
 from utils.report.results import HEADLINES, RunResult, SeedResult, statistic
-from utils.report.tables import SPREAD, bytes_text, count_text, headline_rows, mean_std_text, seconds_text, stream_text, title_line
+from utils.report.tables import SPREAD, bytes_text, count_text, headline_rows, mean_std_text, seconds_text, stream_text
 from utils.run.runs import read_status
 
 if TYPE_CHECKING:
@@ -36,21 +48,30 @@ PAGES = Environment(
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture in a page: base64 of a PNG for light and for dark pages."""
+    """One picture in a page."""
 
-    light: str
-    dark: str
+    svg: str                # base64
     words: str              # for readers who cannot see it
     width: int              # of the page, in pixels
 
 
 def write_report(result: RunResult, folder: Path | str) -> Path:
-    """Write `curve.png`, `matrix.png` and `report.html` into `folder`; returns the page's path."""
+    """Write the pictures and `report.html` into `folder`; returns the page's path."""
     folder = Path(folder)
-    name = title_line(result)
-    curve = write_picture(folder / "curve.png", lambda theme: curve_figure([result], theme=theme), f"Curve: {name}")
-    matrix = write_picture(folder / "matrix.png", lambda theme: matrix_figure(result, theme), f"Matrix: {name}")
-    return write_atomic(folder / "report.html", report_page(result, curve, matrix, run=run_facts(folder)))
+    pictures = {name: write_picture(folder / name, draw(), words, png=f"{name}.png" in PARTS)
+                for name, (draw, words) in pictures_of(result).items()}
+    return write_atomic(folder / "report.html", report_page(result, pictures, run=run_facts(folder)))
+
+
+def pictures_of(result: RunResult) -> dict[str, tuple[Callable[[], Figure], str]]:
+    """How each picture of a run is drawn, and its words; results of older versions have no confusion and no timeline."""
+    pictures = {"curve": (lambda: curve_figure([result]), curve_words([result.name], [result])),
+                "matrix": (lambda: matrix_figure(result), matrix_words(result))}
+    if confusions(result) and result.num_tasks > 1:
+        pictures["confusion"] = (lambda: confusion_figure(result), confusion_words(result))
+    if result.seeds[0].timeline:
+        pictures["timeline"] = (lambda: timeline_figure(result), timeline_words(result))
+    return pictures
 
 
 def report_is_there(folder: Path | str) -> bool:
@@ -70,24 +91,33 @@ def run_facts(folder: Path) -> list[tuple[str, str]]:
     return [(name, str(value)) for name, value in facts if value]
 
 
-def write_picture(path: Path, draw: Callable[[Theme], Figure], words: str) -> Picture:
-    """Write the light form of a picture to `path`; returns it in both forms for a page."""
-    figure = draw(LIGHT)
-    light, dark = png_bytes(figure), png_bytes(draw(DARK))
-    write_atomic(path, light)
+def write_picture(path: Path, figure: Figure, words: str, png: bool = True) -> Picture:
+    """Write a figure as `path`.svg and .pdf, and .png too unless a page alone shows it; returns it as a page shows it.
+
+    Args:
+        path: without suffix; words: what who cannot see it is told.
+    """
+    svg = svg_bytes(figure)
+    freeze_layout(figure)
+    write_atomic(path.with_name(f"{path.name}.svg"), svg)
+    write_atomic(path.with_name(f"{path.name}.pdf"), pdf_bytes(figure))
+    if png:
+        write_atomic(path.with_name(f"{path.name}.png"), png_bytes(figure))
     css_width = int(figure.get_size_inches()[0] * 96)
-    return Picture(base64.b64encode(light).decode(), base64.b64encode(dark).decode(), words, css_width)
+    return Picture(base64.b64encode(following_reader(svg)).decode(), words, css_width)
 
 
-def report_page(result: RunResult, curve: Picture, matrix: Picture, run: Sequence[tuple[str, str]] = ()) -> str:
-    """The run's page as HTML text; `run` are names and values that say which run it is."""
+def report_page(result: RunResult, pictures: Mapping[str, Picture], run: Sequence[tuple[str, str]] = ()) -> str:
+    """The run's page as HTML text; `pictures` by the names of `pictures_of`, `run` are names and values that say which run it is."""
     reference = published(result.config, result.method, [seed.task_sizes for seed in result.seeds])
     return PAGES.get_template("report.html.j2").render(
         title=f"{result.name} on {result.dataset}",
         subtitle=_subtitle(result),
         tiles=_tiles(result, reference),
-        curve=curve,
-        matrix=matrix,
+        pictures=pictures,
+        classes=class_table(result),
+        times=times_table(result),
+        staleness=staleness_table(result),
         headlines=headline_rows(result, reference, most_seeds=len(result.seeds)),
         paper=reference.words if reference else "",
         spread=SPREAD if len(result.seeds) > 1 else "",
@@ -118,7 +148,10 @@ def _tiles(result: RunResult, reference: Published | None) -> list[dict[str, str
 def _after_tasks(result: RunResult) -> list[list[str]]:
     """A row per task: classes seen and accuracies (%), mean ± std over the seeds."""
     accuracies = ("Top-1", "Top-5", "Task-incremental", "Old classes", "New classes")
-    rows = [["After task", "Classes seen", *(f"{name} (%)" for name in accuracies)]]
+    measured = {"Old taken for new": "old_as_new_curve", "New taken for old": "new_as_old_curve",
+                "Calibration error": "calibration_curve"}
+    measured = {words: name for words, name in measured.items() if all(getattr(seed, name) for seed in result.seeds)}
+    rows = [["After task", "Classes seen", *(f"{name} (%)" for name in (*accuracies, *measured))]]
     for t, seen in enumerate(result.seeds[0].classes_seen):
         columns: list[list[float | None]] = [
             [seed.top1_curve[t] for seed in result.seeds],
@@ -126,6 +159,7 @@ def _after_tasks(result: RunResult) -> list[list[str]]:
             [seed.task_il_curve[t] for seed in result.seeds],
             [seed.grouped[t].get("old") for seed in result.seeds],
             [seed.grouped[t].get("new") for seed in result.seeds],
+            *([getattr(seed, name)[t] for seed in result.seeds] for name in measured.values()),
         ]
         rows.append([str(t + 1), str(seen), *(mean_std_text(statistic(column)) for column in columns)])
     return rows

@@ -22,7 +22,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from utils.errors import UserError
 from utils.files import encodable, write_atomic
-from utils.formulas import metrics
+from utils.report.describe import backbone_words
+from utils.report.result_rows import tidy_rows, wide_rows
 
 Statistic = dict[str, "float | None"]       # {"mean": ..., "std": ...}, std with ddof 1 and None for one seed
 
@@ -36,10 +37,10 @@ HEADLINES = {                               # key of the summary and attribute o
     "last_all_domains": "Last accuracy on all domains",
     "last_validation": "Last validation accuracy",
 }
-DIAGNOSTICS = ("mean_cosine", "operator_distance", "share")  # of methods that keep Gaussians: how stale their statistics were
-MEMORY_KINDS = ("images", "features", "statistics", "parameters")   # of what a learner keeps, in bytes
 WHERE_DEFINED = ("last_all_domains", "last_validation")     # shown only for runs that have them
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "＝", "＋", "－", "＠")   # full-width forms too (OWASP, CSV injection)
+OPTIONAL_CURVES = ("validation_curve", "all_domains_curve", "memory_curve", "class_accuracies", "old_as_new_curve", "new_as_old_curve",
+                   "calibration_curve", "task_seconds", "task_images")     # empty in the files of older versions
 NEEDS_TWO_TASKS = ("average_incremental", "forgetting", "backward_transfer")
 
 
@@ -66,6 +67,15 @@ class SeedResult:
     parameters: dict[str, int] = field(default_factory=dict)        # "all", "trained_backbone", "trained_heads"
     diagnostics: list[dict[str, float]] = field(default_factory=list)  # (T,) what the method measured of itself, see its docs
     memory_curve: list[dict[str, int]] = field(default_factory=list)  # (T,) bytes kept after each task: "images", "features", ..
+    class_accuracies: list[list[float | None]] = field(default_factory=list)  # (T,) rows: classes seen, in the order of learning
+    confusion: dict[str, list[list[int]]] = field(default_factory=dict)  # after the last task, (T, T) images by own task (row) and by
+    #   the predicted class's (column): "after" alignment, and "before" it where a method aligns
+    old_as_new_curve: list[float | None] = field(default_factory=list)  # (T,) of earlier tasks' images, taken for new classes
+    new_as_old_curve: list[float | None] = field(default_factory=list)  # (T,) of the new task's images, taken for old classes
+    calibration_curve: list[float | None] = field(default_factory=list)  # (T,) expected calibration error of the probabilities
+    task_seconds: list[dict[str, float]] = field(default_factory=list)  # (T,) by stage
+    task_images: list[int] = field(default_factory=list)    # (T,) that training went through, over its epochs
+    timeline: list[dict[str, Any]] = field(default_factory=list)  # "task" from 1, "stage", "begin", "end" in seconds
 
     @property
     def last_top5(self) -> float | None:
@@ -87,6 +97,12 @@ class SeedResult:
     def memory_bytes(self) -> dict[str, int]:
         """Bytes kept after the last task, by kind."""
         return self.memory_curve[-1] if self.memory_curve else {}
+
+    @property
+    def images_per_second(self) -> list[float | None]:
+        """(T,) of training; None where nothing trained."""
+        return [images / seconds["train"] if images and seconds.get("train") else None
+                for images, seconds in zip(self.task_images, self.task_seconds, strict=True)]
 
     @property
     def classes_seen(self) -> list[int]:
@@ -121,8 +137,7 @@ class RunResult:
 
     @property
     def backbone(self) -> str:
-        backbone = self.config.get("convnet_type", "")
-        return str(backbone.get("timm", "") if isinstance(backbone, dict) else backbone)
+        return backbone_words(self.config)
 
     @property
     def num_tasks(self) -> int:
@@ -175,7 +190,7 @@ def tables_are_current(result: RunResult, folder: Path | str) -> bool:
 
 
 def _tables(result: RunResult) -> dict[str, str]:
-    return {"results.csv": csv_text(_wide_rows(result)), "results_tidy.csv": csv_text(_tidy_rows(result))}
+    return {"results.csv": csv_text(wide_rows(result)), "results_tidy.csv": csv_text(tidy_rows(result))}
 
 
 def _encodable(result: RunResult) -> RunResult:
@@ -231,7 +246,9 @@ def _length_problem(seed: SeedResult) -> str:
     curves = {"top1_curve": seed.top1_curve, "top5_curve": seed.top5_curve, "task_il_curve": seed.task_il_curve, "grouped": seed.grouped,
               "accuracy_matrix": seed.accuracy_matrix}
     curves |= {f"accuracy_matrix.{t}": row for t, row in enumerate(seed.accuracy_matrix)}
-    optional = {"validation_curve": seed.validation_curve, "all_domains_curve": seed.all_domains_curve, "memory_curve": seed.memory_curve}
+    optional = {name: getattr(seed, name) for name in OPTIONAL_CURVES}
+    optional |= {f"confusion.{name}": table for name, table in seed.confusion.items()}
+    optional |= {f"confusion.{name}.{t}": row for name, table in seed.confusion.items() for t, row in enumerate(table)}
     curves |= {name: curve for name, curve in optional.items() if curve}
     return next((f"{name}: got {len(curve)} entries for {tasks} tasks" for name, curve in curves.items() if len(curve) != tasks), "")
 
@@ -253,40 +270,3 @@ def _no_formula(value: Any) -> Any:
         return value
     value = value.replace("\r", r"\x0d")  # python's writer would leave it bare, and readers end the line there
     return "'" + value if value.lstrip(" \n").startswith(FORMULA_STARTS) else value
-
-
-def _wide_rows(result: RunResult) -> list[dict[str, Any]]:
-    """One row per seed and task: everything that was measured after that task."""
-    rows = []
-    for seed in result.seeds:
-        forgetting, transfer = metrics.forgetting_curve(seed.accuracy_matrix), metrics.backward_transfer_curve(seed.accuracy_matrix)
-        for t, seen in enumerate(seed.classes_seen):
-            rows.append({
-                "seed": seed.seed, "task": t + 1, "classes_seen": seen,
-                "top1": seed.top1_curve[t], "top5": seed.top5_curve[t], "task_il": seed.task_il_curve[t],
-                "old": seed.grouped[t].get("old"), "new": seed.grouped[t].get("new"),
-                "average_incremental": metrics.average_incremental(seed.top1_curve[: t + 1]),
-                "forgetting": forgetting[t], "backward_transfer": transfer[t],
-                **{f"memory_{kind}": seed.memory_curve[t].get(kind) if seed.memory_curve else None for kind in MEMORY_KINDS},
-                **{name: seed.diagnostics[t].get(name) if seed.diagnostics else None for name in DIAGNOSTICS},
-            })
-    return rows
-
-
-def _tidy_rows(result: RunResult) -> list[dict[str, Any]]:
-    """One row per number: (seed, after which task, metric, on which images, percent)."""
-    rows = []
-    for seed in result.seeds:
-        for t in range(len(seed.task_sizes)):
-            figures: list[tuple[str, str, float | None]] = [
-                ("top1", "all", seed.top1_curve[t]),
-                ("top5", "all", seed.top5_curve[t]),
-                ("task_il", "all", seed.task_il_curve[t]),
-            ]
-            figures += [("top1", f"task {i + 1}", seed.accuracy_matrix[t][i]) for i in range(t + 1)]
-            figures += [("top1", f"classes {name}", value) for name, value in seed.grouped[t].items()]
-            rows += [
-                {"seed": seed.seed, "task": t + 1, "metric": metric, "images": images, "percent": value}
-                for metric, images, value in figures
-            ]
-    return rows

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from utils.formulas import metrics
+from utils.formulas.diagnosis import taken_between_old_and_new
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -22,6 +27,15 @@ class Figures:
     peak_memory_mb: float = 0.0
     memory_curve: list[dict[str, int]] = field(default_factory=list)
     diagnostics: list[dict[str, float]] = field(default_factory=list)  # what the method measured of itself, after each task
+    class_accuracies: list[list[float | None]] = field(default_factory=list)  # row t: classes seen, in the order of learning
+    confusion: dict[str, list[list[int]]] = field(default_factory=dict)  # of the last task alone: "after" and "before" alignment
+    old_as_new_curve: list[float | None] = field(default_factory=list)  # percent of old images taken for new classes
+    new_as_old_curve: list[float | None] = field(default_factory=list)  # and of new images for old ones
+    calibration_curve: list[float | None] = field(default_factory=list)  # expected calibration error
+    seconds_curve: list[dict[str, float]] = field(default_factory=list)  # `seconds` after each task
+    images_curve: list[int] = field(default_factory=list)  # images that training has gone through after each task
+    timeline: list[dict[str, Any]] = field(default_factory=list)  # every stage of every task, with begin and end in seconds
+    trained_images: int = 0
 
     def add(self, evaluation: metrics.Evaluation, validation: float | None, all_domains: float | None) -> None:
         self.top1_curve.append(evaluation.top1)
@@ -31,9 +45,40 @@ class Figures:
         self.grouped.append(evaluation.grouped)
         self.validation_curve.append(validation)
         self.all_domains_curve.append(all_domains)
+        self.class_accuracies.append(evaluation.class_accuracies)
+        after, before = evaluation.confusion, evaluation.confusion_before
+        self.confusion = {name: table for name, table in (("after", after), ("before", before)) if table}
+        old_as_new, new_as_old = taken_between_old_and_new(after)
+        self.old_as_new_curve.append(old_as_new)
+        self.new_as_old_curve.append(new_as_old)
+        self.calibration_curve.append(evaluation.calibration_error)
+
+    def add_times(self, seconds: dict[str, float], trained_images: int, spans: Sequence[dict[str, Any]]) -> None:
+        """What the task that was just evaluated cost; `seconds` and `trained_images` count from the seed's beginning."""
+        self.seconds, self.trained_images = dict(seconds), trained_images
+        self.seconds_curve.append(dict(seconds))
+        self.images_curve.append(trained_images)
+        self.timeline += [{"task": len(self.accuracy_rows), **span} for span in spans]
+
+    @property
+    def task_seconds(self) -> list[dict[str, float]]:
+        """Seconds of each task by stage."""
+        return [{stage: total - before.get(stage, 0.0) for stage, total in after.items()}
+                for before, after in zip([{}, *self.seconds_curve], self.seconds_curve, strict=False)]
+
+    @property
+    def task_images(self) -> list[int]:
+        """Images that each task's training went through, over its epochs."""
+        return [after - before for before, after in zip([0, *self.images_curve], self.images_curve, strict=False)]
+
+    def whole(self, curve: list[T]) -> list[T]:
+        """`curve` if it has every task; a run that an older version of the program began lacks the first ones."""
+        return curve if len(curve) == len(self.accuracy_rows) else []
 
     def drop_after(self, task: int) -> None:
         """Forget task `task` and everything later."""
         for curve in (self.top1_curve, self.top5_curve, self.task_il_curve, self.accuracy_rows, self.grouped, self.validation_curve,
-                      self.all_domains_curve, self.memory_curve, self.diagnostics):
+                      self.all_domains_curve, self.memory_curve, self.diagnostics, self.class_accuracies, self.old_as_new_curve,
+                      self.new_as_old_curve, self.calibration_curve, self.seconds_curve, self.images_curve):
             del curve[task:]
+        self.timeline = [span for span in self.timeline if span["task"] <= task]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,6 +22,7 @@ from utils.run.metrics_file import METRICS, read_metrics
 from utils.terminal import shows_bars
 
 T = TypeVar("T")
+Span = dict[str, Any]  # "stage", "begin" and "end" in seconds since the seed began, pauses left out
 SECONDS_BETWEEN_LOSSES = 0.5
 STAGES = ("train", "statistics", "alignment", "evaluation")
 
@@ -32,6 +33,9 @@ class Monitor:
     def __init__(self) -> None:
         self.seconds = dict.fromkeys(STAGES, 0.0)
         self._started: dict[str, float] = {}  # stages that are going on
+        self.trained_images = 0  # that went through stage 1
+        self.spans: list[Span] = []  # stages that ended since the list was last taken
+        self._zero = time.perf_counter()  # where the spans count from
         self.current_stage = ""  # that is going on, or that an error ended; for messages
 
     @contextmanager
@@ -43,7 +47,20 @@ class Monitor:
             yield
             self.current_stage = ""
         finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - self._started.pop(name)
+            now, started = time.perf_counter(), self._started.pop(name)
+            self.seconds[name] = self.seconds.get(name, 0.0) + now - started
+            self.spans.append({"stage": name, "begin": started - self._zero, "end": now - self._zero})
+
+    def take_spans(self) -> list[Span]:
+        """The stages that ended since the last call."""
+        taken, self.spans = self.spans, []
+        return taken
+
+    def continue_after(self, seconds: Mapping[str, float], trained_images: int, spans: Sequence[Span]) -> None:
+        """Go on from what an interrupted run had measured."""
+        self.seconds.update(seconds)
+        self.trained_images = trained_images
+        self._zero = time.perf_counter() - max((span["end"] for span in spans), default=0.0)
 
     def seconds_so_far(self) -> dict[str, float]:
         """`seconds`, with what the stages that are going on have taken until now."""

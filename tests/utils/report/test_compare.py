@@ -11,9 +11,11 @@ import pytest
 
 from tests.result_samples import make_result
 from utils.errors import UserError
-from utils.report.compare import check_comparable, compare, find_results, load_entries
+from utils.report.comparable import check_comparable, settings_that_differ
+from utils.report.compare import compare, find_results, load_entries
+from utils.report.compare_paired import paired
 from utils.report.compare_tables import Entry, latex, markdown, sort_entries, table_rows
-from utils.report.results import RunResult, write_results
+from utils.report.results import RunResult, summarise, write_results
 from utils.report.tables import bytes_text, count_text, seconds_text
 
 HOSTILE = "<script>alert(1)</script>|$x_1$&%\n"
@@ -71,7 +73,8 @@ def test_a_run_without_a_finished_seed_is_a_user_error(tmp_path: Path) -> None:
 
 
 def test_every_form_of_the_comparison_is_written(written: Path) -> None:
-    names = {"comparison.md", "comparison.csv", "comparison.tex", "comparison.png", "comparison.html"}
+    names = {"comparison.md", "comparison.csv", "comparison.tex", "comparison.png", "comparison.svg", "comparison.pdf",
+             "comparison.html"}
     assert {path.name for path in written.iterdir()} == names
     for name in ("comparison.md", "comparison.tex", "comparison.html"):
         text = (written / name).read_text()
@@ -123,6 +126,72 @@ def test_joint_training_is_never_best_and_shows_dashes() -> None:
 
 def test_figures_that_read_alike_are_equally_good() -> None:
     assert best_cells(make_result(), make_result()) == [(0, 2), (0, 3), (0, 4), (1, 2), (1, 3), (1, 4)]
+
+
+def test_a_best_figure_that_does_not_stand_out_is_not_marked() -> None:
+    close, other = make_result(drop=4), make_result(drop=4)
+    for result, lasts in ((close, [80.0, 81.0, 82.0]), (other, [80.5, 80.5, 81.5])):
+        for seed, last in zip(result.seeds, lasts, strict=True):
+            seed.last = last
+        result.summary = summarise(result.seeds)
+    assert close.summary["last"]["mean"] > other.summary["last"]["mean"]
+    assert all(column != 2 for _, column in best_cells(close, other))
+    assert best_cells(make_result(seeds=(1,), drop=2), make_result(seeds=(1,), drop=9)) == []  # one seed shows nothing
+
+
+def test_what_makes_runs_incomparable_is_told_and_what_is_not_recorded_is_no_difference() -> None:
+    def run(sha256: str, size: int, fingerprint: str, torch: str, **config: object) -> RunResult:
+        result = make_result(**config)
+        result.environment |= {"weights": {"sha256": sha256, "source": "w"}, "images": {"size": size, "fingerprint": fingerprint},
+                               "torch": torch}
+        return result
+
+    one, other = run("a" * 64, 28, "f1", "2.9", epochs=5, batch_size=32), run("b" * 64, 64, "f2", "2.10", epochs=9, batch_size=64,
+                                                                               precision="bf16-mixed")
+    other.seeds[0].class_order = other.seeds[0].class_order[::-1]
+    told = " ".join(check_comparable(entries(one, other)))
+    for words in ("weights (SHA-256): aaaaaaaaaaaa w (SLCA 0); bbbbbbbbbbbb w", "image sizes: 28", "fingerprint): f1", "epochs: 5",
+                  "batch sizes: 32", "precisions: 32-true (SLCA 0); bf16-mixed", "versions: torch 2.9", "class orders of the same seeds"):
+        assert words in told
+    bare = make_result(epochs=5, batch_size=32)
+    bare.environment["torch"] = "2.9"
+    assert check_comparable(entries(one, bare)) == []
+
+
+def test_settings_that_several_runs_have_and_not_alike_are_listed(tmp_path: Path) -> None:
+    one, other = make_result(lr=0.1, own=1, dataset={"name": "x", "image_size": 28}), make_result(
+        lr=0.2, device="cuda", dataset={"name": "x", "image_size": 32})
+    other.environment["torch"] = "3"
+    table = settings_that_differ(entries(one, other))
+    assert table[0] == ["Setting", "SLCA 0", "SLCA 1"]
+    assert table[1:] == [["dataset.image_size", "28", "32"], ["lr", "0.1", "0.2"], ["torch", "2.14.1", "3"]]
+    assert settings_that_differ(entries(one, one)) == []
+
+
+def test_the_difference_to_the_best_is_taken_seed_by_seed(written: Path, logs: Path) -> None:
+    rows = list(csv.DictReader((written / "comparison.csv").open()))
+    pairs = [(a.last, b.last) for a, b in zip(make_result("finetune", drop=14).seeds, make_result().seeds, strict=True)]
+    mean = sum(a - b for a, b in pairs) / 3
+    assert float(rows[0]["difference_to_best"]) == pytest.approx(mean) and float(rows[0]["sign_test_p"]) == 0.25
+    assert min(a - b for a, b in pairs) - 1e-9 <= float(rows[0]["difference_low"]) <= mean <= float(rows[0]["difference_high"])
+    assert rows[2]["paired_seeds"] == "3"  # joint: the same order of classes
+    for name in ("comparison.md", "comparison.html"):
+        assert "Sign test" in (written / name).read_text() and "Settings that differ" in (written / name).read_text()
+        assert "NOT LIKE FOR LIKE" not in (written / name).read_text()
+
+
+def test_only_seeds_that_both_runs_have_are_paired() -> None:
+    found = paired(make_result(seeds=(1, 2, 3)), make_result(seeds=(2, 3, 4), drop=9), "last")
+    assert found.pairs == 2 and found.mean > 0 and found.stands_out
+    assert paired(make_result(seeds=(1,)), make_result(seeds=(2,)), "last").mean is None
+
+
+def test_the_loud_block_stands_above_the_table(logs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_results(make_result(epochs=3), tmp_path / "short" / "run")
+    write_results(make_result(epochs=30), tmp_path / "long" / "run")
+    printed = compare([tmp_path / "short", tmp_path / "long"], tmp_path / "out")
+    assert printed.startswith("NOT LIKE FOR LIKE") and "  - Different epochs: 3 (SLCA (short)); 30 (SLCA (long))." in printed
+    assert 'class="loud"' in (tmp_path / "out" / "comparison.html").read_text()
 
 
 def test_nothing_is_best_of_one() -> None:
@@ -195,14 +264,14 @@ def test_another_comparison_that_is_there_is_kept_and_the_same_one_is_not_double
     assert str(tmp_path / "older-1") in capsys.readouterr().out
     compare(runs, tmp_path)
     assert (tmp_path / "older-1" / "comparison.csv").read_text() == first == (tmp_path / "comparison.csv").read_text()
-    assert len(list((tmp_path / "older-2").iterdir())) == 5
+    assert len(list((tmp_path / "older-2").iterdir())) == 7
 
 
 def test_a_comparison_is_written_where_nothing_can_be_printed(logs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with open("/dev/full", "w") as full:
         monkeypatch.setattr("sys.stdout", full)
         compare([logs / "finetune_demo"], tmp_path)
-    assert len(list(tmp_path.iterdir())) == 5
+    assert len(list(tmp_path.iterdir())) == 7
 
 
 def test_a_comparison_imports_no_torch(logs: Path, tmp_path: Path) -> None:

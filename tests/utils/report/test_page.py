@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -12,8 +13,9 @@ import pytest
 
 from tests.result_samples import make_result
 from utils.report.page import report_is_there, write_report
+from utils.report.page_measured import class_table
 from utils.report.published import SOURCE
-from utils.report.results import RunResult, write_results
+from utils.report.results import OPTIONAL_CURVES, RunResult, write_results
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>{{ 7 * 7 }}"
 
@@ -50,13 +52,16 @@ def test_the_report_holds_figures_pictures_config_environment_and_the_papers_ref
 def test_the_report_needs_no_other_file_and_no_network(page: str) -> None:
     attributes = [pair for _, attributes in Tags(page).tags for pair in attributes.items()]
     sources = [value for name, value in attributes if name in ("src", "srcset", "href")]
-    assert len(sources) == 4 and all(source.startswith("data:image/png;base64,") for source in sources)
+    assert len(sources) == 4 and all(source.startswith("data:image/svg+xml;base64,") for source in sources)
+    pictures = [base64.b64decode(source.partition(",")[2]).decode() for source in sources]
+    assert not any(re.search(r"@import|<script|href=\"(?!#|data:)|url\((?!#)", picture) for picture in pictures)
     assert not re.search(r"@import|url\(|<script|<link", page)
 
 
 def test_the_pictures_lie_beside_the_page(tmp_path: Path) -> None:
     write_report(make_result(seeds=(1,)), tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"curve.png", "matrix.png", "report.html"}
+    vectors = {f"{name}.{suffix}" for name in ("curve", "matrix", "confusion", "timeline") for suffix in ("svg", "pdf")}
+    assert {path.name for path in tmp_path.iterdir()} == {"curve.png", "matrix.png", "report.html"} | vectors
 
 
 def test_hostile_names_are_shown_as_text_and_never_become_markup(tmp_path: Path) -> None:
@@ -69,6 +74,8 @@ def test_hostile_names_are_shown_as_text_and_never_become_markup(tmp_path: Path)
     hostile.config[HOSTILE] = HOSTILE
     harmless.config["x"] = "y"
     hostile.seeds[0].stage_seconds[HOSTILE] = harmless.seeds[0].stage_seconds["x"] = 1.0
+    hostile.seeds[0].timeline[0]["stage"] = HOSTILE
+    harmless.seeds[0].timeline[0]["stage"] = "x"
     expected, found = (Tags(write_report(result, tmp_path).read_text()) for result in (harmless, hostile))
     assert [tag for tag, _ in found.tags] == [tag for tag, _ in expected.tags]
     assert [set(attributes) for _, attributes in found.tags] == [set(attributes) for _, attributes in expected.tags]
@@ -88,9 +95,24 @@ def test_the_report_gives_no_papers_figure_for_an_experiment_that_is_not_the_pap
 def test_sparse_results_still_make_a_page(tmp_path: Path) -> None:
     result = make_result(seeds=(1,))
     seed = result.seeds[0]
-    seed.stage_seconds, seed.parameters, seed.memory_curve, seed.peak_memory_mb = {}, {}, [], None
+    seed.stage_seconds, seed.parameters, seed.memory_curve, seed.peak_memory_mb, seed.confusion = {}, {}, [], None, {}
+    for name in (*OPTIONAL_CURVES, "timeline"):
+        setattr(seed, name, [])
     bare = RunResult(config={}, environment={}, seeds=[seed])
-    assert "Peak memory" in write_report(bare, tmp_path).read_text()
+    text = write_report(bare, tmp_path).read_text()
+    assert "Peak memory" in text and "Confusion" not in text and "the worst first" not in text and "Time of each task" not in text
+    assert not (tmp_path / "timeline.svg").exists()
+
+
+def test_the_report_shows_classes_the_worst_first_and_what_the_pictures_say(tmp_path: Path) -> None:
+    result = make_result(seeds=(1, 2))
+    for seed in result.seeds:
+        seed.class_accuracies[-1][seed.class_order.index(7)] = 12.5
+    found = Tags(write_report(result, tmp_path).read_text())
+    assert class_table(result)[1][0] == "class 7" and class_table(result)[1][2] == "12.5 ± 0.0"
+    alts = " ".join(attributes["alt"] or "" for tag, attributes in found.tags if tag == "img")
+    assert f"SLCA {result.summary['last']['mean']:.1f}" in alts and "before alignment 66.7 %, after alignment 66.7 %" in alts
+    assert "Calibration error (%)" in found.text and "Training images per second" in found.text
 
 
 def test_the_report_says_which_run_it_is_about_and_what_the_spread_is_over(tmp_path: Path) -> None:

@@ -14,7 +14,9 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from tests.result_samples import make_result
-from utils.report.plots import DARK, LIGHT, _spread_out, _ticks, curve_figure, matrix_figure, png_bytes
+from utils.report.drawing import DARK, LIGHT, few_ticks, following_reader, freeze_layout, pdf_bytes, png_bytes, svg_bytes
+from utils.report.plots import _spread_out, curve_figure, matrix_figure
+from utils.report.plots_measured import confusion_figure, timeline_figure
 
 
 def texts(figure: Figure) -> list[str]:
@@ -69,8 +71,8 @@ def test_bands_are_left_out_where_they_would_hide_the_lines() -> None:
 
 
 def test_ticks_are_few_and_hold_the_last_value() -> None:
-    assert _ticks(range(1, 101))[-1] == 100 and len(_ticks(range(1, 101))) == 10
-    assert _ticks([50, 100]) == [50, 100]
+    assert few_ticks(range(1, 101))[-1] == 100 and len(few_ticks(range(1, 101))) == 10
+    assert few_ticks([50, 100]) == [50, 100]
 
 
 def test_the_matrix_shows_the_mean_of_each_cell_and_nothing_above_the_diagonal() -> None:
@@ -96,6 +98,42 @@ def test_a_task_without_test_images_leaves_its_cells_empty() -> None:
     assert texts(matrix_figure(result)) == ["50.0"]
 
 
+def test_the_first_lines_of_a_comparison_differ_without_their_colours() -> None:
+    lines = curve_figure([make_result(title=f"Method {k}") for k in range(20)]).axes[0].lines
+    assert len({(line.get_marker(), str(line._dash_pattern)) for line in lines}) == 20
+
+
+def test_a_vector_picture_is_the_same_each_time_and_follows_the_readers_setting() -> None:
+    figures = [curve_figure([make_result(seeds=(1, 2))]) for _ in range(2)]
+    first, second = map(svg_bytes, figures)
+    assert first == second and LIGHT.lines[0].lower().encode() in first
+    assert pdf_bytes(figures[0]) == pdf_bytes(figures[1]) and pdf_bytes(figures[0]).startswith(b"%PDF")
+    drawn = following_reader(first).decode()
+    assert "stroke: var(--line0)" in drawn and "prefers-color-scheme: dark" in drawn and drawn.count(LIGHT.lines[0]) == 1
+
+
+def test_a_layout_that_is_kept_draws_the_same_picture() -> None:
+    figure = matrix_figure(make_result())
+    first = png_bytes(figure)
+    freeze_layout(figure)
+    assert png_bytes(figure) == first
+
+
+def test_the_confusion_shows_both_classifiers_of_a_method_that_aligns() -> None:
+    result = make_result()
+    cells = [[text.get_text() for text in axes.texts] for axes in confusion_figure(result).axes]
+    assert [len(panel) for panel in cells] == [25, 25] and cells[0][:2] == ["67", "8"]
+    for seed in result.seeds:
+        del seed.confusion["before"]
+    assert len(confusion_figure(result).axes) == 1
+
+
+def test_the_timeline_has_a_line_per_stage_and_a_rule_per_task() -> None:
+    axes = timeline_figure(make_result()).axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["train", "evaluation"]
+    assert [line.get_xdata()[0] for line in axes.lines] == [2.0, 5.0, 8.0, 11.0, 14.0]
+
+
 def test_a_hostile_name_is_drawn_as_text() -> None:
     png_bytes(curve_figure([make_result(title=r"$\frac{1}{$ <b>" + "x" * 500, seeds=(1,))]))
 
@@ -107,7 +145,8 @@ def test_drawing_leaves_pyplot_alone() -> None:
 
 @pytest.mark.parametrize("backend", ["module://matplotlib_inline.backend_inline", "Qt4Agg", "TkAgg", "nonsense", ""])
 def test_a_picture_needs_no_backend_that_a_notebook_or_a_toolkit_asks_for(backend: str) -> None:
-    program = ("import os; from tests.result_samples import make_result; from utils.report.plots import curve_figure, png_bytes\n"
+    program = ("import os; from tests.result_samples import make_result; from utils.report.plots import curve_figure\n"
+               "from utils.report.drawing import png_bytes\n"
                "print(png_bytes(curve_figure([make_result()]))[:4], repr(os.environ['MPLBACKEND']))")
     done = subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parents[3], env={**os.environ, "MPLBACKEND": backend},
                           capture_output=True, text=True, check=True)

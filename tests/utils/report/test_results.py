@@ -19,7 +19,7 @@ from utils.errors import UserError
 from utils.files import write_atomic
 from utils.machine.environment import environment, git_commit
 from utils.report.published import CLASSES_PER_TASK, published
-from utils.report.results import RunResult, csv_text, read_results, statistic, tables_are_current, write_results
+from utils.report.results import OPTIONAL_CURVES, RunResult, csv_text, read_results, statistic, tables_are_current, write_results
 from utils.report.tables import SPREAD, mean_std_text, results_table
 
 PAPER_CONFIG = {"dataset": "cifar100_224", "convnet_type": "vit-b-p16", "init_cls": 10, "increment": 10}
@@ -80,9 +80,36 @@ def test_tidy_csv_holds_every_cell_of_the_accuracy_matrix_once(tmp_path: Path) -
     result = make_result(seeds=(5,))
     write_results(result, tmp_path)
     rows = list(csv.DictReader((tmp_path / "results_tidy.csv").open()))
-    cells = {(row["task"], row["images"]): row["percent"] for row in rows if row["images"].startswith("task ")}
+    cells = {(row["task"], row["images"]): row["percent"] for row in rows if row["images"].startswith("task ") and row["metric"] == "top1"}
     assert len(cells) == 15                                                        # the lower triangle of 5 x 5
     assert float(cells["5", "task 1"]) == result.seeds[0].accuracy_matrix[4][0]
+
+
+def test_tidy_csv_holds_every_class_after_every_task_and_every_cell_of_the_confusions(tmp_path: Path) -> None:
+    result = make_result(seeds=(5,))
+    result.seeds[0].confusion["before"][1] = [30, 10, 0, 0, 0]
+    write_results(result, tmp_path)
+    rows = list(csv.DictReader((tmp_path / "results_tidy.csv").open()))
+    named = [row for row in rows if row["images"].startswith("class ")]
+    assert len(named) == 2 + 4 + 6 + 8 + 10
+    assert named[0]["images"] == f"class class {result.seeds[0].class_order[0]}"
+    taken = {(row["metric"], row["images"]): float(row["percent"]) for row in rows if row["metric"].startswith("taken_for")}
+    assert len(taken) == 50 and taken["taken_for_task_1_before_alignment", "task 2"] == 75.0
+    wide = list(csv.DictReader((tmp_path / "results.csv").open()))
+    assert [float(row["images_per_second"]) for row in wide] == [150.0] * 5
+    assert wide[1]["old_as_new"] == "4.0" and wide[0]["seconds_train"] == "2.0"
+
+
+def test_results_of_an_older_version_are_read(tmp_path: Path) -> None:
+    write_results(make_result(), tmp_path)
+    stored = json.loads((tmp_path / "results.json").read_text())
+    for seed in stored["seeds"]:
+        for name in (*OPTIONAL_CURVES, "confusion", "timeline"):
+            del seed[name]
+    (tmp_path / "results.json").write_text(json.dumps(stored))
+    result = read_results(tmp_path / "results.json")
+    write_results(result, tmp_path)
+    assert result.seeds[0].class_accuracies == [] and result.seeds[0].images_per_second == []
 
 
 @pytest.mark.parametrize("content", [

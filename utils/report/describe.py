@@ -1,0 +1,29 @@
+"""What a run's network is, in words; a custom timm model has a timm name that says nothing about it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+FAMILIES = {"vit": "ViT", "deit": "DeiT", "beit": "BEiT", "eva": "EVA", "swin": "Swin", "resnet": "ResNet", "convnext": "ConvNeXt",
+            "VisionTransformer": "ViT"}
+SIZES = {"embed_dim": "{} wide", "depth": "{} blocks", "img_size": "{} px"}  # timm's arguments -> words
+
+
+def backbone_words(config: Mapping[str, Any]) -> str:
+    """"vit-b-p16" as a config has it; of a custom timm model "ViT, 128 wide, 5 blocks, 28 px, vit_demo_glyphs weights"."""
+    spec = config.get("convnet_type", "")
+    if not isinstance(spec, dict):
+        return str(spec)
+    name, args = str(spec.get("timm", "")), spec.get("args") or {}
+    sizes = [words.format(args[key]) for key, words in SIZES.items() if key in args]
+    family = FAMILIES.get(name.split("_")[0], name) if sizes else name
+    return ", ".join([family, *sizes, *weights_words(config, spec)])
+
+
+def weights_words(config: Mapping[str, Any], spec: Mapping[str, Any]) -> list[str]:
+    """Where a custom model's weights come from: a file's name, or none."""
+    if config.get("pretrained") is False:
+        return ["random weights"]
+    return [f"{Path(str(spec['weights'])).stem} weights"] if spec.get("weights") else []
