@@ -1,6 +1,7 @@
 """SLCA as one would run it in 2026: the parts of this folder switched on, and nothing else (docs/beyond.md has what each is worth).
 
-- Features are the class token beside mean and deviation of the patch tokens, of the last and of an inner block, in one pass.
+- Features are the class token beside mean and deviation of the patch tokens, of the last and of an inner block, in one pass,
+  averaged over five shifted copies of the image for statistics and test.
 - LoRA on every linear layer of the blocks trains fast, held to the features before the task by distillation; the state that is
   deployed moves as far as held-out images of the new task and features drawn from the old classes' Gaussians allow, or stays.
 - Old statistics follow the deployed state by the drift operator with anchors.
@@ -28,6 +29,7 @@ class SLCABestSettings(SLCASettings):
 
     features: str | list[str] = Field(default_factory=lambda: ["cls", "mean", "std", "mean@-2", "std@-2"],
         description="what statistics and read-out see, joined from one pass")
+    views: Literal[1, 5, 9] = Field(5, description="shifted copies of an image over which its feature is averaged")
     readout: Literal["ca", "rgda", "lda", "qda", "ncm"] = Field("rgda", description="classifier, read from the Gaussians")
     rgda_a: float = Field(0.9, ge=0.0, le=1.0, description="share of the covariance that all classes have in common")
     drift: Literal["none", "linear"] = Field("linear", description="old statistics follow the deployed backbone")

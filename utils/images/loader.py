@@ -69,6 +69,9 @@ class BatchPool:
         self.num_workers = num_workers
         self.device = device or torch.device("cpu")
         self.pinned = self.device.type == "cuda"  # batches lie where a GPU can fetch them by itself
+        if not maker.finish_here:
+            for transform in maker.transforms.values():
+                transform.prepare(self.device)
         self._plan = Plan(PREFETCHED * num_workers)
         self._arriving: Iterator[Any] | None = None  # the loader's own walk over the plan; None: no processes
         self._watch = Watch()

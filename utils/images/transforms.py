@@ -70,7 +70,7 @@ class Transform:
     """One recipe at one image size: uint8 images of any size -> (B, channels, S, S) float32, normalised.
 
     `cut` does the geometry and stays in uint8; `finish` flips, brightens and normalises. The call does both, for images of
-    one size in one pass of matrix products (on a CPU small ones alone). Nothing here makes a GPU wait but its first batch.
+    one size in one pass of matrix products (on a CPU small ones alone). Nothing here makes a GPU wait once it is prepared.
     """
 
     def __init__(self, recipe: Recipe, image_size: int, mean: Sequence[float], std: Sequence[float]) -> None:
@@ -82,6 +82,10 @@ class Transform:
         self.std = torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1)
         self.interpolation = InterpolationMode[recipe.interpolation.upper()]
         self._there: dict[torch.device, tuple[Tensor, Tensor]] = {}  # mean and std on every device that was asked for
+
+    def prepare(self, device: torch.device) -> None:
+        """Bring to `device` what finishing an image needs there; before the first batch, which else would wait for it."""
+        self._there[device] = self.mean.to(device), self.std.to(device)
 
     def __call__(self, images: Images, u: Tensor) -> Tensor:
         """images -> (B, channels, S, S) float32; u (B, draws) uniforms in [0, 1), one row per image."""
@@ -155,7 +159,7 @@ class Transform:
     def _mean_std(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """(1, channels, 1, 1) each, brought to a device once: a copy of a few numbers makes a GPU wait."""
         if device not in self._there:
-            self._there[device] = self.mean.to(device), self.std.to(device)
+            self.prepare(device)
         return self._there[device]
 
     def _affine(self, u: Tensor, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:

@@ -6,6 +6,7 @@ import torch
 from safetensors.torch import load_file
 
 import trainer
+from convs.views import shifted
 from models.slca.slca import SLCA
 from models.tools.export import export
 from models.tools.predict import load_learner
@@ -34,7 +35,7 @@ def settings(**changes):
     {"readout": "lda"}, {"readout": "qda", "rgda_g": 0.1}, {"readout": "ncm", "ca_cov": "diag"}, EVERYTHING,
     {**EVERYTHING, "model_name": "slca_pp"}, {**EVERYTHING, "bcb_lrscale": 0.0}, {"drift": "linear", "drift_anchors": False},
     {"drift": "linear", "kd": 1.0, "ca_start": "aligned", "model_name": "slca_pp", "ca_cov": "lowrank", "ca_rank": 3},
-    {**EVERYTHING, "task_sizes": [3, 1, 1], "val_fraction": 0.2},
+    {**EVERYTHING, "task_sizes": [3, 1, 1], "val_fraction": 0.2, "views": 5},
     {**EVERYTHING, "scenario": "domain", "init_cls": None, "increment": None, "val_fraction": 0.2,
      "dataset": {**SYNTHETIC, "num_classes": 3, "num_domains": 3}},
 ], ids=str)
@@ -173,3 +174,18 @@ def test_without_a_held_out_image_the_state_before_the_task_stays_deployed():
     learner = synthetic_learner("slca_best", dataset=one_each, epochs=1)
     learn(learner, range(2))
     assert learner.data.count("val", 1) == 0 and learner.measured["share"] == 0.0
+
+
+def test_views_change_what_is_read_and_nothing_that_is_trained():
+    one, five = (synthetic_learner("slca", views=views, epochs=1, bcb_lrscale=0.5) for views in (1, 5))
+    for learner in (one, five):
+        learn(learner, [0])
+    backbones = [learner.net.backbone.state_dict() for learner in (one, five)]
+    assert all(torch.equal(tensor, backbones[1][name]) for name, tensor in backbones[0].items())
+    features, _ = five.extract("train", 0)
+    batches = five.data.batches("train", 0, batch_size=8, augment=False)
+    with torch.no_grad():
+        alone = [torch.cat([five.net.features(view) for view in views]) for views in zip(*(shifted(x, 5) for x, _ in batches), strict=True)]
+    torch.testing.assert_close(features, torch.stack(alone).mean(dim=0))
+    torch.testing.assert_close(five.gaussians.means()[0], features[:12].mean(dim=0), rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(features, one.extract("train", 0)[0])
