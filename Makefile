@@ -46,6 +46,7 @@ bench: $(VENV)/.installed
 	OMP_NUM_THREADS=$(THREADS) $(PY) benchmarks/epochs_ahead.py
 	OMP_NUM_THREADS=$(THREADS) $(PY) benchmarks/checkpoints.py
 	OMP_NUM_THREADS=$(THREADS) $(PY) benchmarks/pretended.py
+	OMP_NUM_THREADS=$(THREADS) $(PY) benchmarks/many_tasks.py
 	$(PY) benchmarks/report.py
 
 lint: $(VENV)/.installed-dev

@@ -99,7 +99,8 @@ def train(config: Config, out_dir: str | Path = "logs", *, name: str | None = No
         if run.finished:
             log.info("finished already, nothing to resume; without --resume a new run starts")
             if fabric.is_global_zero and not (tables_are_current(result, run.path) and report_is_there(run.path)):
-                _write(result, run.path)
+                with run.lock():  # tidies too
+                    _write(result, run.path)
         else:
             result = _train_seeds(config, fabric, run, result, profile, parent, edit)
         if fabric.is_global_zero:
@@ -431,8 +432,9 @@ def _with_seed(result: RunResult, seed: SeedResult) -> RunResult:
 
 
 def _write(result: RunResult, folder: Path) -> None:
-    """Results first, so that no failure of a page or picture loses a finished seed. Raises OSError: the disk is full."""
-    write_results(result, folder)
+    """Results first, so that no failure of a page or picture loses a finished seed. Raises StorageError, or OSError: the disk is full."""
+    with storage_errors_told(folder / "results.json"):
+        write_results(result, folder)
     try:
         write_report(result, folder)
     except Exception as error:

@@ -171,6 +171,14 @@ def epochs_ahead(f: dict[str, Any]) -> str:
             "images, as on a device that is as fast as they are.")
 
 
+def many_tasks(f: dict[str, Any]) -> str:
+    few, many = f["tasks"]
+    rows = [[method, f"{row['few']:.3f} ms", f"{row['many']:.3f} ms", f"{row['ratio']:.2f}x"] for method, row in f["methods"].items()]
+    return (f"## 14. Many tasks (`many_tasks.py`): what evaluation costs per image, {few} and {many} tasks of one class\n\n"
+            + table(["method", f"{few} tasks", f"{many} tasks", f"ratio, at most {f['bar']:g}"], rows)
+            + "\n\nOne test image per class, a micro ViT. With more tasks an image costs less: small tasks share batches.")
+
+
 def kinds(f: dict[str, Any]) -> str:
     rows = [[name, f"{row['mean']:.2f}", f"{row['difference']:+.2f}", f"{row['bytes_per_class']:,.0f}"] for name, row in f.items()]
     seeds = len(next(iter(f.values()))["last_accuracy"])
@@ -191,7 +199,7 @@ def _time(seconds: dict[str, float]) -> str:
 
 PARTS = {"1_alignment": alignment, "2_stage1": stage1, "3_lora": lora, "4_whole_run": whole, "5_statistics": memory, "6_bf16": bf16,
          "6_bf16_accuracy": bf16_accuracy, "7_growth": growth, "8_data_path": data_path, "9_switches": switches, "10_fitting": fitting,
-         "11_checkpoints": checkpoints, "12_pretended": pretended, "13_epochs_ahead": epochs_ahead,
+         "11_checkpoints": checkpoints, "12_pretended": pretended, "13_epochs_ahead": epochs_ahead, "14_many_tasks": many_tasks,
          "covariance_kinds": kinds}
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ DATA = {"name": "tiny", "layout": "synthetic", "num_classes": 4, "image_size": 1
 USUAL = {"dataset": DATA, "epochs": 1, "ca_epochs": 1, "ca_samples": 8, "memory_size": 12, "deterministic": False}
 DOMAINS = {"scenario": "domain", "init_cls": None, "increment": None, "dataset": {**DATA, "num_classes": 3, "num_domains": 2}}
 READ = {"readout": "rgda", "val_fraction": 0.2, "bcb_lrscale": 0.5}
-DEEPER = {"timm": "vit_tiny_patch16_224", "args": {**MICRO_VIT, "depth": 5}}  # what a step does beside the network weighs as on a real one
+DEEPER = {"timm": "vit_tiny_patch16_224", "args": {**MICRO_VIT, "depth": 12}}  # what a step does beside the network weighs as on a real one
 
 
 def case(model_name: str = "slca", **settings: Any) -> dict[str, Any]:

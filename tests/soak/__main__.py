@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tests.soak import shim
 
-SAMPLE_OF_FAULTS = (9, 206, 418, 611, 907)  # a new run's folder, a checkpoint in each way, a second fault in the resumed run
+SAMPLE_OF_FAULTS = (9, 206, 419, 420, 813)  # a new run's folder, checkpoints, other tensors, a second fault in the resumed run
 SAMPLE_OF_CONFIGS = 6
 
 

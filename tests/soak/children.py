@@ -114,6 +114,8 @@ def in_parts(items: Sequence[T], jobs: int, work: Callable[[T], str], fine: Coll
         found.append(result)
         if result not in fine:
             print(result, flush=True)
+        if len(found) % 100 == 0:
+            print(f"{len(found)} of {len(items)} done", flush=True)
     for worker in workers:
         worker.join()
     return found

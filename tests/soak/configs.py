@@ -25,7 +25,7 @@ FINE = ("done", "refused", "stopped")
 SECONDS = 180.0  # of one config; alone most take less than one
 MORE_MEMORY = 3 * 2**30  # bytes that a child may ask for beyond what it starts with
 WORK = {"epochs": 3, "ca_epochs": 3, "later_epochs": 2, "sldc_steps": 50, "sldc_moment_samples": 3, "ca_samples": 64, "num_workers": 2,
-        "accumulate": 50, "ranpac_dim": 3000}
+        "accumulate": 50, "ranpac_dim": 3000, "prompt_length": 50, "g_prompt_length": 50, "prompt_pool": 200, "vpt_tokens": 200}
 SMALL_WORK = {"ca_epochs": 1, "ca_samples": 8, "ranpac_dim": 20, "memory_size": 20}
 DEVICES = ["auto", "cpu", -1, "-1", ["cpu"], [], "cuda", "cuda:7", 0, [0, 1], "gpu", ""]
 GIVEN = {"model_name", "dataset", "convnet_type", "compile", "device", "data_root", "seed", "init_cls", "increment", "task_sizes", "tasks"}

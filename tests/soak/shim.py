@@ -6,6 +6,7 @@ import ctypes
 import os
 import shutil
 import subprocess
+import sys
 from enum import IntEnum
 from pathlib import Path
 
@@ -26,7 +27,7 @@ class How(IntEnum):
 
 def compiler() -> str | None:
     """The system's C compiler, where there is one that makes a library for LD_PRELOAD."""
-    return shutil.which("cc") if os.uname().sysname == "Linux" else None
+    return shutil.which("cc") if sys.platform == "linux" else None
 
 
 def build(folder: Path) -> Path:

@@ -19,7 +19,7 @@ import torch
 
 from utils.config import Config
 from utils.errors import UserError
-from utils.files import links_that_leave, write_atomic
+from utils.files import links_that_leave, storage_errors_told, write_atomic
 from utils.json_files import json_text
 from utils.machine.environment import environment
 from utils.run.locks import folder_lock
@@ -120,7 +120,8 @@ class RunFolder:
                             "own folder alone: remove the link (to keep runs on another disk, name a folder there with --out)")
         with folder_lock(self.path):
             for leftover in [*self.path.rglob(".*.tmp"), *self.path.rglob(".tmp*")]:  # our names, and those of safetensors
-                leftover.unlink(missing_ok=True)
+                with storage_errors_told(leftover):
+                    leftover.unlink(missing_ok=True)
             threads = self.status().get("threads")
             if threads not in (None, torch.get_num_threads()):
                 log.warning(f"this run was started with {threads} threads and continues with {torch.get_num_threads()}: sums are rounded "
@@ -169,7 +170,8 @@ class RunFolder:
                             f"a new run without {doing}.")
 
     def _write(self, content: dict[str, Any]) -> None:
-        write_atomic(self.path / "run.json", json_text(content))
+        with storage_errors_told(self.path / "run.json") as path:
+            write_atomic(path, json_text(content))
 
 
 def command_line() -> str | None:

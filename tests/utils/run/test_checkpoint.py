@@ -187,3 +187,9 @@ def test_lines_of_the_metrics_are_on_the_disk_before_their_checkpoint(tmp_path, 
     monkeypatch.setattr("utils.run.checkpoint.sync_file", lambda path: flushed.append((path, (tmp_path / "c" / "task_01").exists())))
     save(CheckpointStore(tmp_path / "c", flushed_first=[tmp_path / "metrics.jsonl"]), 0)
     assert flushed == [(tmp_path / "metrics.jsonl", False)]
+
+
+def test_tensors_that_cannot_be_written_are_an_error_of_the_system(tmp_path):
+    with pytest.raises(FileNotFoundError) as raised:
+        write_tensors(tmp_path / "gone" / "x.safetensors", {"w": torch.zeros(2)})
+    assert raised.value.filename == str(tmp_path / "gone" / "x.safetensors")

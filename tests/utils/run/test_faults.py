@@ -109,7 +109,7 @@ def test_a_full_disk_while_results_are_written_is_one_sentence(tmp_path, monkeyp
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(trainer, "write_results", full)
-    with pytest.raises(UserError, match="the disk is full; checkpoints and results written so far are intact"):
+    with pytest.raises(UserError, match="No space left on device; checkpoints and results written so far are intact"):
         train(tiny_config(seed=[1, 2]), tmp_path)
 
 

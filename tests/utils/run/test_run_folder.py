@@ -8,7 +8,7 @@ import pytest
 
 from tests.result_samples import make_result
 from tests.run_files import tiny_config
-from utils.errors import UserError
+from utils.errors import StorageError, UserError
 from utils.report.compare import find_results
 from utils.report.results import write_results
 from utils.run import run_folder
@@ -121,3 +121,24 @@ def test_a_run_whose_own_folder_is_reached_by_a_link_is_locked_and_written(tmp_p
     (run.path / "newest").symlink_to("seed1")
     with RunFolder(tmp_path / "logs" / "run" / run.path.name).lock():
         pass
+
+
+def test_half_written_files_of_a_killed_process_are_gone_when_the_folder_is_locked(tmp_path):
+    run = RunFolder.open(tmp_path, "run", CONFIG, resume=False)
+    seed = run.path / "seed1993"
+    seed.mkdir()
+    left, kept = [seed / ".tmpV8K39s", run.path / ".results.json.7.tmp"], seed / "log.txt"  # the first as safetensors names it
+    for file in (*left, kept):
+        file.touch()
+    with run.lock():
+        assert not any(file.exists() for file in left) and kept.exists()
+
+
+def test_a_run_json_that_cannot_be_written_is_one_sentence(tmp_path, monkeypatch):
+    def refused(path, text):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    run = RunFolder.open(tmp_path, "run", CONFIG, resume=False)
+    monkeypatch.setattr(run_folder, "write_atomic", refused)
+    with pytest.raises(StorageError, match=r"run.json cannot be written: Permission denied; .*continue with --resume"):
+        run.finish()
