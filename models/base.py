@@ -52,6 +52,16 @@ class HasStream(Protocol):
     stream: TaskStream
 
 
+class KnownRegion(Protocol):
+    """Where the images of the classes seen so far lie among the features (models/slca/unknown.py)."""
+
+    def distances(self, features: Tensor) -> Tensor:
+        """Features (N, D) -> (N,), larger is less known."""
+
+    def threshold(self, share: float, torch_seed: int = 1) -> float:
+        """The distance within which `share` of the known classes' images lie."""
+
+
 class BaseLearner:
     """A continual learner: state, the order of a task, hooks.
 
@@ -226,6 +236,10 @@ class BaseLearner:
     def probabilities(self, features: Tensor) -> Tensor:
         """Features (N, D) -> probabilities of the classes (N, K), domain-incremental (N, C)."""
         return (self.fold_domains(self.scores(features)) / self.temperature).softmax(dim=1)
+
+    def known_region(self) -> KnownRegion | None:
+        """What tells images of no known class from others; None where the method keeps nothing to tell it by."""
+        return None
 
     def fold_domains(self, scores: Tensor) -> Tensor:
         """Domain-incremental: one score per class, the best of its domains, (N, T * C) -> (N, C). Else unchanged."""

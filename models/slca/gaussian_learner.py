@@ -25,6 +25,7 @@ from models.slca.discriminants import fit_temperature
 from models.slca.drift import RHO, DriftSettings, DriftSums, distance_from_identity, with_anchors
 from models.slca.gaussians import ClassGaussians
 from models.slca.readout import Discriminant, ReadoutSettings, make_readout
+from models.slca.unknown import KnownClasses
 from utils.config import MethodSettings
 from utils.errors import UserError
 from utils.machine.distributed import gather_rows
@@ -114,6 +115,9 @@ class GaussianLearner(BaseLearner):
 
     def scores(self, features: Tensor) -> Tensor:
         return self.readout.scores(self.net, features)
+
+    def known_region(self) -> KnownClasses:
+        return KnownClasses(self.gaussians)
 
     # Statistics ----------------------------------------------------------------------------------------------
 
