@@ -342,6 +342,17 @@ class BaseLearner:
         raise UserError(f"--update: a run of {self.config.model_name} does not keep of its old images what new ones could be joined with; "
                         "allowed: runs of slca and its kin, which keep a Gaussian per class with its number of images")
 
+    # Two runs as one -----------------------------------------------------------------------------------------------
+
+    def join_statistics(self, other: BaseLearner) -> None:
+        """Take over what another learner keeps of its classes, which follow this one's; exact, as if one run had learned all.
+
+        Raises:
+            UserError: the method's classes depend on one another, so that two runs are not one.
+        """
+        raise UserError(f"merge: two runs of {self.config.model_name} are not one run, because what it keeps of a class depends on the "
+                        "classes before it. Exact are ncm, lda and fecam, and slca with bcb_lrscale 0 and a readout from its Gaussians")
+
     # Classes that shall be forgotten -----------------------------------------------------------------------------
 
     def forget(self, labels: Collection[int]) -> None:

@@ -138,6 +138,14 @@ def forget_arguments(argv: list[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def merge_arguments(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="main.py merge", description="Make one run of two with other classes, where that is exact.")
+    for name in ("run", "other"):
+        parser.add_argument(name, type=Path, metavar="RUN", help="folder of a finished run, or of an experiment (its newest finished run)")
+    _add_new_run(parser)
+    return parser.parse_args(argv)
+
+
 def _add_new_run(parser: argparse.ArgumentParser) -> None:
     """Where a run made of another one goes."""
     parser.add_argument("--device", help="auto, cpu, cuda, cuda:1 or GPU numbers such as 0,1 (default: as the run)")

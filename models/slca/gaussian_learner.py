@@ -301,6 +301,12 @@ class GaussianLearner(BaseLearner):
             self.gaussians.update(label, features[labels == label])
         self.readout.refresh(self.gaussians)
 
+    def join_statistics(self, other: GaussianLearner) -> None:
+        if self.readout.uses_heads:
+            super().join_statistics(other)
+        self.gaussians.join(other.gaussians)
+        self.readout.refresh(self.gaussians)
+
     def forget_statistics(self, labels: Collection[int]) -> None:
         self.gaussians.drop(labels)
         self.readout.refresh(self.gaussians)

@@ -32,6 +32,13 @@ class Figures:
         self.validation_curve.append(validation)
         self.all_domains_curve.append(all_domains)
 
+    def skip_to(self, task: int) -> None:
+        """Nothing was measured after the tasks from here to `task` (another run learned them)."""
+        for done in range(len(self.accuracy_rows), task + 1):
+            self.add(metrics.Evaluation(None, None, [None] * (done + 1), None, {"old": None, "new": None}, None, None), None, None)
+            self.memory_curve.append(dict(self.memory_curve[-1]) if self.memory_curve else {})
+            self.diagnostics.append({})
+
     def drop_after(self, task: int) -> None:
         """Forget task `task` and everything later."""
         for curve in (self.top1_curve, self.top5_curve, self.task_il_curve, self.accuracy_rows, self.grouped, self.validation_curve,
