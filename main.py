@@ -6,6 +6,7 @@
     python main.py prepare NAME --source ARCHIVE         arrange a downloaded data set
     python main.py extend logs/slca_demo --data FOLDER   learn new classes after those of a finished run
     python main.py forget logs/slca_demo CLASS ...   a run that does not know some classes any more
+    python main.py merge RUN_A RUN_B                 one run of two with other classes, where that is exact
     python main.py predict logs/slca_demo FOLDER         classify images with a trained run
     python main.py export logs/slca_demo model.pt2       the aligned model as one torch.export program (or .onnx)
     python main.py schema                                write exps/schema.json, which editors check configs with
@@ -128,6 +129,13 @@ def forget(arguments: argparse.Namespace) -> None:
     _write_changed(arguments, *forgetting(arguments.run, arguments.classes, arguments.device))
 
 
+def merge(arguments: argparse.Namespace) -> None:
+    """Write a run that knows the classes of two."""
+    from models.tools.merge import merging
+
+    _write_changed(arguments, *merging(arguments.run, arguments.other, arguments.device))
+
+
 def _write_changed(arguments: argparse.Namespace, config: Config, parent: Parent, edit: Edit) -> None:
     from trainer import train
     train(config, arguments.out or parent.path.parent.parent, name=arguments.name or parent.path.parent.name, parent=parent, edit=edit)
@@ -152,7 +160,7 @@ def schema(arguments: argparse.Namespace) -> None:
 
 
 COMMANDS = {"extend": (command_line.extend_arguments, extend), "forget": (command_line.forget_arguments, forget),
-            "list": (command_line.list_arguments, list_what),
+            "merge": (command_line.merge_arguments, merge), "list": (command_line.list_arguments, list_what),
             "compare": (command_line.compare_arguments, compare_runs), "predict": (command_line.predict_arguments, predict),
             "export": (command_line.export_arguments, export), "prepare": (command_line.prepare_arguments, prepare_data),
             "schema": (command_line.schema_arguments, schema)}

@@ -310,7 +310,7 @@ class Session:
         return {"figures": {**vars(self.figures), "seconds": self.monitor.seconds_so_far(),
                             "trained_images": self.monitor.trained_images}, "base_sha256": self._untrained[1],
                 "precision": self.fabric.strategy.precision.state_dict(), "data": self.data.stored.to_json(), "seed": self.seed,
-                "fingerprint": self.data.fingerprint, **({} if self.parent is None else {"parent": self.parent.sha256[self.seed]})}
+                "fingerprint": self.data.fingerprint, **({} if self.parent is None else {"parent": self.parent.proof(self.seed)})}
 
     def test(self, after_task: int | None) -> bool:
         """Evaluate the newest checkpoint, or the one after task `after_task` (from 1); False where there is none."""

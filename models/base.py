@@ -53,6 +53,16 @@ class HasStream(Protocol):
     stream: TaskStream
 
 
+class KnownRegion(Protocol):
+    """Where the images of the classes seen so far lie among the features (models/slca/unknown.py)."""
+
+    def distances(self, features: Tensor) -> Tensor:
+        """Features (N, D) -> (N,), larger is less known."""
+
+    def threshold(self, share: float, torch_seed: int = 1) -> float:
+        """The distance within which `share` of the known classes' images lie."""
+
+
 class BaseLearner:
     """A continual learner: state, the order of a task, hooks.
 
@@ -249,6 +259,10 @@ class BaseLearner:
         """Features (N, D) -> logits (N, K) of the heads as they were before they were aligned; None where none were."""
         return None
 
+    def known_region(self) -> KnownRegion | None:
+        """What tells images of no known class from others; None where the method keeps nothing to tell it by."""
+        return None
+
     def fold_domains(self, scores: Tensor) -> Tensor:
         """Domain-incremental: one score per class, the best of its domains, (N, T * C) -> (N, C). Else unchanged."""
         period = self.stream.label_period
@@ -349,6 +363,17 @@ class BaseLearner:
         """
         raise UserError(f"--update: a run of {self.config.model_name} does not keep of its old images what new ones could be joined with; "
                         "allowed: runs of slca and its kin, which keep a Gaussian per class with its number of images")
+
+    # Two runs as one -----------------------------------------------------------------------------------------------
+
+    def join_statistics(self, other: BaseLearner) -> None:
+        """Take over what another learner keeps of its classes, which follow this one's; exact, as if one run had learned all.
+
+        Raises:
+            UserError: the method's classes depend on one another, so that two runs are not one.
+        """
+        raise UserError(f"merge: two runs of {self.config.model_name} are not one run, because what it keeps of a class depends on the "
+                        "classes before it. Exact are ncm, lda and fecam, and slca with bcb_lrscale 0 and a readout from its Gaussians")
 
     # Classes that shall be forgotten -----------------------------------------------------------------------------
 

@@ -94,6 +94,8 @@ def predict_arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("images", type=Path, metavar="FOLDER", help="folder of images (sub-folders too), or one image")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1")
     parser.add_argument("--top", type=int, default=5, metavar="K", help="classes per image (default: 5)")
+    parser.add_argument("--unknown", type=float, nargs="?", const=0.95, metavar="SHARE",
+                        help="also tell which images are of no known class, keeping this share of the known ones (default: 0.95)")
     parser.add_argument("--csv", type=Path, metavar="FILE",
                         help="where the table goes; a file of that name is replaced (default: predictions.csv in RUN, or the first free "
                              "name of predictions_2.csv, predictions_3.csv, ...)")
@@ -132,6 +134,14 @@ def forget_arguments(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="main.py forget", description="Make a run that does not know some classes any more.")
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of a finished run, or of an experiment (its newest finished run)")
     parser.add_argument("classes", nargs="+", metavar="CLASS", help="names of the classes")
+    _add_new_run(parser)
+    return parser.parse_args(argv)
+
+
+def merge_arguments(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="main.py merge", description="Make one run of two with other classes, where that is exact.")
+    for name in ("run", "other"):
+        parser.add_argument(name, type=Path, metavar="RUN", help="folder of a finished run, or of an experiment (its newest finished run)")
     _add_new_run(parser)
     return parser.parse_args(argv)
 

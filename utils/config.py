@@ -48,9 +48,10 @@ class DatasetSpec(Strict):
     """A data set described in the config alone, without Python."""
 
     name: str = Field(min_length=1, max_length=100, description="name shown in logs and tables")
-    layout: Literal["folders", "lists", "npz", "domains", "synthetic"] = Field(
-        "folders", description="folders: one sub-folder per class; lists: text files with 'path label' lines; npz: "
-        "x_train, y_train, x_test, y_test; domains: one sub-folder per domain; synthetic: images made in memory")
+    layout: Literal["folders", "training", "lists", "npz", "domains", "synthetic"] = Field(
+        "folders", description="folders: one sub-folder per class; training: the same under root, without test images; lists: text files "
+        "with 'path label' lines; npz: x_train, y_train, x_test, y_test; domains: one sub-folder per domain; synthetic: images made in "
+        "memory")
     root: str | None = Field(None, description="folder (or npz file) that holds the data; relative to the working folder, else to the "
         "project; ~ is the home folder")
     train: str | None = Field(None, description="training folder or list file, looked for under root, in the working folder and in the "

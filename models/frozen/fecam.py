@@ -57,6 +57,10 @@ class FeCAM(NCM):
         """Minus the distance to each class (N, K)."""
         return never_without_images(-mahalanobis(F.normalize(features), self.class_means, self.precisions))
 
+    def join_statistics(self, other: FeCAM) -> None:
+        super().join_statistics(other)
+        self.precisions = torch.cat([self.precisions, other.precisions])
+
     def forget_statistics(self, labels: Collection[int]) -> None:
         self.precisions = self.precisions[self.kept(labels)]
         super().forget_statistics(labels)

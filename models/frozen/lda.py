@@ -59,6 +59,11 @@ class LDA(NCM):
         weight, bias = self.discriminants
         return never_without_images(features @ weight.T + bias)
 
+    def join_statistics(self, other: LDA) -> None:
+        super().join_statistics(other)
+        self.scatter, self.count = self.scatter + other.scatter, self.count + other.count
+        self.solve()
+
     def forget_statistics(self, labels: Collection[int]) -> None:
         raise UserError(f"a run of lda cannot forget single classes: its one covariance was made of the images of all. {FORGETS}")
 

@@ -43,6 +43,9 @@ class NCM(FirstSession):
         """Cosine of each feature with each class mean (N, K)."""
         return never_without_images(F.normalize(features) @ F.normalize(self.class_means).T)
 
+    def join_statistics(self, other: NCM) -> None:
+        self.class_means = torch.cat([self.class_means, other.class_means])
+
     def forget_statistics(self, labels: Collection[int]) -> None:
         self.class_means = self.class_means[self.kept(labels)]
 

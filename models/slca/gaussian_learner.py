@@ -27,6 +27,7 @@ from models.slca.discriminants import fit_temperature
 from models.slca.drift import RHO, DriftSettings, DriftSums, distance_from_identity, with_anchors
 from models.slca.gaussians import ClassGaussians
 from models.slca.readout import Discriminant, ReadoutSettings, make_readout
+from models.slca.unknown import KnownClasses
 from utils.config import MethodSettings
 from utils.data.data_manager import Batches
 from utils.errors import UserError
@@ -128,6 +129,9 @@ class GaussianLearner(BaseLearner):
 
     def scores(self, features: Tensor) -> Tensor:
         return self.readout.scores(self.net, features)
+
+    def known_region(self) -> KnownClasses:
+        return KnownClasses(self.gaussians)
 
     # Statistics ----------------------------------------------------------------------------------------------
 
@@ -313,6 +317,12 @@ class GaussianLearner(BaseLearner):
         """Pooled means and covariances (models/slca/gaussian.py), and the classifier read from them anew."""
         for label in labels.unique().tolist():
             self.gaussians.update(label, features[labels == label])
+        self.readout.refresh(self.gaussians)
+
+    def join_statistics(self, other: GaussianLearner) -> None:
+        if self.readout.uses_heads:
+            super().join_statistics(other)
+        self.gaussians.join(other.gaussians)
         self.readout.refresh(self.gaussians)
 
     def forget_statistics(self, labels: Collection[int]) -> None:

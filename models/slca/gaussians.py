@@ -112,6 +112,14 @@ class ClassGaussians:
         old = self[label]
         self.classes[label] = Gaussian(torch.zeros_like(old.mean), old.factor.new_zeros(0, len(old.mean)), 0, torch.zeros_like(old.noise))
 
+    def join(self, other: ClassGaussians) -> None:
+        """Append another's classes."""
+        self.free_buffers()
+        self.classes = [*self.classes, *other.classes]
+        self.fitted = [*self.fitted, *other.fitted]
+        if other.pooled is not None:
+            self.pooled = other.pooled + (0 if self.pooled is None else self.pooled)
+
     def drop(self, labels: Collection[int]) -> None:
         """Forget these classes as `remove` does, and number the others anew. Raises UserError where all classes share one covariance."""
         for label in labels:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from convs.network import IncrementalNet
 from convs.weights import tensors_sha256
-from models.base import BaseLearner
+from models.base import BaseLearner, KnownRegion
 from models.registry import learner_class, resolve_config
 from models.tools.build import make_backbone
 from utils.config import MethodSettings, parse_config
@@ -51,6 +51,7 @@ class Predictions:
     names: list[list[str]]  # (N, k)
     labels: list[list[int]]  # (N, k) the data set's own labels
     probabilities: Tensor  # (N, k), of the classes that the run had seen; softmax of the scores, not calibrated unless the method does it
+    unknown: list[bool] | None = None  # (N,) where asked for: the image is of none of the classes (models/slca/unknown.py)
 
 
 class TrainedLearner:
@@ -59,6 +60,7 @@ class TrainedLearner:
     def __init__(self, learner: BaseLearner, inputs: InputFormat, batch_size: int) -> None:
         self.learner, self.stream, self.format, self.batch_size = learner, learner.stream, inputs, batch_size
         self.transform = inputs.transform()
+        self._known: KnownRegion | None = None  # made when first asked whether an image is unknown
 
     def on_cpu(self) -> TrainedLearner:
         """The same learner on the CPU: itself, or a copy by its state, which is all that a learner carries from task to task."""
@@ -74,33 +76,49 @@ class TrainedLearner:
         return TrainedLearner(copied, self.format, self.batch_size)
 
     @torch.inference_mode()
-    def predict(self, images: ImagesIn, top_k: int = 5) -> Predictions:
+    def predict(self, images: ImagesIn, top_k: int = 5, known_share: float | None = None) -> Predictions:
         """Classify images of any size.
 
         Args:
             images: paths, PIL images or arrays (H, W[, C]) uint8 in a list; or one array (N, H, W[, C]) or tensor (N, C, H, W), uint8.
             top_k: classes per image, at most those seen.
+            known_share: also tell which images are of no known class, keeping this share of the known classes' (0.95 is usual).
 
         Raises:
-            UserError: an image cannot be read, or the images are no uint8 pixels.
+            UserError: an image cannot be read, the images are no uint8 pixels, or the method cannot tell unknown ones.
         """
         if top_k < 1:
             raise UserError(f"top_k: got {top_k}, allowed: 1 or more")
         starts = range(0, len(images), self.batch_size)
-        return self._best([self._probabilities(self.inputs(images[i:i + self.batch_size])) for i in starts], top_k)
+        features = [self._features(self.inputs(images[i:i + self.batch_size])) for i in starts]
+        return self._best(features, top_k, known_share)
 
     @torch.inference_mode()
-    def predict_cut(self, images: Sequence[Tensor], top_k: int = 5) -> Predictions:
+    def predict_cut(self, images: Sequence[Tensor], top_k: int = 5, known_share: float | None = None) -> Predictions:
         """As `predict`, of at most `batch_size` images that `cut` has made small."""
-        return self._best([self._probabilities(self._finished(images))] if images else [], top_k)
+        return self._best([self._features(self._finished(images))] if images else [], top_k, known_share)
 
-    def _best(self, probabilities: list[Tensor], top_k: int) -> Predictions:
-        """The `top_k` best classes from batches of (B, K)."""
+    def _best(self, features: list[Tensor], top_k: int, known_share: float | None) -> Predictions:
+        """The `top_k` best classes from batches of features (B, D)."""
+        unknown = None if known_share is None else self.unknown(features, known_share)
+        probabilities = [self.learner.probabilities(batch).cpu() for batch in features]
         if not probabilities:
-            return Predictions([], [], torch.empty(0, 0))
+            return Predictions([], [], torch.empty(0, 0), unknown)
         best = torch.cat(probabilities).topk(min(top_k, probabilities[0].shape[1]), dim=1)
         return Predictions([[self.class_name(c) for c in row] for row in best.indices.tolist()],
-                           [[self.stream.class_order[c] for c in row] for row in best.indices.tolist()], best.values)
+                           [[self.stream.class_order[c] for c in row] for row in best.indices.tolist()], best.values, unknown)
+
+    def unknown(self, features: Sequence[Tensor], known_share: float) -> list[bool]:
+        """Which of the features, in batches (B, D), are of no known class. Raises UserError."""
+        if not 0 < known_share < 1:
+            raise UserError(f"known_share (--unknown): got {known_share:g}, allowed: above 0 and below 1, such as 0.95")
+        if self._known is None:
+            self._known = self.learner.known_region()
+        if self._known is None:
+            raise UserError(f"known_share (--unknown): a run of {self.learner.config.model_name} keeps no Gaussians of its classes, by "
+                            "which unknown images are told; allowed: slca and its kin")
+        threshold = self._known.threshold(known_share, self.learner.config.torch_seed)
+        return [far for batch in features for far in (self._known.distances(batch) > threshold).tolist()]
 
     def class_name(self, label: int) -> str:
         """Name of a class by its place in the learning order; without the domain's where domains are told apart."""
@@ -125,11 +143,10 @@ class TrainedLearner:
         """Place of the random numbers that a transform may take; a test transform takes none."""
         return torch.zeros(count, self.transform.draws)
 
-    def _probabilities(self, inputs: Tensor) -> Tensor:
+    def _features(self, inputs: Tensor) -> Tensor:
         fabric = self.learner.fabric
         with fabric.autocast():
-            features = self.learner.features(inputs.to(fabric.device)).float()
-        return self.learner.probabilities(features).cpu()
+            return self.learner.features(inputs.to(fabric.device)).float()
 
 
 def load_learner(run: str | Path, *, seed: int | None = None, after_task: int | None = None, device: str = "auto") -> TrainedLearner:
@@ -203,10 +220,12 @@ def predict_folder(arguments: argparse.Namespace) -> None:
     rows: list[dict[str, Any]] = []
     for start in range(0, len(files), trained.batch_size):
         readable = _cut(trained, files[start:start + trained.batch_size])
-        found = trained.predict_cut(list(readable.values()), arguments.top)
-        for file, names, probabilities in zip(readable, found.names, found.probabilities.tolist(), strict=True):
+        found = trained.predict_cut(list(readable.values()), arguments.top, arguments.unknown)
+        unknown = found.unknown or [None] * len(found.names)
+        for file, names, probabilities, far in zip(readable, found.names, found.probabilities.tolist(), unknown, strict=True):
             rows.append({"file": str(file), **{key: value for rank, (name, p) in enumerate(zip(names, probabilities, strict=True), 1)
-                                               for key, value in ((f"class_{rank}", name), (f"probability_{rank}", p))}})
+                                               for key, value in ((f"class_{rank}", name), (f"probability_{rank}", p))},
+                         **({} if far is None else {"unknown": int(far)})})
     if not rows:
         raise UserError(f"none of the {len(files)} images under {arguments.images} can be read; see above, nothing was written")
     target, trouble = arguments.csv or _new_file(arguments.run / "predictions.csv"), None
@@ -253,5 +272,7 @@ def _print(rows: Sequence[dict[str, Any]]) -> None:
     names = [visible_name(row["file"]) for row in rows]
     width = max(map(len, names))
     for name, row in zip(names, rows, strict=True):
-        ranks = range(1, 1 + len(row) // 2)
-        show(f"{name:{width}}  " + "  ".join(f"{visible_name(row[f'class_{r}'])} {100 * row[f'probability_{r}']:.1f}%" for r in ranks))
+        ranks = range(1, 1 + sum(key.startswith("class_") for key in row))
+        doubt = "unknown, most like  " if row.get("unknown") else ""
+        best = "  ".join(f"{visible_name(row[f'class_{r}'])} {100 * row[f'probability_{r}']:.1f}%" for r in ranks)
+        show(f"{name:{width}}  {doubt}{best}")

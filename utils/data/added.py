@@ -17,7 +17,7 @@ import numpy as np
 
 from utils.config import AddedTask, Config
 from utils.data.fingerprint import Fingerprint, changes, fingerprint
-from utils.data.folders import check_classes, find_test_folder, read_class_folders, read_folders
+from utils.data.folders import check_classes, find_test_folder, read_class_folders, read_folders, without_tests
 from utils.data.notes import some
 from utils.data.npz import read_npz
 from utils.data.paths import PathsBuilder
@@ -105,8 +105,7 @@ def load_added(task: AddedTask) -> Splits:
     elif task.test is not None:
         train, test, names = read_folders(place, Path(task.test).expanduser())
     else:
-        train, names = read_class_folders(place)
-        test = ImageSet(PathsBuilder().done(), np.empty(0, dtype=np.int64))
+        train, test, names = without_tests(*read_class_folders(place))
     return train.noted(*check_classes(train, test, names, str(place))), test, names
 
 

@@ -12,7 +12,16 @@ from utils.config import DatasetSpec
 from utils.data.arrays import check_synthetic, make_synthetic
 from utils.data.domains import domain_class_names, find_domains, read_domains
 from utils.data.duplicates import duplicate_notes
-from utils.data.folders import TEST_NAMES, check_classes, class_names, find_test_folder, read_class_folders, read_folders, split_set
+from utils.data.folders import (
+    TEST_NAMES,
+    check_classes,
+    class_names,
+    find_test_folder,
+    read_class_folders,
+    read_folders,
+    split_set,
+    without_tests,
+)
 from utils.data.labels import class_labels, number_note
 from utils.data.lists import label_names, read_list_file, read_lists
 from utils.data.notes import PassedOver, some, tell
@@ -24,7 +33,7 @@ from utils.errors import UserError
 
 SYNTHETIC_CLASSES, SYNTHETIC_SIZE = 20, 32  # where the config does not say
 UNUSED = {"npz": ("train", "test", "split"), "synthetic": ("root", "train", "test", "split"), "domains": ("train", "test"),
-          "folders": (), "lists": ()}  # keys that a layout does not look at
+          "folders": (), "training": ("train", "test", "split"), "lists": ()}  # keys that a layout does not look at
 
 
 # What it is --------------------------------------------------------------------------------------------------
@@ -90,8 +99,9 @@ def _all_names(spec: DatasetSpec, sources: Sources) -> list[str] | None:
     root = sources.root.path if sources.root is not None else None
     if spec.layout == "synthetic":
         return [f"pattern {i}" for i in range(spec.num_classes or SYNTHETIC_CLASSES)]
-    if spec.layout == "folders":
-        folder = sources.train.path if sources.train is not None else root and root / ("" if spec.split else "train")
+    if spec.layout in ("folders", "training"):
+        inside = "" if spec.split or spec.layout == "training" else "train"
+        folder = sources.train.path if sources.train is not None else root and root / inside
         return (class_names(folder) or None) if folder is not None and os.path.isdir(folder) else None
     if spec.layout == "lists" and sources.train is not None and sources.train.exists:
         files = [place.path for place in (sources.train, sources.test) if place is not None and place.exists]
@@ -150,6 +160,8 @@ def _read(spec: DatasetSpec, sources: Sources) -> Splits:
         return read_domains(_root(spec, sources, "folder", or_else=" or has no domains"), spec.domains, spec.split, selected=selected)
     if spec.layout == "lists":
         return _read_lists(spec, sources)
+    if spec.layout == "training":
+        return without_tests(*read_class_folders(_root(spec, sources, "folder"), selected=selected))
     if spec.split is not None:
         folder = _there(sources.train, "folder") if sources.train is not None else _root(spec, sources, "folder")
         images, names = read_class_folders(folder, selected=selected)

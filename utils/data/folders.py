@@ -69,6 +69,11 @@ def read_folders(train: Path, test: Path, *, selected: bool = False) -> Splits:
     return train_found.images.noted(*notes), test_found.images, train_found.names
 
 
+def without_tests(train: ImageSet, names: list[str]) -> Splits:
+    """Training images, no test image, and the class names."""
+    return train, ImageSet(PathsBuilder().done(), np.empty(0, dtype=np.int64)), names
+
+
 def find_test_folder(root: Path) -> Path | None:
     """`root`/val or `root`/test, whichever is there."""
     return next((root / name for name in TEST_NAMES if os.path.isdir(root / name)), None)

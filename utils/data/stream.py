@@ -63,6 +63,11 @@ class TaskStream:
         return replace(self, class_order=[*self.class_order, *range(known, known + len(names))],
                        task_sizes=[*self.task_sizes, len(names)], class_names=[*self.class_names, *names])
 
+    def joined(self, other: TaskStream) -> TaskStream:
+        """These tasks, then those of `other`, whose classes are others."""
+        return replace(self, class_order=[*self.class_order, *(self.num_classes + label for label in other.class_order)],
+                       task_sizes=[*self.task_sizes, *other.task_sizes], class_names=[*self.class_names, *other.class_names])
+
     def without(self, labels: Collection[int]) -> TaskStream:
         """The same without these classes (new labels); the others keep their order, and are numbered anew. A task may be left empty."""
         kept = [label for label in range(self.num_classes) if label not in labels]

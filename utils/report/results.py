@@ -241,7 +241,7 @@ def _damaged(path: Path, problem: str) -> UserError:
 def _length_problem(seed: SeedResult) -> str:
     """Which curve does not have one entry per task; "" when all have."""
     tasks = len(seed.task_sizes)
-    if tasks == 0 or min(seed.task_sizes) < 1:
+    if not sum(seed.task_sizes) or min(seed.task_sizes) < 0:  # a task whose classes were forgotten has none
         return f"task_sizes: {seed.task_sizes} is no number of classes for each of one or more tasks"
     curves = {"top1_curve": seed.top1_curve, "top5_curve": seed.top5_curve, "task_il_curve": seed.task_il_curve, "grouped": seed.grouped,
               "accuracy_matrix": seed.accuracy_matrix}

@@ -75,6 +75,13 @@ class Figures:
         """`curve` if it has every task; a run that an older version of the program began lacks the first ones."""
         return curve if len(curve) == len(self.accuracy_rows) else []
 
+    def skip_to(self, task: int) -> None:
+        """Nothing was measured after the tasks from here to `task` (another run learned them)."""
+        for done in range(len(self.accuracy_rows), task + 1):
+            self.add(metrics.Evaluation(None, None, [None] * (done + 1), None, {"old": None, "new": None}, None, None), None, None)
+            self.memory_curve.append(dict(self.memory_curve[-1]) if self.memory_curve else {})
+            self.diagnostics.append({})
+
     def drop_after(self, task: int) -> None:
         """Forget task `task` and everything later."""
         for curve in (self.top1_curve, self.top5_curve, self.task_il_curve, self.accuracy_rows, self.grouped, self.validation_curve,

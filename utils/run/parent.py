@@ -27,6 +27,7 @@ class Parent:
     path: Path
     checkpoints: Mapping[int, str]  # seed -> name of the checkpoint's folder
     sha256: Mapping[int, str]  # seed -> of its checkpoint.json
+    merged: Parent | None = None  # the other run, where two became one
 
     @classmethod
     def of(cls, run: RunFolder, seeds: Iterable[int]) -> Parent:
@@ -43,12 +44,18 @@ class Parent:
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Parent:
         seeds = content["seeds"].items()
+        merged = cls.from_json(content["merged"]) if "merged" in content else None
         return cls(Path(content["run"]), {int(seed): each["checkpoint"] for seed, each in seeds},
-                   {int(seed): each["sha256"] for seed, each in seeds})
+                   {int(seed): each["sha256"] for seed, each in seeds}, merged)
 
     def to_json(self) -> dict[str, Any]:
         return {"run": str(self.path), "seeds": {str(seed): {"checkpoint": name, "sha256": self.sha256[seed]}
-                                                 for seed, name in self.checkpoints.items()}}
+                                                 for seed, name in self.checkpoints.items()},
+                **({} if self.merged is None else {"merged": self.merged.to_json()})}
+
+    def proof(self, seed: int) -> str:
+        """What the next checkpoint holds of this one: its SHA-256, with that of the other run where two became one."""
+        return self.sha256[seed] if self.merged is None else f"{self.sha256[seed]}+{self.merged.proof(seed)}"
 
     def checkpoint(self, seed: int) -> Checkpoint:
         """What the seed goes on from. Raises UserError: it is gone, damaged, or another one now."""

@@ -19,6 +19,7 @@ import trainer
 from main import main
 from models.tools.export import export
 from models.tools.predict import load_learner
+from tests.photos import config_of, draw
 from tests.run_files import only_run, tiny_config
 from trainer import train
 from utils.data.registry import load_dataset
@@ -224,3 +225,21 @@ def test_onnx_gives_the_scores_of_the_run_or_says_what_is_missing(slcapp, tmp_pa
             export(trained, tmp_path / "model.onnx")
     else:
         assert export(trained, tmp_path / "model.onnx") <= 1e-4
+
+
+def test_images_of_no_known_class_are_told_by_methods_that_keep_gaussians(tmp_path, capsys):
+    train(config_of(tmp_path / "images", "slca", [["ant", "bee"], ["cat"]], bcb_lrscale=0.0), tmp_path, name="run")
+    run = only_run(tmp_path / "run")
+    for name in ("cat", "yak"):
+        draw(tmp_path / "asked", [name], 3, "test")
+    assert main(["predict", str(run), str(tmp_path / "asked"), "--unknown", "0.99", "--top", "1"]) == 0
+    rows = predicted(run / "predictions.csv")
+    assert all(list(row) == ["file", "class_1", "probability_1", "unknown"] for row in rows)
+    told = {Path(row["file"]).parent.name: row["unknown"] for row in rows}
+    assert told == {"cat": "0", "yak": "1"}
+    assert capsys.readouterr().out.count("unknown, most like") == 3
+    assert main(["predict", str(run), str(tmp_path / "asked"), "--unknown", "1.5"]) == 2
+    assert "above 0 and below 1" in capsys.readouterr().err
+    train(config_of(tmp_path / "others", "ncm", [["ant", "bee"]]), tmp_path, name="means")
+    assert main(["predict", str(only_run(tmp_path / "means")), str(tmp_path / "asked"), "--unknown"]) == 2
+    assert "keeps no Gaussians" in capsys.readouterr().err
