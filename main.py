@@ -3,10 +3,11 @@
     python main.py --config exps/slca_demo.json          train
     python main.py list methods|datasets|backbones       what there is
     python main.py compare logs/slca_demo logs/...       one table and picture of several runs
+    python main.py analyze logs/slca_demo                why it forgets, from its checkpoints
     python main.py prepare NAME --source ARCHIVE         arrange a downloaded data set
     python main.py extend logs/slca_demo --data FOLDER   learn new classes after those of a finished run
-    python main.py forget logs/slca_demo CLASS ...   a run that does not know some classes any more
-    python main.py merge RUN_A RUN_B                 one run of two with other classes, where that is exact
+    python main.py forget logs/slca_demo CLASS ...       a run that does not know some classes any more
+    python main.py merge RUN_A RUN_B                     one run of two with other classes, where that is exact
     python main.py predict logs/slca_demo FOLDER         classify images with a trained run
     python main.py export logs/slca_demo model.pt2       the aligned model as one torch.export program (or .onnx)
     python main.py schema                                write exps/schema.json, which editors check configs with
@@ -153,6 +154,12 @@ def export(arguments: argparse.Namespace) -> None:
     export_run(arguments)
 
 
+def analyze(arguments: argparse.Namespace) -> None:
+    """Say from a run's checkpoints why it forgets."""
+    from models.tools.analyze import analyze_run
+    analyze_run(arguments)
+
+
 def schema(arguments: argparse.Namespace) -> None:
     """Write exps/schema.json from the settings of all methods."""
     from models.tools.schema import write_schema
@@ -161,7 +168,8 @@ def schema(arguments: argparse.Namespace) -> None:
 
 COMMANDS = {"extend": (command_line.extend_arguments, extend), "forget": (command_line.forget_arguments, forget),
             "merge": (command_line.merge_arguments, merge), "list": (command_line.list_arguments, list_what),
-            "compare": (command_line.compare_arguments, compare_runs), "predict": (command_line.predict_arguments, predict),
+            "compare": (command_line.compare_arguments, compare_runs),
+            "analyze": (command_line.analyze_arguments, analyze), "predict": (command_line.predict_arguments, predict),
             "export": (command_line.export_arguments, export), "prepare": (command_line.prepare_arguments, prepare_data),
             "schema": (command_line.schema_arguments, schema)}
 

@@ -154,6 +154,17 @@ def _add_new_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quiet", action="store_true", help="show warnings and errors only")
 
 
+def analyze_arguments(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="main.py analyze", description="Why a run forgets, from its checkpoints: analysis.json, "
+                                     "pictures and analysis.html in the run's folder (docs/analysis.md).")
+    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a run, or of an experiment (its newest run)")
+    parser.add_argument("--seed", type=int, help="which of the run's seeds (default: the first)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1")
+    parser.add_argument("--images", type=int, default=500, metavar="N",
+                        help="training images per class for probes and means (default: 500)")
+    return parser.parse_args(argv)
+
+
 def schema_arguments(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="main.py schema", description="Write exps/schema.json, which editors check configs with.")
     return parser.parse_args(argv)

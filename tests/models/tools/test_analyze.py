@@ -1,0 +1,105 @@
+"""`main.py analyze`: what is found, what is written, and what is said where checkpoints are missing."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from pydantic import TypeAdapter
+from torch import nn
+
+from main import main
+from models.tools.analyze import _watched, analyze
+from tests.run_files import only_run, tiny_config
+from trainer import train
+from utils.errors import UserError
+from utils.report.analysis import Analysis
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Three tasks (2 + 2 + 1 classes) of SLCA with every task's checkpoint."""
+    out = tmp_path_factory.mktemp("logs")
+    train(tiny_config(epochs=1, keep_checkpoints="all", lr=0.1, bcb_lrscale=1.0), out, name="slca")
+    folder = only_run(out / "slca")
+    analyze(folder, per_class=4, device="cpu")
+    return folder
+
+
+def read(folder) -> Analysis:
+    return TypeAdapter(Analysis).validate_json((folder / "analysis.json").read_bytes())
+
+
+def test_every_state_from_the_pre_trained_one_on_is_measured(run):
+    found = read(run)
+    assert found.states == ["pre-trained", "task 1", "task 2", "task 3"] and found.note == ""
+    assert len(found.probe_all) == len(found.nearest_mean_all) == len(found.cka) == 4
+    assert found.probe_seen[0] is None and found.probe_all[3] == found.probe_seen[3]
+    assert found.blocks == ["block 1", "block 2", "features"] and found.cka[0] == pytest.approx([1, 1, 1])
+    assert all(0 <= value <= 1 + 1e-9 for row in found.cka for value in row) and found.cka[3] != found.cka[0]
+    assert [sum(value is not None for value in row) for row in found.mean_cosine] == [0, 2, 4, 5]
+
+
+def test_the_classifier_gets_what_the_run_reported(run):
+    reported = json.loads((run / "results.json").read_text())["seeds"][0]["top1_curve"]
+    assert read(run).classifier_seen[1:] == pytest.approx(reported)
+
+
+def test_the_heads_are_measured_before_and_after_alignment(run):
+    heads = read(run).heads
+    assert list(heads) == ["before", "after"] and len(heads["after"].share) == 3
+    for bias in heads.values():
+        assert sum(bias.share) == pytest.approx(100) and min(bias.weight_norm) > 0
+    assert heads["before"].weight_norm != heads["after"].weight_norm
+
+
+def test_worst_classes_come_first_with_what_took_their_images(run):
+    worst = read(run).worst
+    assert [one.accuracy for one in worst] == sorted(one.accuracy for one in worst) and len(worst) == 5
+    for one in worst:
+        assert one.accuracy + sum(share for _, share in one.taken_for) == pytest.approx(100)
+
+
+def test_the_page_stands_alone_and_the_pictures_lie_beside_it(run):
+    text = (run / "analysis.html").read_text()
+    assert text.count("data:image/svg+xml;base64,") == 5 and "A linear probe on all classes gets" in text
+    names = {f"analysis_{name}.{suffix}" for name in ("knowledge", "cka", "staleness", "heads", "map") for suffix in ("png", "svg", "pdf")}
+    assert names <= {path.name for path in run.iterdir()}
+
+
+def test_with_the_last_checkpoints_alone_it_does_what_they_allow_and_says_so(tmp_path):
+    train(tiny_config(epochs=1, model_name="finetune"), tmp_path, name="finetune")
+    folder = only_run(tmp_path / "finetune")
+    assert main(["analyze", str(tmp_path / "finetune"), "--device", "cpu", "--images", "4"]) == 0
+    found = read(folder)
+    assert found.states == ["pre-trained", "task 2", "task 3"] and "keep_checkpoints 'all'" in found.note
+    assert list(found.heads) == ["after"]  # no alignment
+    assert "keep_checkpoints" in (folder / "analysis.html").read_text()
+
+
+@pytest.mark.parametrize("method", ["ncm", "mos", "dualprompt"])
+def test_methods_without_heads_or_with_several_passes_are_analysed(method, tmp_path):
+    train(tiny_config(epochs=1, model_name=method, keep_checkpoints="all"), tmp_path, name="run")
+    analyze(tmp_path / "run", per_class=4, device="cpu")
+    found = read(only_run(tmp_path / "run"))
+    assert len(found.probe_all) == 4 and np.isfinite(found.cka).all()
+
+
+def test_a_run_without_checkpoints_and_a_seed_that_is_not_there_are_user_errors(tmp_path, run):
+    train(tiny_config(epochs=1, model_name="ncm", keep_checkpoints="none"), tmp_path, name="run")
+    with pytest.raises(UserError, match="no checkpoint of seed"):
+        analyze(tmp_path / "run", device="cpu")
+    with pytest.raises(UserError, match="seed: got 7, allowed: 1993"):
+        analyze(run, seed=7, device="cpu")
+    assert main(["analyze", str(run), "--images", "1"]) == 2
+
+
+def test_blocks_of_a_convolutional_network_are_watched_by_their_stages():
+    model = nn.Sequential()
+    model.layer1, model.layer2 = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 5, 3)
+    with _watched(model) as outputs:
+        model(torch.zeros(2, 3, 8, 8))
+    assert {name: tuple(output.shape) for name, output in outputs.items()} == {"layer1": (2, 4), "layer2": (2, 5)}
+    assert not model.layer1._forward_hooks
