@@ -265,7 +265,7 @@ class Session:
             evaluation = self.learner.evaluate(task)
             if self.data.unmeasured:
                 evaluation = metrics.without_old_images(evaluation)
-            validation = self.learner.evaluate(task, "val").top1 if self.config.val_fraction and self.start is None else None
+            validation = self.learner.evaluate(task, "val").top1 if self.config.val_fraction and self.parent is None else None
             self.figures.add(evaluation, validation, accuracy_on_all_domains(self.learner))
         self.figures.add_times(self.monitor.seconds, self.monitor.trained_images, self.monitor.take_spans())
         self.figures.peak_memory_mb = max(self.figures.peak_memory_mb, peak_memory_mb(self.fabric.device))
@@ -338,6 +338,7 @@ class Session:
             self.load_parent(self.start)
             self.first_task = self.start.task + (0 if self.start.task == self.learned_before else 1)
             self.figures.drop_after(self.first_task)
+        self.start = None  # its tensors are in the learner
         inside = self.inside = self.store.newest(inside=self.first_task)
         if inside is not None:
             self.restore_meta(inside)

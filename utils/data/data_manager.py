@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from utils.config import Config
-from utils.data.added import Learned, Part, load_parts, missing_test_classes
+from utils.data.added import Learned, Part, load_added, load_parts, missing_test_classes
 from utils.data.fingerprint import Fingerprint
 from utils.data.folders import check_classes
 from utils.data.notes import tell
@@ -187,7 +187,10 @@ class DataManager:
         if info.num_classes is None:
             raise UserError(f"data set {info.name}: its number of classes is not known while the data is not there; place the data, "
                             'or add "num_classes" to the dataset object')
-        return _plan(config, seed, info, info.num_classes, info.class_names)
+        stream = _plan(config, seed, info, info.num_classes, info.class_names)
+        for task in config.added or []:
+            stream = replace(stream.with_task(load_added(task)[2]), class_names=[])
+        return stream
 
     @property
     def stored(self) -> StoredData:

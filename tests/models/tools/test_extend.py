@@ -11,6 +11,7 @@ import torch
 import main
 import trainer
 from models import learner_class
+from models.tools.dry_run import describe_run
 from models.tools.extend import extended, parent_config
 from models.tools.predict import load_learner
 from tests.photos import config_of, draw, last_checkpoint, photos, pixels
@@ -18,6 +19,7 @@ from tests.run_files import assert_same_run, only_run, tiny_config
 from tests.support import MICRO_VIT
 from tests.utils.run.test_resume import run_stopping_at_every_checkpoint
 from trainer import train
+from utils.data.data_manager import DataManager
 from utils.errors import UserError
 from utils.files import file_sha256
 from utils.run.run_folder import RunFolder
@@ -180,3 +182,9 @@ def test_images_of_an_npz_file_extend_a_run_of_grey_arrays(tmp_path):
     before, after = load_learner(run), load_learner(only_run(tmp_path / "photos"))
     assert after.format == before.format and after.stream.class_names == [*before.stream.class_names, "cat", "dog"]
     assert after.predict(pixels("dog", 3, "test"), 1).names == [["dog"]] * 3
+
+
+def test_a_dry_run_plans_the_added_tasks_too(finished, tmp_path):
+    config, _ = extended(finished, photos(tmp_path / "elk", ["elk", "fox"])["train"])
+    assert DataManager.plan(config, 7).task_sizes == [2, 2, 2]
+    assert "6 classes in 3 tasks" in describe_run(config)

@@ -271,3 +271,9 @@ def test_a_folder_to_predict_tells_what_it_passes_over(root, caplog):
     with caplog.at_level(logging.WARNING, logger="slca"):
         assert len(image_files(root)) == 8
     assert "1 file without an image's ending (1 .heic)" in caplog.text
+
+
+def test_the_layout_training_has_images_and_no_tests(root):
+    train, test, names = load_dataset(DatasetSpec(name="d", layout="training", root=str(root)))
+    assert names == ["a", "b"] and len(train) == 8 and len(test) == 0
+    assert "no test image at all" in " ".join(train.notes)
