@@ -106,7 +106,7 @@ def _analyse(config: MethodSettings, seed: int, store: CheckpointStore, there: S
                      probe_seen=[], classifier_seen=[], blocks=[], cka=[], mean_cosine=[], heads={}, worst=[], map={}, map_tasks=[])
     first = _state(learner, seen, "pre-trained", None)
     found.blocks = list(first.blocks)
-    when_learned = torch.full((stream.num_classes, first.train.shape[-1]), torch.nan)  # a class's mean under the backbone that learned it
+    when_learned = torch.full((stream.num_classes, learner.net.backbone.dim), torch.nan)  # a class's mean where it was learned
     shown = np.sort(np.random.default_rng(1).permutation(len(test_labels))[:MAP_POINTS])
     found.map_tasks = [found.task_of_class[label] for label in test_labels[shown]]
     for number in [0, *there]:
@@ -255,7 +255,7 @@ def _mean_cosines(learner: BaseLearner, state: State, train_labels: np.ndarray, 
 
     Fills `when_learned` (K, D) for classes that are new.
     """
-    if not known or state.train.ndim > 2:  # several passes side by side, another number after each task
+    if not known or _flat(state.train).shape[1] != when_learned.shape[1]:  # several passes side by side, another number after each task
         return [None] * len(when_learned)
     now = _class_means(state.train, train_labels, len(when_learned))
     new = when_learned[:known].isnan().any(dim=1)
@@ -275,7 +275,7 @@ def _predictions(learner: BaseLearner, features: Tensor) -> np.ndarray:
 @torch.inference_mode()
 def _heads(learner: BaseLearner, features: Tensor) -> dict[str, HeadBias]:
     """The leaning of the heads, before alignment too where they were aligned; nothing of a method without heads."""
-    if not len(learner.net.heads) or features.ndim != 2:
+    if not len(learner.net.heads) or _flat(features).shape[1] != learner.net.backbone.dim:
         return {}
     before, weights = learner.classifier_before_alignment(), getattr(learner, "heads_before", {})
     found = {}

@@ -17,6 +17,7 @@ UNKNOWN = "not recorded"  # by an older version of the program; never a differen
 # Settings that say where and how a run went, not what was learned, or that the figures show anyway.
 NOT_SHOWN = {"model_name", "model_postfix", "prefix", "notes", "device", "data_root", "num_workers", "cache", "keep_checkpoints",
              "checkpoint_minutes", "checkpoint_every", "resume"}
+SHORT_COMMIT = 12  # digits
 VERSIONS = ("torch", "torchvision", "timm", "numpy")
 
 
@@ -62,6 +63,8 @@ def settings_that_differ(entries: Sequence[Entry]) -> list[list[str]]:
 def _facts(result: RunResult) -> dict[str, str]:
     """Settings, versions and weights of a run by name, as text; objects by their parts ("dataset.image_size")."""
     environment = {name: result.environment.get(name) for name in ("python", *VERSIONS, "git_commit", "cpu", "gpu")}
+    commit, dash, dirty = (environment["git_commit"] or "").partition("-")
+    environment["git_commit"] = commit[:SHORT_COMMIT] + dash + dirty or None
     told: dict[str, Any] = {**{key: value for key, value in result.config.items() if key not in NOT_SHOWN}, **environment,
                             "weights": result.environment.get("weights"), "images": result.environment.get("images")}
     return {key: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)

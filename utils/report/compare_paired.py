@@ -9,7 +9,7 @@ from utils.report.results import RunResult
 
 WORDS = (
     "Difference: mean over the seeds that both runs learned in the same class order. Interval: 95 % percentile bootstrap over these seeds; "
-    "with few seeds it is too narrow rather than too wide. Sign test: two-sided p, which {pairs} pairs cannot bring below {least:.2g}."
+    "with few seeds it is too narrow rather than too wide. Sign test: two-sided p; with {pairs} it cannot be less than {least:.2g}."
 )
 
 
@@ -42,7 +42,7 @@ def paired_table(labels: Sequence[str], results: Sequence[RunResult]) -> tuple[l
             most = max(most, found.pairs)
             rows.append([label, _signed(found.mean), f"{_signed(found.low)} to {_signed(found.high)}" if found.low is not None else "-",
                          "-" if found.sign_test is None else f"{found.sign_test:.3g}", str(found.pairs)])
-    return rows, WORDS.format(pairs=most, least=min(1.0, 2 * 0.5**most))
+    return rows, WORDS.format(pairs="one pair" if most == 1 else f"{most} pairs", least=min(1.0, 2 * 0.5**most))
 
 
 def _signed(value: float | None) -> str:

@@ -8,6 +8,7 @@ is and never becomes markup.
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 from utils.files import write_atomic
 from utils.report.drawing import following_reader, freeze_layout, pdf_bytes, png_bytes, svg_bytes
@@ -44,6 +46,8 @@ PAGES = Environment(
     loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True, undefined=StrictUndefined,
     trim_blocks=True, lstrip_blocks=True,
 )
+SCRIPT = (Path(__file__).parent / "templates" / "sort.js").read_text(encoding="utf-8")  # sorts tables; nothing else may run in a page
+PAGES.globals |= {"script": Markup(SCRIPT), "script_sha256": base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()}
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import os
 import re
@@ -55,7 +56,13 @@ def test_the_report_needs_no_other_file_and_no_network(page: str) -> None:
     assert len(sources) == 4 and all(source.startswith("data:image/svg+xml;base64,") for source in sources)
     pictures = [base64.b64decode(source.partition(",")[2]).decode() for source in sources]
     assert not any(re.search(r"@import|<script|href=\"(?!#|data:)|url\((?!#)", picture) for picture in pictures)
-    assert not re.search(r"@import|url\(|<script|<link", page)
+    assert not re.search(r"@import|url\(|<script src|<link", page) and page.count("<script>") == 1
+
+
+def test_no_other_script_than_the_pages_own_may_run(page: str) -> None:
+    script = page.partition("<script>")[2].partition("</script>")[0]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in page and "default-src 'none'" in page
 
 
 def test_the_pictures_lie_beside_the_page(tmp_path: Path) -> None:
