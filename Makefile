@@ -32,7 +32,7 @@ soak: $(VENV)/.installed-dev
 	$(PY) -m tests.soak configs --seed $(SEED) --jobs $(THREADS) --minutes 30
 
 gpu: $(VENV)/.installed-dev
-	$(PY) -m pytest tests/test_cuda.py -m cuda -n $(THREADS) $(PRETEND)
+	$(PY) -m pytest tests/test_cuda.py -m cuda -n auto --maxprocesses 6 $(PRETEND)
 	$(PY) benchmarks/gpu.py
 
 gpu-check: $(VENV)/.installed-dev
