@@ -37,6 +37,13 @@ SMALL = {
 }
 
 
+class StubBatches(list):
+    """Batches that nobody has to make."""
+
+    def before(self, following: StubBatches | None) -> StubBatches:
+        return self
+
+
 class StubData:
     """Tasks and batches that a test hands over, where a learner expects a DataManager."""
 
@@ -44,12 +51,12 @@ class StubData:
         self.stream, self.given = TaskStream(list(range(sum(task_sizes))), task_sizes), batches or {}
 
     def batches(self, split: str, tasks: int | None = None, indices: np.ndarray | None = None,
-                **_: Any) -> list[tuple[torch.Tensor, torch.Tensor]]:
+                **_: Any) -> StubBatches:
         """Those given for the task, or the images at `indices` as one batch; images are numbered over all tasks."""
         if indices is None:
-            return self.given[tasks]
+            return StubBatches(self.given[tasks])
         images, labels = (torch.cat([batch[part] for task in sorted(self.given) for batch in self.given[task]]) for part in (0, 1))
-        return [(images[indices], labels[indices])]
+        return StubBatches([(images[indices], labels[indices])])
 
     def task_indices(self, split: str, task: int) -> np.ndarray:
         first = sum(self.count(split, earlier) for earlier in self.given if earlier < task)

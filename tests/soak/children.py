@@ -80,9 +80,11 @@ def stub_slow_parts() -> Callable[[], None]:
     figure = SimpleNamespace(get_size_inches=lambda: (1.0, 1.0))
     patch = MonkeyPatch()
     patch.setattr(environment, "git_commit", lambda project: commit)
-    for name in ("curve_figure", "matrix_figure"):
+    for name in ("curve_figure", "matrix_figure", "confusion_figure", "timeline_figure"):
         patch.setattr(page, name, lambda *results, **theme: figure)
-    patch.setattr(page, "png_bytes", lambda figure: b"\x89PNG\r\n\x1a\n" * 100)
+    patch.setattr(page, "freeze_layout", lambda figure: None)
+    for name in ("svg_bytes", "pdf_bytes", "png_bytes"):
+        patch.setattr(page, name, lambda figure: b"<svg><defs></defs></svg>" * 100)
     return patch.undo
 
 

@@ -66,7 +66,8 @@ def test_main_sets_them_before_torch_is_imported(tmp_path):
                "def spy(name, *rest, **more):\n"
                "    if name.split('.')[0] == 'torch' and not seen: seen.append(os.environ.get('GOMP_SPINCOUNT'))\n"
                "    return real(name, *rest, **more)\n"
-               "builtins.__import__ = spy\nimport main\nmain.main(['list', 'backbones'])\nprint(json.dumps(seen))")
+               "builtins.__import__ = spy\nimport main\nmain.main(['--config', 'exps/slca_demo.json', '--dry_run'])\n"
+               "print(json.dumps(seen))")
     environment = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
     done = subprocess.run([sys.executable, "-c", program], cwd=PROJECT, env=environment, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout.splitlines()[-1]) == [cores.SPINS]
