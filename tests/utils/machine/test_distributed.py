@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -15,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import trainer
 from models import stage1
 from tests.processes import wait_for
 from tests.run_files import assert_same_run, only_run
@@ -25,6 +27,7 @@ from utils.machine.device import make_fabric
 from utils.machine.distributed import first_process_first, gather_rows, launch, share_of_batch
 
 PROJECT = Path(__file__).parents[3]
+NO_PICTURES = "import trainer\ntrainer.write_report = lambda result, folder: None\n"  # a plugin: pictures take most of a tiny run's time
 # 13 images per class, batches of 10: the last batch of the 3-class task is a single image, 39 and 26 images split unevenly.
 EXPERIMENT = {
     "dataset": {"name": "tiny", "layout": "synthetic", "num_classes": 7, "image_size": 16, "train_per_class": 13, "test_per_class": 5,
@@ -33,15 +36,28 @@ EXPERIMENT = {
     "convnet_type": {"timm": "vit_tiny_patch16_224", "args": MICRO_VIT}, "device": "cpu", "seed": 0}
 
 
+@pytest.fixture
+def no_pictures(monkeypatch):
+    monkeypatch.setattr(trainer, "write_report", lambda result, folder: None)
+
+
 def run(folder: Path, name: str, launcher: list[str], **settings) -> tuple[dict, dict]:
     """Results and the last checkpoint's tensors of a run in processes of its own."""
-    config = folder / f"{name}.json"
-    config.write_text(json.dumps(that_it_has(settings["model_name"], {**EXPERIMENT, **settings})))
-    done = subprocess.run([sys.executable, *launcher, "main.py", "--config", str(config), "--out", str(folder)], cwd=PROJECT,
-                          capture_output=True, text=True, timeout=240, check=False)
+    return runs(folder, launcher, {name: settings})[name]
+
+
+def runs(folder: Path, launcher: list[str], settings: dict[str, dict]) -> dict[str, tuple[dict, dict]]:
+    """The same of several runs, one after another in the same processes, by their names."""
+    configs = [folder / f"{name}.json" for name in settings]
+    for config, own in zip(configs, settings.values(), strict=True):
+        config.write_text(json.dumps(that_it_has(own["model_name"], {**EXPERIMENT, **own})))
+    (folder / "no_pictures.py").write_text(NO_PICTURES)
+    command = [sys.executable, *launcher, "main.py", "--config", *map(str, configs), "--out", str(folder), "--plugin",
+               str(folder / "no_pictures.py")]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.count("Last accuracy") == 1  # one process prints
-    return outcome(folder / name)
+    assert done.stdout.count("Last accuracy") == len(configs)  # one process prints
+    return {name: outcome(folder / name) for name in settings}
 
 
 def outcome(experiment: Path) -> tuple[dict, dict]:
@@ -80,35 +96,39 @@ def test_two_processes_give_what_one_gives(tmp_path):
     compare(one, run(tmp_path, "torchrun", torchrun, model_name="slca", accumulate=3))
 
 
-@pytest.mark.timeout(300)
-@pytest.mark.parametrize("method", ["ewc", "derpp", "gem", "bic", "coil", "l2p", "aper"])
-def test_two_processes_give_the_network_and_the_memory_that_one_gives(method, tmp_path):
-    settings = that_it_has(method, {**EXPERIMENT, **SMALL.get(method, {}), "model_name": method, "memory_size": 20, "epochs": 2,
-                                     "first_session": "ssf"})
-    train(make_config(**settings), tmp_path, name="one")
-    results, tensors = outcome(tmp_path / "one")
-    results_2, tensors_2 = run(tmp_path, "two", [], **{**settings, "device": ["cpu", "cpu"]})
-    np.testing.assert_allclose(results["seeds"][0]["top1_curve"], results_2["seeds"][0]["top1_curve"], atol=3)
-    assert tensors.keys() == tensors_2.keys()
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point():
-            np.testing.assert_allclose(tensor, tensors_2[name], atol=1e-3, rtol=1e-3, err_msg=name)
-        else:
-            assert torch.equal(tensor, tensors_2[name]), name
+def in_one_and_in_two(folder: Path, settings: dict[str, dict]) -> Iterator[tuple[str, dict, dict, dict, dict]]:
+    """Each method's name, and results and tensors of a run in one process and in two."""
+    two = runs(folder, [], {method: {**own, "device": ["cpu", "cpu"]} for method, own in settings.items()})
+    for method, own in settings.items():
+        train(make_config(**own), folder / "one", name=method)
+        yield method, *outcome(folder / "one" / method), *two[method]
 
 
-@pytest.mark.timeout(300)
-@pytest.mark.parametrize("method", ["ease", "tuna", "mos"])
-def test_two_processes_gather_the_statistics_and_align_the_heads_that_one_does(method, tmp_path):
+@pytest.mark.timeout(500)
+def test_two_processes_give_the_network_and_the_memory_that_one_gives(tmp_path, no_pictures):
+    settings = {method: that_it_has(method, {**EXPERIMENT, **SMALL.get(method, {}), "model_name": method, "memory_size": 20, "epochs": 2,
+                                             "first_session": "ssf"})
+                for method in ("ewc", "derpp", "gem", "bic", "coil", "l2p", "aper")}
+    for method, results, tensors, results_2, tensors_2 in in_one_and_in_two(tmp_path, settings):
+        np.testing.assert_allclose(results["seeds"][0]["top1_curve"], results_2["seeds"][0]["top1_curve"], atol=3, err_msg=method)
+        assert tensors.keys() == tensors_2.keys(), method
+        for name, tensor in tensors.items():
+            if tensor.is_floating_point():
+                np.testing.assert_allclose(tensor, tensors_2[name], atol=1e-3, rtol=1e-3, err_msg=f"{method} {name}")
+            else:
+                assert torch.equal(tensor, tensors_2[name]), f"{method} {name}"
+
+
+@pytest.mark.timeout(500)
+def test_two_processes_gather_the_statistics_and_align_the_heads_that_one_does(tmp_path, no_pictures):
     """At a rate of next to nothing: the adapters' dropout is drawn by each process for itself."""
-    settings = that_it_has(method, {**EXPERIMENT, **SMALL[method], "model_name": method, "epochs": 1, "lr": 1e-7})
-    train(make_config(**settings), tmp_path, name="one")
-    _, tensors = outcome(tmp_path / "one")
-    _, tensors_2 = run(tmp_path, "two", [], **{**settings, "device": ["cpu", "cpu"]})
-    assert tensors.keys() == tensors_2.keys()
-    for name, tensor in tensors.items():
-        if name != "gaussians.factors":  # whose rows may turn round
-            np.testing.assert_allclose(tensor, tensors_2[name], atol=1e-4, rtol=1e-4, err_msg=name)
+    settings = {method: that_it_has(method, {**EXPERIMENT, **SMALL[method], "model_name": method, "epochs": 1, "lr": 1e-7})
+                for method in ("ease", "tuna", "mos")}
+    for method, _, tensors, _, tensors_2 in in_one_and_in_two(tmp_path, settings):
+        assert tensors.keys() == tensors_2.keys(), method
+        for name, tensor in tensors.items():
+            if name != "gaussians.factors":  # whose rows may turn round
+                np.testing.assert_allclose(tensor, tensors_2[name], atol=1e-4, rtol=1e-4, err_msg=f"{method} {name}")
 
 
 def second_process(first: int) -> int:
@@ -123,14 +143,14 @@ def second_process(first: int) -> int:
 
 @pytest.mark.timeout(600)
 def test_when_one_of_two_processes_is_killed_that_is_told_and_they_go_on_bit_for_bit(tmp_path):
-    whole, killed, no_pictures = (tmp_path / name for name in ("whole.json", "killed.json", "no_pictures.py"))
+    whole, killed, plugin = (tmp_path / name for name in ("whole.json", "killed.json", "no_pictures.py"))
     for config in (whole, killed):
         config.write_text(json.dumps({**EXPERIMENT, "model_name": "slca", "device": ["cpu", "cpu"], "init_cls": 4, "increment": 3,
                                       "epochs": 6, "checkpoint_every": 1}))
-    no_pictures.write_text("import trainer\ntrainer.write_report = lambda result, folder: None\n")
+    plugin.write_text(NO_PICTURES)
 
     def start(*arguments: str) -> subprocess.Popen:
-        command = [sys.executable, "main.py", "--out", str(tmp_path), "--plugin", str(no_pictures), *arguments]
+        command = [sys.executable, "main.py", "--out", str(tmp_path), "--plugin", str(plugin), *arguments]
         return subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
     both = start("--config", str(whole), str(killed))  # one after the other
