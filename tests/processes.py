@@ -48,7 +48,15 @@ def write_config(config: Config, path: Path) -> Path:
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> None:
+    """Until `condition` holds; one that meets a folder that a run removes in this moment (FileNotFoundError) does not hold yet."""
     end = time.monotonic() + seconds
-    while not condition():
+    while not _holds(condition):
         assert time.monotonic() < end, "nothing happened in time"
         time.sleep(0.005)
+
+
+def _holds(condition: Callable[[], bool]) -> bool:
+    try:
+        return condition()
+    except FileNotFoundError:
+        return False
