@@ -353,7 +353,9 @@ def main() -> None:
     run = Run(arguments.short)
     if arguments.worker:
         return worker(run)
-    kept, failed = PROJECT / "benchmarks" / "gpu.json" if run.device.type == "cuda" and not run.short else WORK / "gpu.json", []
+    whole, failed = run.device.type == "cuda" and not run.short, []
+    kept = PROJECT / "benchmarks" / "gpu.json" if whole else WORK / "gpu_in_short" / "figures.json"  # not beside what report.py collects
+    kept.parent.mkdir(parents=True, exist_ok=True)
     found: dict[str, Any] = {"machine": {**machine(), "driver": driver()}, "short": run.short}
     for name in arguments.parts:
         start = time.perf_counter()
@@ -364,7 +366,7 @@ def main() -> None:
             traceback.print_exc()
         print(f"{name}: {time.perf_counter() - start:.0f} s", flush=True)
         kept.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")  # a later part may fail, or the time be over
-    if run.device.type == "cuda" and not run.short:
+    if whole:
         page = PROJECT / "benchmarks" / "GPU_RESULTS.md"
         page.write_text(gpu_page(found), encoding="utf-8")
         print(page)
