@@ -6,7 +6,7 @@ the parent. Training the same config from the beginning gives the same bits on a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,11 @@ from models.registry import learner_class, resolve_config
 from utils.config import MethodSettings, parse_config
 from utils.errors import UserError
 from utils.overrides import with_overrides
+from utils.run.checkpoint import Checkpoint
 from utils.run.parent import Parent
 from utils.run.run_folder import RunFolder
+
+Changed = tuple[MethodSettings, Parent, Callable[[Checkpoint], Checkpoint]]
 
 # Settings that what was learned depends on: another value would not change a task, but spoil it.
 FIXED = ("model_name", "torch_seed", "dataset", "added", "scenario", "all_at_once", "tasks", "task_sizes", "init_cls", "increment",
@@ -56,6 +59,19 @@ def extended(run: Path, data: str, test: str | None = None, overrides: Mapping[s
     if unknown:
         raise UserError(f"--set seed: {found.path} has no seed {unknown[0]}, allowed: {', '.join(map(str, before.seeds))}")
     return config, Parent.of(found, config.seeds)
+
+
+def changed(run: Path, device: str | None, change: Callable[[MethodSettings, Checkpoint, Path], Checkpoint]) -> Changed:
+    """What `trainer.train` takes to write a run of the checkpoints of `run`, each after `change(config, checkpoint, run's folder)`.
+
+    Raises:
+        UserError: there is no such finished run.
+    """
+    found = RunFolder.finished_run(run)
+    config = parent_config(found)
+    if device is not None:
+        config = config.model_copy(update={"device": device})
+    return config, Parent.of(found, config.seeds), lambda checkpoint: change(config, checkpoint, found.path)
 
 
 def parent_config(run: RunFolder) -> MethodSettings:

@@ -7,11 +7,11 @@ them would take it out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from models.tools.extend import parent_config
+from models.tools.extend import Changed, changed
 from models.tools.predict import restore
 from utils.config import MethodSettings
 from utils.data.labels import class_labels
@@ -19,22 +19,15 @@ from utils.data.notes import some
 from utils.data.stream import StoredData
 from utils.errors import UserError
 from utils.run.checkpoint import Checkpoint
-from utils.run.parent import Parent
-from utils.run.run_folder import RunFolder
 
 
-def forgetting(run: Path, names: Sequence[str],
-               device: str | None = None) -> tuple[MethodSettings, Parent, Callable[[Checkpoint], Checkpoint]]:
+def forgetting(run: Path, names: Sequence[str], device: str | None = None) -> Changed:
     """Config, parent and change for `trainer.train`, which writes a run that does not know the classes `names`.
 
     Raises:
         UserError: there is no such finished run.
     """
-    found = RunFolder.finished_run(run)
-    config = parent_config(found)
-    if device is not None:
-        config = config.model_copy(update={"device": device})
-    return config, Parent.of(found, config.seeds), lambda checkpoint: without_classes(config, checkpoint, names, found.path)
+    return changed(run, device, lambda config, checkpoint, where: without_classes(config, checkpoint, names, where))
 
 
 def without_classes(config: MethodSettings, checkpoint: Checkpoint, names: Sequence[str], where: Path) -> Checkpoint:

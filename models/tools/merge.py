@@ -7,13 +7,12 @@ Gaussians are facts of their classes' images alone, so that those of two runs si
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from models.tools.extend import parent_config
+from models.tools.extend import Changed, parent_config
 from models.tools.predict import restore
 from utils.config import MethodSettings
 from utils.data.notes import some
@@ -29,7 +28,7 @@ OF_ONE_RUN = NEUTRAL_KEYS | {"dataset", "added", "tasks", "task_sizes", "init_cl
                              "batch_size", "deterministic"}
 
 
-def merging(run: Path, other: Path, device: str | None = None) -> tuple[MethodSettings, Parent, Callable[[Checkpoint], Checkpoint]]:
+def merging(run: Path, other: Path, device: str | None = None) -> Changed:
     """Config, parent and change for `trainer.train`, which writes a run that knows the classes of both, those of `run` first.
 
     Seeds are matched by number.

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from models.tools.extend import parent_config
+from models.tools.extend import Changed, changed
 from models.tools.predict import TrainedLearner, restore
 from utils.config import MethodSettings
 from utils.data.folders import read_class_folders
@@ -18,21 +17,15 @@ from utils.errors import UserError
 from utils.images.store import read_image
 from utils.run.checkpoint import Checkpoint
 from utils.run.monitor import Monitor
-from utils.run.parent import Parent
-from utils.run.run_folder import RunFolder
 
 
-def updating(run: Path, data: Path, device: str | None = None) -> tuple[MethodSettings, Parent, Callable[[Checkpoint], Checkpoint]]:
+def updating(run: Path, data: Path, device: str | None = None) -> Changed:
     """Config, parent and change for `trainer.train`, which writes a run whose classes under `data` also know the images there.
 
     Raises:
         UserError: there is no such finished run.
     """
-    found = RunFolder.finished_run(run)
-    config = parent_config(found)
-    if device is not None:
-        config = config.model_copy(update={"device": device})
-    return config, Parent.of(found, config.seeds), lambda checkpoint: with_images(config, checkpoint, data, found.path)
+    return changed(run, device, lambda config, checkpoint, where: with_images(config, checkpoint, data, where))
 
 
 def with_images(config: MethodSettings, checkpoint: Checkpoint, data: Path, where: Path) -> Checkpoint:
