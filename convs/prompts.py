@@ -10,6 +10,7 @@ of them is replaced by (0, keys, values), and their L outputs are dropped. So at
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -34,7 +35,7 @@ class Prompt:
     prefixes: Mapping[int, Tensor] = field(default_factory=dict)  # block -> (B, 2, L, D): keys and values, all heads together
 
 
-class Prompts(Part):
+class Prompts(Part, ABC):
     """A method's learned prompts.
 
     `task` is the task begun last: prompts of later tasks take no part.
@@ -55,13 +56,13 @@ class Prompts(Part):
     def set_extra_state(self, state: Tensor) -> None:
         self.task = int(state)
 
+    @abstractmethod
     def forward(self, query: Tensor) -> Prompt:
         """The prompt of each image from its query (B, D); nothing but the image decides."""
-        raise NotImplementedError
 
+    @abstractmethod
     def for_training(self, query: Tensor) -> tuple[Prompt, Tensor]:
         """The prompt to train the current task with, and the method's own loss on keys or prompts ()."""
-        raise NotImplementedError
 
 
 class PromptedBackbone(Backbone):

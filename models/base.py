@@ -13,7 +13,7 @@ that the next task needs is in `network_state` and `extra_state`. That is what m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -23,24 +23,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from convs.backbones import Backbone
-from convs.heads import HeadFactory, head_of_rows, linear_head
+from convs.heads import HeadFactory, linear_head
 from convs.network import IncrementalNet, OwnTask
-from convs.parts import added_parameters
-from convs.weights import tensors_sha256
 from models import evaluation, stage1
+from models.known_classes import KnownClasses
 from models.stage1 import AfterEpoch, Batch, TrainingState
 from utils.config import MethodSettings
 from utils.data.data_manager import Batches
 from utils.data.stream import TaskStream
-from utils.errors import UserError
 from utils.formulas.metrics import Evaluation
 from utils.formulas.schedules import multistep
 from utils.machine.sgd import make_sgd
 from utils.rng import seed_of, torch_generator
 from utils.run.monitor import Monitor
 
-FORGETS = ("These can: slca and its kin, ncm, aper, fecam, and methods that keep nothing beside heads; with another method, train again "
-           "without the class")
 FLOAT_BYTES = 4  # of a float32, which statistics and parameters are kept in
 
 
@@ -63,8 +59,10 @@ class KnownRegion(Protocol):
         """The distance within which `share` of the known classes' images lie."""
 
 
-class BaseLearner:
-    """A continual learner: state, the order of a task, hooks.
+class BaseLearner(KnownClasses):
+    """A continual learner: the order of a task and its hooks.
+
+    What a checkpoint holds of it is models/state.py; what may be done to classes that it knows, models/known_classes.py.
 
     Args:
         config: the method's resolved settings, an instance of `Settings`; never written to.
@@ -283,119 +281,6 @@ class BaseLearner:
     def diagnostics(self) -> dict[str, float]:
         """What a method measured of itself in the last task, for log, results and report; empty here."""
         return {}
-
-    # State ---------------------------------------------------------------------------------------------------
-
-    def extra_state(self) -> dict[str, Tensor]:
-        """Tensors beside the network that the next task needs; empty here."""
-        return {}
-
-    def load_extra_state(self, state: Mapping[str, Tensor]) -> None:
-        """Restore what `extra_state` gave."""
-
-    def state_parts(self) -> dict[str, tuple[object, ...]]:
-        """Prefixes of names in `extra_state`, with the objects that the tensors under each follow from: while these are the same
-        objects, a checkpoint need not write the tensors again. None here.
-        """
-        return {}
-
-    def epoch_state(self) -> dict[str, Tensor]:
-        """Tensors that change between the epochs of a task and that its next epoch needs; empty here."""
-        return {}
-
-    def load_epoch_state(self, state: Mapping[str, Tensor]) -> None:
-        """Restore what `epoch_state` gave; `state` may hold the optimiser's tensors too."""
-
-    def files(self, task: int) -> dict[str, Mapping[str, Tensor]]:
-        """Tensors that a method wants written beside the checkpoints after `task`, by the file's name without suffix; none here."""
-        return {}
-
-    def network_state(self) -> dict[str, Tensor]:
-        """The network's tensors that can differ from the pre-trained ones: of the backbone's own parameters those that ever trained."""
-        never = self.never_trained()
-        return {name: tensor for name, tensor in self.net.state_dict().items() if name not in never}
-
-    def never_trained(self) -> set[str]:
-        """Names in `net` of the pre-trained parameters that are as they were; none of a part's, which begins with the method."""
-        backbone = {name for name, _ in self.net.named_parameters() if name.startswith("backbone.")}
-        return backbone - self.ever_trained - added_parameters(self.net)
-
-    def untrained_sha256(self, saved: Iterable[str]) -> str:
-        """Checksum of the pre-trained tensors that a state with the tensors `saved` leaves out."""
-        saved = set(saved)
-        return tensors_sha256((name, tensor) for name, tensor in self.net.state_dict().items()
-                              if name not in saved and not name.endswith("_extra_state"))
-
-    def load_network_state(self, state: Mapping[str, Tensor], task: int) -> None:
-        """Restore a network that has learned tasks 0..task."""
-        while self.has_heads and len(self.net.heads) <= task:
-            self.net.add_head(self.stream.task_sizes[len(self.net.heads)])
-        for head in self.net.heads:
-            head.requires_grad_(False)
-        self.load_trained(state)
-        self.task = task
-        self.feature_cache.clear()
-
-    def grown(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The network's state of a run with fewer tasks as one of this learner's: what the method's parts have for tasks to come is new."""
-        own = self.net.state_dict()
-        return {**{name: own[name] for name in added_parameters(self.net) if name not in state}, **state}
-
-    def load_trained(self, state: Mapping[str, Tensor]) -> None:
-        """Copy what `network_state` gave into the network, whose heads are there already."""
-        missing, unexpected = self.net.load_state_dict(state, strict=False)
-        assert not unexpected, f"checkpoint has unknown tensors {unexpected[:5]}"
-        may_be_missing = self.never_trained()
-        absent = [name for name in missing if name not in may_be_missing]
-        assert not absent, f"checkpoint lacks tensors {absent[:5]}"
-        self.ever_trained |= {name for name, _ in self.net.named_parameters() if name.startswith("backbone.") and name in state}
-
-    # More images of known classes -----------------------------------------------------------------------------------
-
-    def refine(self, features: Tensor, labels: Tensor, monitor: Monitor) -> None:
-        """Take more images of classes that are known into what is kept of them, as if all had been there at once.
-
-        Args:
-            features: (N, D), of `features` under the test transform; labels: (N,) new labels.
-
-        Raises:
-            UserError: the method keeps too little of its old images for that.
-        """
-        raise UserError(f"--update: a run of {self.config.model_name} does not keep of its old images what new ones could be joined with; "
-                        "allowed: runs of slca and its kin, which keep a Gaussian per class with its number of images")
-
-    # Two runs as one -----------------------------------------------------------------------------------------------
-
-    def join_statistics(self, other: BaseLearner) -> None:
-        """Take over what another learner keeps of its classes, which follow this one's; exact, as if one run had learned all.
-
-        Raises:
-            UserError: the method's classes depend on one another, so that two runs are not one.
-        """
-        raise UserError(f"merge: two runs of {self.config.model_name} are not one run, because what it keeps of a class depends on the "
-                        "classes before it. Exact are ncm, lda and fecam, and slca with bcb_lrscale 0 and a readout from its Gaussians")
-
-    # Classes that shall be forgotten -----------------------------------------------------------------------------
-
-    def forget(self, labels: Collection[int]) -> None:
-        """Leave nothing of these classes (new labels): their statistics and their rows of the heads. The others are numbered anew.
-
-        Raises:
-            UserError: what the method keeps cannot be told apart by classes.
-        """
-        self.forget_statistics(labels)
-        for task, head in enumerate(self.net.heads):
-            classes = self.stream.classes_of(task)
-            kept = [row for row, label in enumerate(classes) if label not in labels]
-            if len(kept) < len(classes):
-                self.net.heads[task] = head_of_rows(head, kept)
-        self.stream = self.stream.without(labels)
-
-    def forget_statistics(self, labels: Collection[int]) -> None:
-        """Take these classes out of what `extra_state` holds; here there is nothing that could be. Raises UserError."""
-        if self.extra_state():
-            raise UserError(f"a run of {self.config.model_name} cannot forget single classes: what it keeps beside its heads is not kept "
-                            f"class by class. {FORGETS}")
 
     # What it costs -------------------------------------------------------------------------------------------
 

@@ -18,9 +18,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from models.base import FLOAT_BYTES, FORGETS
+from models.base import FLOAT_BYTES
 from models.first_session import FirstSessionSettings
 from models.frozen.ncm import NCM, never_without_images
+from models.known_classes import FORGETS
 from models.registry import learner
 from utils.errors import UserError
 

@@ -5,6 +5,7 @@ A parent, not a method.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -17,7 +18,7 @@ from convs.moments import InputMoments, input_moments
 from models.base import BaseLearner
 
 
-class TaskPairs(BaseLearner):
+class TaskPairs(BaseLearner, ABC):
     """Mixin: every task adds a pair at each of `targets`; all pairs count, whatever the image."""
 
     targets: ClassVar[tuple[str, ...]] = ()
@@ -26,9 +27,9 @@ class TaskPairs(BaseLearner):
         self.add_pair(put_pairs(backbone.model, self.targets), 0)  # here already, so that a dry run counts it
         return super().prepare_backbone(backbone)
 
+    @abstractmethod
     def add_pair(self, pairs: Pairs, task: int) -> None:
         """Add the pair of `task`, B A = 0; deterministic."""
-        raise NotImplementedError
 
     @property
     def pairs(self) -> Pairs:

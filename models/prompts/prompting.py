@@ -5,6 +5,7 @@ A parent, not a method. The logits are the new task's own, as in the methods' re
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 import torch
@@ -16,7 +17,7 @@ from convs.prompts import PromptedBackbone, Prompts, check_promptable
 from models.base import BaseLearner
 
 
-class PromptLearner(BaseLearner):
+class PromptLearner(BaseLearner, ABC):
     """Learner whose backbone is a `PromptedBackbone`; `make_prompts` gives the method's prompts."""
 
     frozen_backbone = True
@@ -28,9 +29,9 @@ class PromptLearner(BaseLearner):
         self.prompts = self.make_prompts(self.stream.num_tasks, backbone.dim)
         return PromptedBackbone(backbone, self.prompts)
 
+    @abstractmethod
     def make_prompts(self, num_tasks: int, dim: int) -> Prompts:
         """The method's prompts for features of `dim` dimensions, drawn from the stream (torch_seed, "prompts"). Raises UserError."""
-        raise NotImplementedError
 
     def begin_task(self, task: int) -> None:
         super().begin_task(task)

@@ -27,7 +27,7 @@ from models.slca.discriminants import fit_temperature
 from models.slca.drift import RHO, DriftSettings, DriftSums, distance_from_identity, with_anchors
 from models.slca.gaussians import ClassGaussians
 from models.slca.readout import Discriminant, ReadoutSettings, make_readout
-from models.slca.unknown import KnownClasses
+from models.slca.unknown import GaussianRegion
 from utils.config import MethodSettings
 from utils.data.data_manager import Batches
 from utils.errors import UserError
@@ -130,8 +130,8 @@ class GaussianLearner(BaseLearner):
     def scores(self, features: Tensor) -> Tensor:
         return self.readout.scores(self.net, features)
 
-    def known_region(self) -> KnownClasses:
-        return KnownClasses(self.gaussians)
+    def known_region(self) -> GaussianRegion:
+        return GaussianRegion(self.gaussians)
 
     # Statistics ----------------------------------------------------------------------------------------------
 

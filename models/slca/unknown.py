@@ -21,7 +21,7 @@ DRAWN = 20_000  # features over all classes that a threshold is read from
 DRAWN_PER_CLASS = 200  # of each class at most
 
 
-class KnownClasses:
+class GaussianRegion:
     """Where the images of the classes seen so far lie.
 
     Args:

@@ -39,8 +39,18 @@ def attention_with_prefix(block, x, keys, values):
     return F.linear(torch.cat(heads, dim=2), attention.proj.weight, attention.proj.bias)
 
 
+class HandedPrompts(Prompts):
+    """None of its own: tests hand theirs to `prompted`."""
+
+    def forward(self, query: torch.Tensor) -> Prompt:
+        return Prompt()
+
+    def for_training(self, query: torch.Tensor) -> tuple[Prompt, torch.Tensor]:
+        return Prompt(), query.new_zeros(())
+
+
 def test_prefixes_act_as_extra_keys_and_values_of_the_attention():
-    backbone = PromptedBackbone(micro_backbone(), Prompts()).eval()
+    backbone = PromptedBackbone(micro_backbone(), HandedPrompts()).eval()
     model = backbone.model
     prefix = torch.randn(5, 2, 3, backbone.dim, generator=GENERATOR)
     x = model.norm_pre(model.patch_drop(model._pos_embed(model.patch_embed(IMAGES))))
@@ -53,7 +63,7 @@ def test_prefixes_act_as_extra_keys_and_values_of_the_attention():
 
 
 def test_tokens_go_before_the_first_block_and_the_mean_of_their_outputs_is_the_feature():
-    backbone = PromptedBackbone(micro_backbone(), Prompts()).eval()
+    backbone = PromptedBackbone(micro_backbone(), HandedPrompts()).eval()
     model, tokens = backbone.model, torch.randn(5, 4, backbone.dim, generator=GENERATOR)
     embedded = model._pos_embed(model.patch_embed(IMAGES))
     by_hand = model.norm(model.blocks(torch.cat([tokens, embedded], dim=1)))[:, :4].mean(dim=1)
@@ -61,7 +71,7 @@ def test_tokens_go_before_the_first_block_and_the_mean_of_their_outputs_is_the_f
 
 
 def test_without_prompts_and_after_prompting_the_model_is_timms():
-    backbone = PromptedBackbone(micro_backbone(), Prompts()).eval()
+    backbone = PromptedBackbone(micro_backbone(), HandedPrompts()).eval()
     plain = backbone.model(IMAGES)
     backbone.prompted(IMAGES, Prompt(prefixes={0: torch.ones(5, 2, 3, backbone.dim)}, tokens=torch.ones(5, 1, backbone.dim)))
     assert torch.equal(backbone.query(IMAGES), plain)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from models.slca.gaussians import ClassGaussians
-from models.slca.unknown import KnownClasses
+from models.slca.unknown import GaussianRegion
 
 
 def features_of(classes: int, count: int, dim: int, seed: int, apart: float = 4.0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -36,12 +36,12 @@ def test_the_distance_is_the_one_of_the_paper(cov):
 
     asked = features_of(5, 10, 6, seed=2)[0].double()
     expected = torch.stack([squared(asked, mean, within) for mean in means]).amin(dim=0) - squared(asked, exact.mean(dim=0), of_all)
-    found = KnownClasses(fitted(features, labels, cov=cov)).distances(asked.float())
+    found = GaussianRegion(fitted(features, labels, cov=cov)).distances(asked.float())
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-3)
 
 
 def test_the_threshold_keeps_the_stated_share_of_known_images_and_rejects_other_classes():
-    known = KnownClasses(fitted(*features_of(5, 400, 8, seed=1)))
+    known = GaussianRegion(fitted(*features_of(5, 400, 8, seed=1)))
     unseen, labels = features_of(10, 400, 8, seed=3)  # classes 5 to 9 were never learned
     distances = known.distances(unseen)
     for share in (0.9, 0.95, 0.99):
@@ -54,5 +54,5 @@ def test_a_forgotten_class_plays_no_part():
     features, labels = features_of(4, 40, 6, seed=1)
     gaussians, without = fitted(features, labels), fitted(features[labels < 3], labels[labels < 3])
     gaussians.remove(3)
-    torch.testing.assert_close(KnownClasses(gaussians).distances(features), KnownClasses(without).distances(features))
-    assert KnownClasses(gaussians).threshold(0.95) == pytest.approx(KnownClasses(without).threshold(0.95), rel=0.05)
+    torch.testing.assert_close(GaussianRegion(gaussians).distances(features), GaussianRegion(without).distances(features))
+    assert GaussianRegion(gaussians).threshold(0.95) == pytest.approx(GaussianRegion(without).threshold(0.95), rel=0.05)

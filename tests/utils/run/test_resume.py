@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 import trainer
+from models import session
 from models.tools import build
 from tests.run_files import assert_same_run, metrics, only_run, results, tiny_config
 from trainer import test as evaluate_run
@@ -114,7 +115,7 @@ def test_checkpoint_every_spares_epochs_and_keeps_one(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("minutes", "epochs"), [(0.0, [1, 2, 3, 4]), (2.0, [2, 4]), (5.0, [])])
 def test_checkpoints_inside_a_task_are_written_by_time(minutes, epochs, tmp_path, monkeypatch):
     clock, saved = [0.0], []
-    monkeypatch.setattr(trainer, "time", SimpleNamespace(monotonic=lambda: clock[0], perf_counter=time.perf_counter))
+    monkeypatch.setattr(session, "time", SimpleNamespace(monotonic=lambda: clock[0], perf_counter=time.perf_counter))
     real_save, real_end = CheckpointStore.save, RunMonitor.end_epoch
 
     def save(self, task, epoch, **kwargs):
