@@ -58,7 +58,7 @@ def png_bytes(figure: Figure) -> bytes:
     """The figure as a PNG file's bytes; the same figure gives the same bytes."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    return _printed(FigureCanvasAgg(figure).print_png, metadata={"Software": None})
+    return _printed(figure, FigureCanvasAgg(figure).print_png, metadata={"Software": None})
 
 
 def svg_bytes(figure: Figure) -> bytes:
@@ -67,19 +67,20 @@ def svg_bytes(figure: Figure) -> bytes:
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
     with rc_context({"svg.hashsalt": "slca", "svg.fonttype": "path"}):
-        return _printed(FigureCanvasSVG(figure).print_svg, metadata={"Date": None, "Creator": None})
+        return _printed(figure, FigureCanvasSVG(figure).print_svg, metadata={"Date": None, "Creator": None})
 
 
 def pdf_bytes(figure: Figure) -> bytes:
     """The figure as a PDF file's bytes, for papers; the same figure gives the same bytes."""
     from matplotlib.backends.backend_pdf import FigureCanvasPdf
 
-    return _printed(FigureCanvasPdf(figure).print_pdf, metadata={"CreationDate": None, "Creator": None, "Producer": None})
+    return _printed(figure, FigureCanvasPdf(figure).print_pdf, metadata={"CreationDate": None, "Creator": None, "Producer": None})
 
 
-def _printed(printer: Callable[..., object], metadata: dict[str, None]) -> bytes:
-    buffer = io.BytesIO()
+def _printed(figure: Figure, printer: Callable[..., object], metadata: dict[str, None]) -> bytes:
+    buffer, dpi = io.BytesIO(), figure.dpi
     printer(buffer, metadata=metadata)
+    figure.set_dpi(dpi)  # vector formats leave theirs, 72, behind, at which a PNG would be coarse
     return buffer.getvalue()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
@@ -12,9 +13,10 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from PIL import Image
 
 from tests.result_samples import make_result
-from utils.report.drawing import DARK, LIGHT, few_ticks, following_reader, freeze_layout, pdf_bytes, png_bytes, svg_bytes
+from utils.report.drawing import DARK, DPI, LIGHT, few_ticks, following_reader, freeze_layout, pdf_bytes, png_bytes, svg_bytes
 from utils.report.plots import _spread_out, curve_figure, matrix_figure
 from utils.report.plots_measured import confusion_figure, timeline_figure
 
@@ -155,3 +157,16 @@ def test_a_picture_needs_no_backend_that_a_notebook_or_a_toolkit_asks_for(backen
 
 def test_a_name_that_is_not_utf8_or_would_steer_a_terminal_is_drawn_as_text() -> None:
     assert texts(curve_figure([make_result()], [os.fsdecode(b"caf\xe9") + "\x1b"]))[0].startswith(r"caf\xe9\x1b")
+
+
+def test_a_png_is_as_fine_after_the_vector_pictures_as_before() -> None:
+    figure = curve_figure([make_result(seeds=(1, 2))])
+    before = png_size(figure)
+    for other in (svg_bytes, pdf_bytes):
+        other(figure)
+    assert png_size(figure) == before and before[0] == round(figure.get_size_inches()[0] * DPI)
+
+
+def png_size(figure: Figure) -> tuple[int, int]:
+    """Width and height in pixels."""
+    return Image.open(io.BytesIO(png_bytes(figure))).size
