@@ -31,6 +31,7 @@ from models.stage1 import AfterEpoch, Batch, TrainingState
 from utils.config import MethodSettings
 from utils.data.data_manager import Batches
 from utils.data.stream import TaskStream
+from utils.formulas.calibration import fit_temperature
 from utils.formulas.metrics import Evaluation
 from utils.formulas.schedules import multistep
 from utils.machine.sgd import make_sgd
@@ -50,7 +51,7 @@ class HasStream(Protocol):
 
 
 class KnownRegion(Protocol):
-    """Where the images of the classes seen so far lie among the features (models/slca/unknown.py)."""
+    """Where the images of the classes seen so far lie among the features (models/unknown.py)."""
 
     def distances(self, features: Tensor) -> Tensor:
         """Features (N, D) -> (N,), larger is less known."""
@@ -78,6 +79,7 @@ class BaseLearner(KnownClasses):
     frozen_backbone: ClassVar[bool] = False  # the pre-trained weights never move; bcb_lrscale can only be 0
     not_extended: ClassVar[str] = ""  # why no task can be added once the planned ones are learned; empty: it can
     has_heads: ClassVar[bool] = True  # False: classifies by statistics of the features; no head, no stage 1, epochs are ignored
+    scores_are_logits: ClassVar[bool] = True  # or log densities; False where `scores` are probabilities, cosines or distances
 
     def __init__(self, config: MethodSettings, data: HasStream, net: IncrementalNet, fabric: Fabric) -> None:
         self.config = config
@@ -90,7 +92,7 @@ class BaseLearner(KnownClasses):
         self.task = -1  # the task begun last; -1 before the first
         self.epoch = 0  # of stage 1, kept by it
         self.step = 0  # of the epoch, kept by stage 1
-        self.temperature = 1.0  # of `probabilities`; a method may fit it on validation images
+        self.temperature = 1.0  # of `probabilities`, fitted on validation images where there are any
         self.ever_trained: set[str] = set()  # names in `net` of the backbone's parameters that trained in some task
         self.feature_cache: dict[tuple[str, int], tuple[Tensor, Tensor]] = {}  # (split, task) -> features, labels
         self.choose_trained()
@@ -120,6 +122,7 @@ class BaseLearner(KnownClasses):
                     self.feature_cache.clear()
                 self.train(task, monitor, start, after_epoch)
         self.end_task(task, monitor)
+        self.fit_temperature(task)
         self.feature_cache.pop(("train", task), None)  # of no use to later tasks
 
     def begin_task(self, task: int) -> None:
@@ -253,12 +256,21 @@ class BaseLearner(KnownClasses):
         """Scores (N, K) -> probabilities of the classes (N, K), domain-incremental (N, C)."""
         return (self.fold_domains(scores) / self.temperature).softmax(dim=1)
 
+    @torch.inference_mode()
+    def fit_temperature(self, task: int) -> None:
+        """Temperature of `probabilities` from the validation images of this task, the only ones at hand; 1 without any."""
+        self.temperature = 1.0
+        if self.config.val_fraction and self.data.count("val", task):
+            features, labels = self.extract("val", task)
+            period = self.stream.label_period
+            self.temperature = fit_temperature(self.fold_domains(self.scores(features)), labels if period is None else labels % period)
+
     def classifier_before_alignment(self) -> Callable[[Tensor], Tensor] | None:
         """Features (N, D) -> logits (N, K) of the heads as they were before they were aligned; None where none were."""
         return None
 
-    def known_region(self) -> KnownRegion | None:
-        """What tells images of no known class from others; None where the method keeps nothing to tell it by."""
+    def known_region(self, score: str = "distance") -> KnownRegion | None:
+        """What tells images of no known class by the "distance" or the "energy"; None where the method keeps nothing to tell it by."""
         return None
 
     def fold_domains(self, scores: Tensor) -> Tensor:

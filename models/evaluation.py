@@ -32,6 +32,7 @@ class Classifier(Protocol):
     net: IncrementalNet
     fabric: Fabric
     feature_cache: dict[tuple[str, int], tuple[Tensor, Tensor]]
+    temperature: float
 
     @property
     def backbone_trains(self) -> bool: ...
@@ -120,7 +121,7 @@ def evaluate(learner: Classifier, task: int, split: str = "test") -> Evaluation:
     features, labels = extract_tasks(learner, split, range(task + 1))
     task_of_class = torch.as_tensor(stream.task_of_class[: stream.classes_upto(task)], device=features.device)  # (K,)
     unaligned = learner.classifier_before_alignment() if split == "test" else None
-    best, own, confidences, before = [], [], [], []
+    best, own, confidences, uncalibrated, before = [], [], [], [], []
     for part, targets in zip(features.split(SCORED_AT_ONCE), labels.split(SCORED_AT_ONCE), strict=True):
         if not len(part):  # torch splits nothing into one part
             continue
@@ -129,6 +130,8 @@ def evaluate(learner: Classifier, task: int, split: str = "test") -> Evaluation:
         other_task = task_of_class != task_of_class[targets][:, None]  # (n, K)
         own.append(scores.masked_fill(other_task, -torch.inf).argmax(dim=1))
         confidences.append(learner.to_probabilities(scores).amax(dim=1))
+        if learner.temperature != 1:
+            uncalibrated.append(learner.fold_domains(scores).softmax(dim=1).amax(dim=1))
         if unaligned is not None:
             before.append(unaligned(part).argmax(dim=1))
     nothing = labels.new_empty(0, 1)
@@ -137,6 +140,7 @@ def evaluate(learner: Classifier, task: int, split: str = "test") -> Evaluation:
     return evaluate_predictions(found[:, 3:], found[:, 0], found[:, 1], stream.task_of_class, task=task,
                                 known_classes=stream.classes_before(task), period=stream.label_period,
                                 confidences=torch.cat(confidences).cpu().numpy() if confidences else None,
+                                uncalibrated=torch.cat(uncalibrated).cpu().numpy() if uncalibrated else None,
                                 earlier_predictions=found[:, 2] if before else None)
 
 

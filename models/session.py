@@ -17,6 +17,7 @@ from models.evaluation import accuracy_on_all_domains
 from models.stage1 import TrainingState
 from models.tools.build import make_learner
 from models.tools.dry_run import count_parameters
+from models.unknown import unknown_figures
 from utils.config import MethodSettings
 from utils.data.added import Learned
 from utils.data.data_manager import DataManager
@@ -110,7 +111,7 @@ class Session:
             if self.data.unmeasured:
                 evaluation = metrics.without_old_images(evaluation)
             validation = self.learner.evaluate(task, "val").top1 if self.config.val_fraction and self.parent is None else None
-            self.figures.add(evaluation, validation, accuracy_on_all_domains(self.learner))
+            self.figures.add(evaluation, validation, accuracy_on_all_domains(self.learner), unknown_figures(self.learner, task))
         self.figures.add_times(self.monitor.seconds, self.monitor.trained_images, self.monitor.take_spans())
         self.figures.peak_memory_mb = max(self.figures.peak_memory_mb, peak_memory_mb(self.fabric.device))
         self.figures.memory_curve.append(self.learner.memory_bytes())
@@ -120,7 +121,7 @@ class Session:
     def record(self, evaluation: metrics.Evaluation) -> None:
         self.monitor.write({"kind": "task", "task": self.learner.task + 1, "top1": evaluation.top1, "top5": evaluation.top5,
                             "task_il": evaluation.task_il, "per_task": evaluation.task_accuracies,
-                            "calibration_error": evaluation.calibration_error,
+                            "calibration_error": evaluation.calibration_error, "unknown": self.figures.unknown_curve[-1],
                             "memory_bytes": self.figures.memory_curve[-1], "diagnostics": self.figures.diagnostics[-1]})
 
     # Checkpoints -----------------------------------------------------------------------------------------------
@@ -154,6 +155,7 @@ class Session:
         return {"figures": {**vars(self.figures), "seconds": self.monitor.seconds_so_far(),
                             "trained_images": self.monitor.trained_images}, "base_sha256": self._untrained[1],
                 "precision": self.fabric.strategy.precision.state_dict(), "data": self.data.stored.to_json(), "seed": self.seed,
+                "temperature": self.learner.temperature,
                 "fingerprint": self.data.fingerprint, **({} if self.parent is None else {"parent": self.parent.proof(self.seed)})}
 
     def test(self, after_task: int | None) -> bool:
@@ -207,6 +209,7 @@ class Session:
         self.learner.load_network_state(checkpoint.weights, checkpoint.task)
         device = self.fabric.device
         self.learner.load_extra_state({name: tensor.to(device) for name, tensor in checkpoint.state.items()})
+        self.learner.temperature = checkpoint.meta.get("temperature", self.learner.temperature)  # older ones have the Gaussians' alone
 
     def restore_meta(self, checkpoint: Checkpoint, of_parent: bool = False) -> None:
         """Figures and the loss scaler's state, after a check that data and frozen base weights are the same. Raises UserError."""
@@ -253,5 +256,6 @@ class Session:
             stage_seconds=f.seconds, peak_memory_mb=f.peak_memory_mb, memory_curve=f.memory_curve, diagnostics=f.diagnostics,
             parameters=count_parameters(self.learner), class_accuracies=f.whole(f.class_accuracies), confusion=f.confusion,
             old_as_new_curve=f.whole(f.old_as_new_curve), new_as_old_curve=f.whole(f.new_as_old_curve),
-            calibration_curve=f.whole(f.calibration_curve), task_seconds=f.whole(f.task_seconds), task_images=f.whole(f.task_images),
+            calibration_curve=f.whole(f.calibration_curve), uncalibrated_curve=f.whole(f.uncalibrated_curve),
+            unknown_curve=f.whole(f.unknown_curve), task_seconds=f.whole(f.task_seconds), task_images=f.whole(f.task_images),
             timeline=f.timeline)

@@ -96,6 +96,8 @@ def predict_arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--top", type=int, default=5, metavar="K", help="classes per image (default: 5)")
     parser.add_argument("--unknown", type=float, nargs="?", const=0.95, metavar="SHARE",
                         help="also tell which images are of no known class, keeping this share of the known ones (default: 0.95)")
+    parser.add_argument("--unknown_score", default="distance", metavar="SCORE",
+                        help="by which with --unknown: distance, from the classes' Gaussians, or energy, of the logits (default: distance)")
     parser.add_argument("--csv", type=Path, metavar="FILE",
                         help="where the table goes; a file of that name is replaced (default: predictions.csv in RUN, or the first free "
                              "name of predictions_2.csv, predictions_3.csv, ...)")

@@ -37,6 +37,7 @@ class AdapterPerTask(BaseLearner):
 
     Settings = AdapterSettings
     frozen_backbone = True
+    scores_are_logits = False
 
     def __init__(self, *args, **kwargs) -> None:
         self.chosen_passes: list[PassName] | None = None  # of `features`, while statistics need fewer than a prediction

@@ -23,6 +23,7 @@ from models.rehearsal.memory import Rehearsal, exemplar_means
 @learner("icarl")
 class ICaRL(OldNetwork, Rehearsal):
     title = "iCaRL"
+    scores_are_logits = False  # but distances
 
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)

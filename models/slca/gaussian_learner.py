@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection, Mapping
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -20,14 +21,14 @@ from convs.backbones import Backbone
 from convs.network import OwnTaskWithFeatures
 from convs.token_features import TokenBackbone
 from convs.views import mean_over_views
-from models.base import BaseLearner
+from models.base import BaseLearner, KnownRegion
 from models.evaluation import plain_batches
 from models.slca.deployed import CANDIDATES, DRAWN_PER_CLASS, DeployedSettings, TrainedState, moved, put
-from models.slca.discriminants import fit_temperature
 from models.slca.drift import RHO, DriftSettings, DriftSums, distance_from_identity, with_anchors
 from models.slca.gaussians import ClassGaussians
 from models.slca.readout import Discriminant, ReadoutSettings, make_readout
-from models.slca.unknown import GaussianRegion
+from models.slca.unknown import GaussianRegion, drawn_features
+from models.unknown import EnergyRegion
 from utils.config import MethodSettings
 from utils.data.data_manager import Batches
 from utils.errors import UserError
@@ -116,7 +117,6 @@ class GaussianLearner(BaseLearner):
 
     def end_task(self, task: int, monitor: Monitor) -> None:
         self.update_statistics(task, monitor)
-        self.fit_temperature(task)
 
     def statistics_batches(self, task: int) -> Batches | None:
         return plain_batches(self, "train", tasks=task)
@@ -130,8 +130,12 @@ class GaussianLearner(BaseLearner):
     def scores(self, features: Tensor) -> Tensor:
         return self.readout.scores(self.net, features)
 
-    def known_region(self) -> GaussianRegion:
-        return GaussianRegion(self.gaussians)
+    def known_region(self, score: str = "distance") -> KnownRegion | None:
+        if not any(g.count for g in self.gaussians.classes):
+            return None
+        if score == "distance":
+            return GaussianRegion(self.gaussians)
+        return EnergyRegion(self.scores, partial(drawn_features, self.gaussians))
 
     # Statistics ----------------------------------------------------------------------------------------------
 
@@ -280,15 +284,6 @@ class GaussianLearner(BaseLearner):
         old = (judge.scores(self.net, drawn).argmax(dim=1) == drawn_labels).float().mean()
         known, seen = self.stream.classes_before(task), self.stream.classes_upto(task)
         return 100 * ((known * old + (seen - known) * new) / seen).item()
-
-    @torch.inference_mode()
-    def fit_temperature(self, task: int) -> None:
-        """Temperature of `probabilities` from the validation images of this task, the only ones at hand; 1 without any."""
-        self.temperature = 1.0
-        if self.config.val_fraction and self.data.count("val", task):
-            features, labels = self.extract("val", task)
-            period = self.stream.label_period
-            self.temperature = fit_temperature(self.fold_domains(self.scores(features)), labels if period is None else labels % period)
 
     # Distillation of the features ----------------------------------------------------------------------------
 

@@ -51,7 +51,6 @@ class SLCA(GaussianLearner):
         if self.aligns and task > 0:
             with monitor.stage("alignment"):
                 self.align(task, monitor)
-        self.fit_temperature(task)
 
     # Section 3.3, Classifier Alignment -----------------------------------------------------------------------
 

@@ -40,7 +40,8 @@ HEADLINES = {                               # key of the summary and attribute o
 WHERE_DEFINED = ("last_all_domains", "last_validation")     # shown only for runs that have them
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "＝", "＋", "－", "＠")   # full-width forms too (OWASP, CSV injection)
 OPTIONAL_CURVES = ("validation_curve", "all_domains_curve", "memory_curve", "class_accuracies", "old_as_new_curve", "new_as_old_curve",
-                   "calibration_curve", "task_seconds", "task_images")     # empty in the files of older versions
+                   "calibration_curve", "uncalibrated_curve", "unknown_curve", "task_seconds",
+                   "task_images")     # empty in the files of older versions
 NEEDS_TWO_TASKS = ("average_incremental", "forgetting", "backward_transfer")
 
 
@@ -73,6 +74,9 @@ class SeedResult:
     old_as_new_curve: list[float | None] = field(default_factory=list)  # (T,) of earlier tasks' images, taken for new classes
     new_as_old_curve: list[float | None] = field(default_factory=list)  # (T,) of the new task's images, taken for old classes
     calibration_curve: list[float | None] = field(default_factory=list)  # (T,) expected calibration error of the probabilities
+    uncalibrated_curve: list[float | None] = field(default_factory=list)  # (T,) the same without the temperature, where one was fitted
+    unknown_curve: list[dict[str, float | None]] = field(default_factory=list)  # (T,) images of classes still to come against those of
+    #   the classes seen: "auroc_distance", "fpr95_distance", "auroc_energy", "fpr95_energy"
     task_seconds: list[dict[str, float]] = field(default_factory=list)  # (T,) by stage
     task_images: list[int] = field(default_factory=list)    # (T,) that training went through, over its epochs
     timeline: list[dict[str, Any]] = field(default_factory=list)  # "task" from 1, "stage", "begin", "end" in seconds
