@@ -17,8 +17,8 @@ from utils.data.stream import TaskStream
 from utils.errors import UserError
 from utils.run.monitor import Monitor
 
-FORGETS = ("These can: slca and its kin, ncm, aper, fecam, and methods that keep nothing beside heads; with another method, train again "
-           "without the class")
+FORGETS = ("These can: slca and its kin, ncm, aper, fecam, methods that keep images, and those that keep nothing beside heads; with "
+           "another method, train again without the class")
 
 
 class KnownClasses(LearnerState):

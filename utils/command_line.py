@@ -116,8 +116,10 @@ def extend_arguments(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="main.py extend", description="Learn one task more: new classes, without the old images.",
                                      epilog="docs/use_it.md has an example from the first photo on")
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of a finished run, or of an experiment (its newest finished run)")
-    parser.add_argument("--data", required=True, metavar="FOLDER", help="one sub-folder of images per new class, or an npz file")
-    parser.add_argument("--test", metavar="FOLDER", help="test images of the same classes (default: none, their accuracy is not measured)")
+    parser.add_argument("--data", required=True, metavar="FOLDER",
+                        help="one sub-folder of images per new class, an npz file, or a list file of 'path label' lines")
+    parser.add_argument("--test", metavar="FOLDER",
+                        help="test images of the same classes, for a list file another (default: none, their accuracy is not measured)")
     parser.add_argument("--set", nargs="+", default=[], metavar="key=value", action="extend",
                         help="settings of training for the new task, values in JSON (default: those of the run)")
     parser.add_argument("--update", action="store_true",

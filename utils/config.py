@@ -89,8 +89,10 @@ class DatasetSpec(Strict):
 class AddedTask(Strict):
     """One task more, from images of new classes."""
 
-    train: str = Field(min_length=1, description="folder with one sub-folder of images per new class, or an npz file as in the layout npz")
-    test: str | None = Field(None, description="folder of test images of the same classes; none: no accuracy is measured on them")
+    train: str = Field(min_length=1, description="folder with one sub-folder of images per new class, an npz file as "
+        "in the layout npz, or a list file with 'path label' lines; domain scenario: all classes in a new domain")
+    test: str | None = Field(None, description="folder of test images of the same classes, for a list file another one; none: no accuracy "
+        "is measured on them")
 
 
 class BackboneSpec(Strict):

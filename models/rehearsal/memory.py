@@ -10,7 +10,7 @@ images would take.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -101,6 +101,20 @@ class Rehearsal(AllHeads):
 
     def planned_images(self, task: int, new: float) -> float:
         return new + (self.exemplars_per_class(task - 1) * self.stream.classes_before(task) if task > 0 else 0)
+
+    def forget_statistics(self, labels: Collection[int]) -> None:
+        """Take the classes' images out of the memory; a method that keeps more beside it says itself how that forgets."""
+        if type(self).extra_state is not Rehearsal.extra_state and type(self).forget_statistics is Rehearsal.forget_statistics:
+            super().forget_statistics(labels)
+        self.memory, _ = self.without(self.memory, labels)
+
+    def without(self, positions: np.ndarray, labels: Collection[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Positions (n,) of the images that are of other classes, among the training images that are left then; and which of
+        `positions` these are, (M,) bool.
+        """
+        gone = np.isin(self.data.labels_of("train", np.arange(positions.max(initial=-1) + 1)), list(labels))
+        kept = ~gone[positions]
+        return (positions - np.cumsum(gone)[positions])[kept], kept
 
     def extra_state(self) -> dict[str, Tensor]:
         return {"memory": torch.from_numpy(self.memory)}

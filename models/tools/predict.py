@@ -134,12 +134,12 @@ class TrainedLearner:
     def inputs(self, images: ImagesIn) -> Tensor:
         """The network's input (N, C, S, S) under the test transform; of a list one image at a time is there in full size."""
         if isinstance(images, (np.ndarray, Tensor)):
-            return self.transform(_stacked(images), self._draws(len(images)))
+            return self.transform(stacked(images), self._draws(len(images)))
         return self._finished([self.cut(image) for image in images])
 
     def cut(self, image: str | Path | Image.Image | np.ndarray) -> Tensor:
         """One image -> (1, C, S, S): decoded, resized and cropped, not yet normalised. Raises UserError."""
-        return self.transform.cut([_pixels(image)], self._draws(1))
+        return self.transform.cut([pixels_of(image)], self._draws(1))
 
     def _finished(self, images: Sequence[Tensor]) -> Tensor:
         """Images from `cut` -> the network's input (N, C, S, S)."""
@@ -197,7 +197,7 @@ def restore(config: MethodSettings, checkpoint: Checkpoint, where: Path) -> Trai
     return TrainedLearner(learner, data.inputs, config.test_batch_size or config.batch_size)
 
 
-def _stacked(images: np.ndarray | Tensor) -> Tensor:
+def stacked(images: np.ndarray | Tensor) -> Tensor:
     """(N, H, W[, C]) array or (N, C, H, W) tensor -> (N, C, H, W) uint8. Raises UserError."""
     if isinstance(images, np.ndarray):
         images = torch.from_numpy(np.ascontiguousarray(images if images.ndim == 4 else images[..., None])).permute(0, 3, 1, 2)
@@ -207,12 +207,12 @@ def _stacked(images: np.ndarray | Tensor) -> Tensor:
     return images
 
 
-def _pixels(image: str | Path | Image.Image | np.ndarray) -> Tensor:
+def pixels_of(image: str | Path | Image.Image | np.ndarray) -> Tensor:
     """One image -> (C, H, W) uint8. Raises UserError."""
     if isinstance(image, (str, Path)):
         return torch.from_numpy(read_image(Path(image))).permute(2, 0, 1)
     array = np.array(image.convert("RGB")) if isinstance(image, Image.Image) else np.asarray(image)
-    return _stacked(array[None])[0]
+    return stacked(array[None])[0]
 
 
 # Command line --------------------------------------------------------------------------------------------------

@@ -64,7 +64,10 @@ class _Images:
 
     def domains(self, split: str) -> np.ndarray | None:
         """(N,) int64; None for a set without domains."""
-        return self._sets(split)[0].domains
+        found = [images.domains for images in self._sets(split)]
+        if all(domains is None for domains in found):
+            return None
+        return np.concatenate([np.empty(0, np.int64) if domains is None else domains for domains in found])  # None: no image is left
 
     @cached_property
     def fingerprint(self) -> Fingerprint:
@@ -158,7 +161,9 @@ class DataManager:
                  share_images_of: DataManager | None = None, learned: Learned | None = None, old_images: bool = False) -> None:
         self.info = dataset_info(config.dataset, config.data_root)
         if config.test_transform is not None:
-            self.info = replace(self.info, test_transform=config.test_transform)
+            as_tested = self.info.train_transform == self.info.test_transform  # nothing is augmented
+            self.info = replace(self.info, test_transform=config.test_transform,
+                                train_transform=config.test_transform if as_tested else self.info.train_transform)
         if learned is not None:  # the images become input as before, whatever is known of the data set now
             before = learned.data.inputs
             self.info = replace(self.info, image_size=before.image_size, test_transform=before.test_transform)
@@ -189,7 +194,8 @@ class DataManager:
                             'or add "num_classes" to the dataset object')
         stream = _plan(config, seed, info, info.num_classes, info.class_names)
         for task in config.added or []:
-            stream = replace(stream.with_task(load_added(task)[2]), class_names=[])
+            names = load_added(task)[2] if stream.label_period is None else [""] * stream.label_period
+            stream = replace(stream.with_task(names), class_names=[])
         return stream
 
     @property
@@ -287,7 +293,9 @@ class DataManager:
     def _new_labels(self, labels: np.ndarray, domains: np.ndarray | None) -> np.ndarray:
         if self.stream.domain_order is None:
             return np.argsort(self.stream.class_order)[labels]
-        assert domains is not None, f"data set {self.info.name} has domains but its images have none"
+        if domains is None:
+            assert not len(labels), f"data set {self.info.name} has domains but its images have none"
+            return labels
         task_of_domain = np.argsort(self.stream.domain_order)
         return labels + self.stream.label_period * task_of_domain[domains]
 
@@ -346,16 +354,24 @@ def _plan(config: Config, seed: int, info: DatasetInfo, num_classes: int, names:
 def _stream(config: Config, seed: int, info: DatasetInfo, parts: Sequence[Part], learned: Learned | None) -> TaskStream:
     """The data set's tasks, then one for each further place of images; or the stream that was learned, and one task more."""
     if learned is not None:
-        return learned.data.stream.with_task(parts[-1].names) if learned.extended else learned.data.stream
+        return _with_task(learned.data.stream, parts[-1]) if learned.extended else learned.data.stream
     first, *added = parts
-    if added and (config.scenario == "domain" or config.all_at_once):
-        raise UserError("added: tasks of new classes follow a data set whose classes come task by task; allowed: null with scenario "
-                        "'domain' and with all_at_once")
+    if added and config.all_at_once:
+        raise UserError("added: tasks follow a data set that is learned task by task; allowed: null with all_at_once")
     plan = _plan(config, seed, info, len(first.names), first.names)
     stream = replace(plan, class_names=_names_in_order(plan, first.names, info.domains))
     for part in added:
-        stream = stream.with_task(part.names)
+        stream = _with_task(stream, part)
     return stream
+
+
+def _with_task(stream: TaskStream, part: Part) -> TaskStream:
+    """One task more; a new domain must have a new name. Raises UserError."""
+    if stream.label_period is not None and part.names[0] in stream.class_names:
+        domain = part.names[0].partition("/")[0]
+        raise UserError(f"{part.where}: {domain} is a domain that the model knows already; a domain is called after its folder, so name "
+                        "that as the new domain")
+    return stream.with_task(part.names)
 
 
 def _tasks_of(stream: TaskStream, names: set[str]) -> set[int]:
