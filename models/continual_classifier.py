@@ -11,6 +11,7 @@ Images are one array (N, H, W[, C]) uint8, or a list of arrays, PIL images and p
 
 from __future__ import annotations
 
+import logging
 import shutil
 import tempfile
 from collections.abc import Hashable, Sequence
@@ -37,6 +38,7 @@ from utils.terminal import quiet_terminal
 if TYPE_CHECKING:
     from sklearn.utils import Tags  # of scikit-learn 1.6 on, which alone asks for them
 
+log = logging.getLogger("slca")
 
 RGB = 3  # channels
 
@@ -62,25 +64,24 @@ class ContinualClassifier(ClassifierMixin, BaseEstimator):
                  folder: str | Path | None = None) -> None:
         self.model, self.seed, self.device, self.folder = model, seed, device, folder
 
-    def fit(self, images: ImagesIn, labels: Sequence[Hashable]) -> ContinualClassifier:
-        """Start from `model` as it was, and learn the images."""
+    def fit(self, X: ImagesIn, y: Sequence[Hashable]) -> ContinualClassifier:
+        """Start from `model` as it was, and learn the images X with their labels y."""
         for name in ("run_", "trained_", "labels_"):
             vars(self).pop(name, None)
-        return self.partial_fit(images, labels)
+        return self.partial_fit(X, y)
 
-    def partial_fit(self, images: ImagesIn, labels: Sequence[Hashable],
-                    classes: Sequence[Hashable] | None = None) -> ContinualClassifier:
+    def partial_fit(self, X: ImagesIn, y: Sequence[Hashable], classes: Sequence[Hashable] | None = None) -> ContinualClassifier:
         """Learn the images' new classes as one task, without any old image; refine known classes (methods with Gaussians).
 
         Args:
-            classes: of which the labels must be, where given; need not be, since a class that comes is a class.
+            X: N images; y: (N,) their labels, text or whole numbers.
+            classes: where given, every label must be one of them; it need not be given, since a class that comes is a class.
 
         Raises:
             UserError: an image cannot be read, a label cannot be a class's name, or the method cannot learn a task more.
         """
-        if isinstance(images, Tensor):
-            images = list(stacked(images).permute(0, 2, 3, 1).numpy())
-        labels = checked_labels(images, labels, classes)
+        images = list(stacked(X).permute(0, 2, 3, 1).numpy()) if isinstance(X, Tensor) else X
+        labels = checked_labels(images, y, classes)
         self._open()
         known = set() if self.trained_ is None else set(self.trained_.stream.class_names)
         for update in (False, True):
@@ -92,19 +93,19 @@ class ContinualClassifier(ClassifierMixin, BaseEstimator):
         self.labels_ |= {str(label): label for label in labels}
         return self
 
-    def predict(self, images: ImagesIn) -> np.ndarray:
+    def predict(self, X: ImagesIn) -> np.ndarray:
         """(N,) the likeliest class of each image."""
-        return self.classes_[self.predict_proba(images).argmax(axis=1)]
+        return self.classes_[self.predict_proba(X).argmax(axis=1)]
 
-    def predict_proba(self, images: ImagesIn) -> np.ndarray:
+    def predict_proba(self, X: ImagesIn) -> np.ndarray:
         """(N, K) probabilities, columns as in `classes_`."""
         names = self._fitted().stream.class_names
-        found = self._fitted().predict(images, len(names))
+        found = self._fitted().predict(X, len(names))
         columns = {str(label): column for column, label in enumerate(self.classes_.tolist())}
-        probabilities = np.zeros((len(images), len(names)))
+        probabilities = np.zeros((len(X), len(names)))
         for row, (best, values) in enumerate(zip(found.names, found.probabilities.tolist(), strict=True)):
             probabilities[row, [columns[name] for name in best]] = values
-        return probabilities
+        return probabilities / probabilities.sum(axis=1, keepdims=True)  # 1 in float64 too
 
     @property
     def classes_(self) -> np.ndarray:
@@ -162,7 +163,11 @@ class ContinualClassifier(ClassifierMixin, BaseEstimator):
         else:
             chosen = {} if self.seed is None else {"seed": self.seed}
             config, parent = extended(self.run_, str(place), overrides={"device": self.device, **chosen})
-        train(config, self._home, name="continual", parent=parent, edit=edit)
+        log.addFilter(not_of_tests)
+        try:
+            train(config, self._home, name="continual", parent=parent, edit=edit)
+        finally:
+            log.removeFilter(not_of_tests)
         self.run_ = RunFolder.finished_run(self._home / "continual").path
         self.trained_ = self._load()
 
@@ -181,6 +186,11 @@ class ContinualClassifier(ClassifierMixin, BaseEstimator):
             (place / str(label)).mkdir(exist_ok=True)
             picture = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
             picture.convert("RGB").save(place / str(label) / f"{number:06d}.png")
+
+
+def not_of_tests(record: logging.LogRecord) -> bool:
+    """Whether a line is worth telling here, where there never are test images."""
+    return "test image" not in record.getMessage()
 
 
 def checked_labels(images: Sequence[object], labels: Sequence[Hashable], classes: Sequence[Hashable] | None = None) -> list[Hashable]:

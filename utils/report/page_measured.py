@@ -101,8 +101,9 @@ def confusion_words(result: RunResult) -> str:
     told = []
     for which in confusions(result):
         own = np.diag(mean_confusion(result, which))
-        told.append(f"{which if which == 'before' else 'after'} alignment {np.nanmean(own):.1f} %" if len(confusions(result)) > 1
-                    else f"{np.nanmean(own):.1f} %")
+        own = own[~np.isnan(own)]  # of tasks with test images
+        share = f"{own.mean():.1f} %" if len(own) else "-"
+        told.append(f"{which if which == 'before' else 'after'} alignment {share}" if len(confusions(result)) > 1 else share)
     return f"Images taken for a class of their own task, mean over the tasks: {', '.join(told)}"
 
 
