@@ -81,15 +81,10 @@ class GaussianLearner(MovingBackbone):
 
     Settings = GaussianSettings
 
-    def __init__(self, *args, **kwargs) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, config: GaussianSettings, *args, **kwargs) -> None:
+        refuse_contradictions(config, type(self))
+        super().__init__(config, *args, **kwargs)
         c = self.config
-        if c.move == "auto" and not c.val_fraction:
-            raise UserError("move: 'auto' decides on held-out images, but val_fraction is 0; set val_fraction to 0.1 or so, or move to "
-                            "'average' or 'trained'")
-        if c.first_session != "none" and type(self).trains is not AdaptsFirst.trains:
-            raise UserError(f"first_session: got {c.first_session!r}, allowed: 'none' for {c.model_name}, whose backbone has parts of "
-                            "its own; use model_name 'slca'")
         self.gaussians = ClassGaussians(c.ca_ridge, cov=c.ca_cov, rank=c.ca_rank, dtype=getattr(torch, c.stats_dtype))
         self.readout = make_readout(c)
 
@@ -266,6 +261,16 @@ class GaussianLearner(MovingBackbone):
     def memory_bytes(self) -> dict[str, int]:
         kept = super().memory_bytes()
         return {**kept, "statistics": self.gaussians.nbytes(), "parameters": kept["parameters"] + self.trained.nbytes()}
+
+
+def refuse_contradictions(c: GaussianSettings, method: type[GaussianLearner]) -> None:
+    """Raises UserError for settings that do not go together, before anything is put on the backbone."""
+    if c.move == "auto" and not c.val_fraction:
+        raise UserError("move: 'auto' decides on held-out images, but val_fraction is 0; set val_fraction to 0.1 or so, or move to "
+                        "'average' or 'trained'")
+    if c.first_session != "none" and method.trains is not AdaptsFirst.trains:
+        raise UserError(f"first_session: got {c.first_session!r}, allowed: 'none' for {c.model_name}, whose backbone has parts of "
+                        "its own; use model_name 'slca'")
 
 
 def part_of_state(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -192,7 +192,7 @@ def test_views_change_what_is_read_and_nothing_that_is_trained():
 
 
 def test_the_share_of_held_out_images_that_old_classes_take_is_measured_and_told_where_it_is_large():
-    learner = synthetic_learner("slca", readout="ncm", bcb_lrscale=0.0, val_fraction=0.25, train_per_class=8)
+    learner = synthetic_learner("slca", readout="ncm", bcb_lrscale=0.0, val_fraction=0.25)
     learn(learner, [0])
     assert "taken_by_old" not in learner.diagnostics()  # there is no old class
     told = []
