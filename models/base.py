@@ -122,7 +122,7 @@ class BaseLearner(KnownClasses):
                     self.feature_cache.clear()
                 self.train(task, monitor, start, after_epoch)
         self.end_task(task, monitor)
-        self.fit_temperature(task)
+        self.judge_held_out(task, monitor)
         self.feature_cache.pop(("train", task), None)  # of no use to later tasks
 
     def begin_task(self, task: int) -> None:
@@ -257,13 +257,17 @@ class BaseLearner(KnownClasses):
         return (self.fold_domains(scores) / self.temperature).softmax(dim=1)
 
     @torch.inference_mode()
-    def fit_temperature(self, task: int) -> None:
-        """Temperature of `probabilities` from the validation images of this task, the only ones at hand; 1 without any."""
+    def judge_held_out(self, task: int, monitor: Monitor) -> None:
+        """What the validation images of this task, the only ones at hand, say: the temperature of `probabilities` (1 without any)."""
         self.temperature = 1.0
         if self.config.val_fraction and self.data.count("val", task):
             features, labels = self.extract("val", task)
-            period = self.stream.label_period
-            self.temperature = fit_temperature(self.fold_domains(self.scores(features)), labels if period is None else labels % period)
+            scores, period = self.scores(features), self.stream.label_period
+            self.temperature = fit_temperature(self.fold_domains(scores), labels if period is None else labels % period)
+            self.measure_held_out(scores, task, monitor)
+
+    def measure_held_out(self, scores: Tensor, task: int, monitor: Monitor) -> None:
+        """What a method measures of the task's validation images, from their scores (N, K)."""
 
     def classifier_before_alignment(self) -> Callable[[Tensor], Tensor] | None:
         """Features (N, D) -> logits (N, K) of the heads as they were before they were aligned; None where none were."""

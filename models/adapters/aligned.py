@@ -112,7 +112,7 @@ class AlignedAdapters(AdapterPerTask):
         folded = self.fold_domains(scores)
         return folded / folded.sum(dim=1, keepdim=True)
 
-    def fit_temperature(self, task: int) -> None:
+    def judge_held_out(self, task: int, monitor: Monitor) -> None:
         """Scores are probabilities."""
 
     # State ---------------------------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ from utils.config import MethodSettings
 from utils.errors import UserError
 from utils.formulas.passes import larger_softmax
 from utils.rng import torch_generator
+from utils.run.monitor import Monitor
 
 ONLINE, OFFLINE = "online", "offline"
 
@@ -129,7 +130,7 @@ class LAE(BaseLearner):
         folded = self.fold_domains(scores)
         return folded / folded.sum(dim=1, keepdim=True)
 
-    def fit_temperature(self, task: int) -> None:
+    def judge_held_out(self, task: int, monitor: Monitor) -> None:
         """Scores are probabilities."""
 
     # State ---------------------------------------------------------------------------------------------------
