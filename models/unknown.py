@@ -31,8 +31,10 @@ def unknown_figures(learner: BaseLearner, task: int) -> dict[str, float | None]:
     All are None after the last task and in the domain scenario, where no class is new; those of a score that the method has not, too.
     """
     figures: dict[str, float | None] = dict.fromkeys(FIGURES)
+    if learner.stream.label_period is not None or task + 1 == learner.stream.num_tasks:
+        return figures
     scores = scores_of(learner)
-    if not scores or learner.stream.label_period is not None or task + 1 == learner.stream.num_tasks:
+    if not scores:
         return figures
     known = evaluation.extract_tasks(learner, "test", range(task + 1))[0]  # there since the accuracies were measured
     unknown = features_to_come(learner, task)
