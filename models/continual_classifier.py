@@ -14,7 +14,8 @@ from __future__ import annotations
 import logging
 import shutil
 import tempfile
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,9 +39,8 @@ from utils.terminal import quiet_terminal
 if TYPE_CHECKING:
     from sklearn.utils import Tags  # of scikit-learn 1.6 on, which alone asks for them
 
-log = logging.getLogger("slca")
-
 RGB = 3  # channels
+LOGS = [logging.getLogger(name) for name in ("slca", "slca.data")]
 
 
 class WrongInput(UserError, ValueError):
@@ -163,11 +163,8 @@ class ContinualClassifier(ClassifierMixin, BaseEstimator):
         else:
             chosen = {} if self.seed is None else {"seed": self.seed}
             config, parent = extended(self.run_, str(place), overrides={"device": self.device, **chosen})
-        log.addFilter(not_of_tests)
-        try:
+        with no_word_of_tests():
             train(config, self._home, name="continual", parent=parent, edit=edit)
-        finally:
-            log.removeFilter(not_of_tests)
         self.run_ = RunFolder.finished_run(self._home / "continual").path
         self.trained_ = self._load()
 
@@ -188,9 +185,19 @@ class ContinualClassifier(ClassifierMixin, BaseEstimator):
             picture.convert("RGB").save(place / str(label) / f"{number:06d}.png")
 
 
-def not_of_tests(record: logging.LogRecord) -> bool:
-    """Whether a line is worth telling here, where there never are test images."""
-    return "test image" not in record.getMessage()
+@contextmanager
+def no_word_of_tests() -> Iterator[None]:
+    """Inside, nothing is told of missing test images: here there never are any."""
+    def worth_telling(record: logging.LogRecord) -> bool:
+        return "test image" not in record.getMessage()
+
+    for log in LOGS:
+        log.addFilter(worth_telling)
+    try:
+        yield
+    finally:
+        for log in LOGS:
+            log.removeFilter(worth_telling)
 
 
 def checked_labels(images: Sequence[object], labels: Sequence[Hashable], classes: Sequence[Hashable] | None = None) -> list[Hashable]:
