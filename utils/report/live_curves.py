@@ -13,12 +13,13 @@ from math import ceil, floor
 import numpy as np
 
 from utils.report.drawing import few_ticks
-from utils.report.line_styles import DASHES, MARKERS, LineStyle, line_styles
+from utils.report.line_styles import DASHES, MARKERS, MOST_COLOURED, LineStyle, line_styles
 from utils.report.results import RunResult, Statistic, statistic
 from utils.report.tables import mean_std_text
 
-WIDTH, HEIGHT = 720, 430                             # of the picture, in its own units
-LEFT, RIGHT, TOP, BOTTOM = 62, 14, 14, 58            # around the axes; room for letters that narrow screens show larger
+WIDTH = 720                                          # of the picture, in its own units
+HEIGHT, HEIGHT_OF_MANY = 430, 620
+LEFT, RIGHT, TOP, BOTTOM = 62, 14, 34, 58            # around the axes; room for letters that narrow screens show larger
 STRIP = 120                                          # width of a dot with its spread in the list
 MOST_BANDS = 7                                       # lines with a band before bands hide the lines
 STEPS = (1, 2, 5, 10, 20, 25)                        # between rules, in percent
@@ -69,11 +70,11 @@ class LiveCurves:
     y_ticks: list[tuple[float, str]]
     scale: tuple[str, str]                           # percent at the ends of the strips
     spread: bool                                     # whether some last accuracy has a standard deviation
+    height: int                                      # of the picture
+    bottom: int                                      # what the axes stand on
     width: int = WIDTH
-    height: int = HEIGHT
-    left: int = LEFT                                 # where rules begin and end, and where the axes stand on
+    left: int = LEFT                                 # where rules begin and end
     right: int = WIDTH - RIGHT
-    bottom: int = HEIGHT - BOTTOM
     strip: int = STRIP
 
 
@@ -102,7 +103,7 @@ def live_seeds(result: RunResult, words: str) -> LiveCurves:
     seeds = [_Series(f"seed {seed.seed}", LineStyle(None, DASHES[number % len(DASHES)], MARKERS[number % len(MARKERS)]),
                      seed.classes_seen, _means([seed.top1_curve]))
              for number, seed in enumerate(result.seeds, start=1)]
-    return _laid_out([means, *(seeds if len(seeds) > 1 else [])], words, banded=True)
+    return _laid_out([means, *(seeds if len(seeds) > 1 else [])], words, banded=True, ranked=False)
 
 
 def _means(curves: Sequence[Sequence[float | None]]) -> list[Statistic]:
@@ -124,12 +125,12 @@ class _Scale:
         return round(self.start + (self.end - self.start) * (value - self.low) / max(self.high - self.low, 1e-9), 1)
 
 
-def _laid_out(series: Sequence[_Series], words: str, banded: bool) -> LiveCurves:
-    """Places of everything in the picture and in the strips; the lines as they are listed."""
-    longest = max((one.seen for one in series), key=len)
+def _laid_out(series: Sequence[_Series], words: str, banded: bool, ranked: bool = True) -> LiveCurves:
+    """Places of everything in the picture and in the strips; the lines as they are listed, `ranked` or in the order of `series`."""
+    longest, height = max((one.seen for one in series), key=len), HEIGHT if len(series) <= MOST_COLOURED else HEIGHT_OF_MANY
     classes = (0 if len(longest) == 1 else longest[0], longest[-1])
     x = _Scale(*classes, LEFT + 8, WIDTH - RIGHT - 8)
-    y = _Scale(*_extent([end for one in series for figure in one.figures for end in _ends(figure, banded)]), HEIGHT - BOTTOM, TOP)
+    y = _Scale(*_extent([end for one in series for figure in one.figures for end in _ends(figure, banded)]), height - BOTTOM, TOP)
     strip = _Scale(*_extent([end for one in series for end in _ends(one.figures[-1], True)]), 6, STRIP - 6)
     lines = [_line(number, one, classes if len(one.seen) == 1 < len(longest) else None, x, y, strip, banded)
              for number, one in enumerate(series)]
@@ -137,9 +138,9 @@ def _laid_out(series: Sequence[_Series], words: str, banded: bool) -> LiveCurves
     def rank(line: Line) -> tuple[bool, float]:
         mean = series[line.number].figures[-1]["mean"]
         return mean is None, -(mean or 0.0)
-    return LiveCurves(words, sorted(lines, key=rank), [(x(tick), str(tick)) for tick in few_ticks(longest)],
+    return LiveCurves(words, sorted(lines, key=rank) if ranked else lines, [(x(tick), str(tick)) for tick in few_ticks(longest)],
                       [(y(tick), str(tick)) for tick in _rules(y.low, y.high)], (f"{strip.low:.0f}", f"{strip.high:.0f}"),
-                      any(one.figures[-1]["std"] is not None for one in series))
+                      any(one.figures[-1]["std"] is not None for one in series), height, height - BOTTOM)
 
 
 def _line(number: int, one: _Series, across: tuple[int, int] | None, x: _Scale, y: _Scale, strip: _Scale, banded: bool) -> Line:
