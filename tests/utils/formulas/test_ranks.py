@@ -31,7 +31,7 @@ def test_equal_figures_share_their_rank() -> None:
 
 
 @pytest.mark.parametrize(("streams", "methods", "reason"), [
-    (5, 2, "it needs 3 methods"), (2, 5, "has p ="), (1, 30, "has p ="), (2, 20, "20.96 average ranks")])
+    (5, 2, "it needs 3 methods"), (2, 5, "has p ="), (1, 30, "has p ="), (2, 20, "differ by 20.97 average ranks, and 19 is")])
 def test_too_few_streams_or_methods_for_a_difference_to_show_are_told(streams: int, methods: int, reason: str) -> None:
     assert reason in why_left_out(streams, methods)
     test = rank_test(np.arange(streams * methods, dtype=float).reshape(streams, methods))

@@ -10,6 +10,7 @@ import json
 import re
 import shutil
 import subprocess
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -135,14 +136,14 @@ def test_a_printed_page_cuts_no_table_and_opens_what_is_folded(name: str, pages:
     for sheet in pypdf.PdfReader(pdf).pages:
         right = float(sheet.mediabox.right)
 
-        def see(text: str, place: list[float], within: list[float], _font: object, _size: object, right: float = right) -> None:
+        def see(text: str, page: list[float], line: list[float], _font: object, _size: object, right: float = right) -> None:
             if text.strip():
                 words.append(text)
-                x = within[0] * place[4] + within[4]
+                x = page[0] * line[4] + page[4]  # two matrices of PDF: of the page's units, and of the line of text in it
                 assert 0 <= x < right, f"{text!r} is outside the sheet"
 
         sheet.extract_text(visitor_text=see)
-    printed = re.sub(r"\s+", "", "".join(words))
+    printed = re.sub(r"\s+", "", unicodedata.normalize("NFKC", "".join(words)))  # fonts have one letter for "fi"
     page = (pages / name).read_text(encoding="utf-8")
     cells = [html.unescape(re.sub("<[^>]*>", "", cell)) for cell in re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", page, re.DOTALL)]
     assert len(cells) > 100 and [cell for cell in cells if re.sub(r"\s+", "", cell) not in printed] == []
