@@ -1,7 +1,7 @@
 // A click on a header, or Enter or the space bar on it, sorts the table's rows by that column; the page reads the same without this.
 const UNITS = { B: 1, KiB: 1024, MiB: 1024 ** 2, GiB: 1024 ** 3, M: 1e6, s: 1, min: 60, h: 3600 };
-function numberIn(text) { // "79.72 ± 0.54", "1,290", "1.24 MiB", "13.2 ± 0.4 s"; NaN for words
-  const found = /^([+-]?[\d,]*\.?\d+)( ± [\d.]+)?( [A-Za-z]+)?$/.exec(text);
+function numberIn(text) { // "79.72", "1,290", "1.24 MiB", "13.2 s", with a spread behind it or without; NaN for words
+  const found = /^([+-]?[\d,]*\.?\d+)( \u00b1 [\d.]+)?( [A-Za-z]+)?$/.exec(text);
   return found === null ? NaN : parseFloat(found[1].replaceAll(",", "")) * (UNITS[(found[3] ?? "").trim()] ?? 1);
 }
 function sortBy(header) {
