@@ -262,9 +262,14 @@ class BaseLearner(KnownClasses):
         self.temperature = 1.0
         if self.config.val_fraction and self.data.count("val", task):
             features, labels = self.extract("val", task)
-            scores, period = self.scores(features), self.stream.label_period
-            self.temperature = fit_temperature(self.fold_domains(scores), labels if period is None else labels % period)
-            self.measure_held_out(scores, task, monitor)
+            self.measure_held_out(self.scores(features), task, monitor)
+            features, labels = self.with_old_classes(features, labels, task)
+            period = self.stream.label_period
+            self.temperature = fit_temperature(self.fold_domains(self.scores(features)), labels if period is None else labels % period)
+
+    def with_old_classes(self, features: Tensor, labels: Tensor, task: int) -> tuple[Tensor, Tensor]:
+        """Features (N, D) and labels (N,) of the new task, with others of older classes where the method can make some."""
+        return features, labels
 
     def measure_held_out(self, scores: Tensor, task: int, monitor: Monitor) -> None:
         """What a method measures of the task's validation images, from their scores (N, K)."""

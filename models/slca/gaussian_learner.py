@@ -34,6 +34,7 @@ from models.unknown import EnergyRegion
 from utils.config import MethodSettings
 from utils.data.data_manager import Batches
 from utils.errors import UserError
+from utils.rng import torch_generator
 from utils.run.monitor import Monitor
 
 MANY_TAKEN = 0.5  # share of held-out images of the new task that old classes take, above which the run warns
@@ -172,6 +173,17 @@ class GaussianLearner(MovingBackbone):
         if thin:
             monitor.log(f"statistics: {len(thin)} of {len(classes)} classes have no more images than the {features.shape[1]} "
                         f"feature dimensions; their covariances are regularised by the ridge {self.gaussians.ridge:g}")
+
+    def with_old_classes(self, features: Tensor, labels: Tensor, task: int) -> tuple[Tensor, Tensor]:
+        """As many features of each old class as the new ones have held-out images, drawn from its Gaussian."""
+        known = self.stream.classes_before(task)
+        if not known:
+            return features, labels
+        means, count = self.gaussians.means(), max(len(labels) // self.stream.task_sizes[task], 1)
+        generator = torch_generator(self.config.torch_seed, "temperature", task, device=means.device)
+        drawn, classes = self.gaussians.sample(means, count, generator)
+        self.gaussians.free_buffers()
+        return torch.cat([features, drawn[classes < known]]), torch.cat([labels, classes[classes < known]])
 
     def measure_held_out(self, scores: Tensor, task: int, monitor: Monitor) -> None:
         """Share of the new task's held-out images that an old class takes, from their scores (N, K); told where it is large."""
