@@ -79,7 +79,8 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _data(result: RunResult) -> str:
-    return f"{result.dataset}, {result.num_classes} classes, {result.config.get('scenario', 'class')}-incremental"
+    protocol = f", {result.protocol}" if result.protocol else ""
+    return f"{result.dataset}, {result.num_classes} classes, {result.config.get('scenario', 'class')}-incremental{protocol}"
 
 
 def _machine(result: RunResult) -> str:

@@ -55,6 +55,9 @@ def tidy_rows(result: RunResult) -> list[dict[str, Any]]:
             figures += [("top1", f"classes {name}", value) for name, value in seed.grouped[t].items()]
             figures += [("top1", f"class {name}", value) for _, name, value in class_figures(result, seed, t)]
             figures += [("calibration_error", "all", curve[t]) for curve in [seed.calibration_curve] if curve]
+            figures += [("harmonic", "all", curve[t]) for curve in [seed.harmonic_curve] if curve]
+            figures += [("anytime", f"after {point['images']} images", point["accuracy"]) for point in seed.anytime
+                        if point["task"] == t + 1]
             if t + 1 == len(seed.task_sizes):
                 figures += _confusion_figures(seed)
             rows += [
