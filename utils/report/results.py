@@ -39,9 +39,10 @@ HEADLINES = {                               # key of the summary and attribute o
     "last_validation": "Last validation accuracy",
     "last_harmonic": "Last harmonic accuracy",
     "average_harmonic": "Average harmonic accuracy",
-    "anytime_accuracy": "Accuracy at any time (A_AUC)",
+    "anytime_accuracy": "A_AUC, accuracy at any time",
 }
-WHERE_DEFINED = ("last_all_domains", "last_validation", "last_harmonic", "average_harmonic", "anytime_accuracy")     # shown only for runs that have them
+# Shown only for runs that have them.
+WHERE_DEFINED = ("last_all_domains", "last_validation", "last_harmonic", "average_harmonic", "anytime_accuracy")
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "＝", "＋", "－", "＠")   # full-width forms too (OWASP, CSV injection)
 OPTIONAL_CURVES = ("validation_curve", "all_domains_curve", "memory_curve", "class_accuracies", "old_as_new_curve", "new_as_old_curve",
                    "calibration_curve", "harmonic_curve", "task_seconds", "task_images")     # empty in the files of older versions
