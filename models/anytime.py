@@ -51,7 +51,7 @@ class AnytimeAccuracy:
     def measure(self) -> float | None:
         """Percent right on the test images of the classes that have come; None where they have none."""
         learner = self.learner
-        come = learner.fabric.all_reduce(self.seen, reduce_op="sum") > 0  # (K,) to any of the processes
+        come = learner.fabric.all_reduce(self.seen.clone(), reduce_op="sum") > 0  # (K,) to any of the processes
         indices = learner.data.task_indices("test", range(self.task + 1))
         indices = indices[come.cpu().numpy()[learner.data.labels_of("test", indices)]]
         if not len(indices):

@@ -63,7 +63,7 @@ def test_runs_of_different_protocols_do_not_compare(tmp_path, no_pictures):
     for name, settings in (("few", {"few_shot": {"shots": 2}}), ("all", {})):
         train(tiny_config(epochs=1, model_name="ncm", **settings), tmp_path, name=name)
     entries = [Entry(name, name, read_results(only_run(tmp_path / name) / "results.json")) for name in ("few", "all")]
-    with pytest.raises(UserError, match="learned different data.*few-shot, 2 images"):
+    with pytest.raises(UserError, match=r"learned different data.*few-shot, 2 images"):
         check_comparable(entries)
 
 
