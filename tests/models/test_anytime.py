@@ -20,7 +20,8 @@ from utils.report.compare_tables import Entry
 from utils.report.results import read_results
 from utils.run.monitor import Monitor
 
-BLURRY = {"blurry": {"tasks": 3, "disjoint": 60, "blurry": 40, "measure_every": 8}, "init_cls": None, "increment": None, "epochs": 1}
+BLURRY = {"blurry": {"tasks": 3, "disjoint": 60, "blurry": 40, "measure_every": 8}, "init_cls": None, "increment": None, "epochs": 1,
+          "batch_size": 1}
 PROTOCOLS = {
     "few_shot": ({"few_shot": {"shots": 2}}, "few-shot, 2 images of each class after the first task"),
     "long_tail": ({"long_tail": {"ratio": 4, "order": "shuffled"}}, "long tail, shuffled, ratio 4"),

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.utils.data.test_data_manager import manager, synthetic
+from tests.utils.data.test_data_manager import config, manager, synthetic
 from utils.data.blurry import plan_blurry
+from utils.data.data_manager import DataManager
 from utils.data.protocols import tail_sizes
 from utils.errors import UserError
 from utils.protocol_settings import Blurry
@@ -104,7 +105,7 @@ def test_ordered_a_later_class_has_fewer_images_and_shuffled_the_sizes_are_the_s
 
 @pytest.fixture(scope="module", params=[True, False])
 def plan(request):
-    settings = Blurry(tasks=4, disjoint=50, blurry=20, stochastic=request.param)
+    settings = Blurry(tasks=5, disjoint=50, blurry=20, stochastic=request.param)
     labels = np.repeat(np.arange(20), 30)
     return settings, labels, plan_blurry(settings, labels, list(range(20)), seed=7)
 
@@ -113,18 +114,18 @@ def test_a_disjoint_classs_images_come_in_one_task_and_a_class_is_new_where_its_
     _, labels, dealt = plan
     tasks = [set(dealt.task_of_image[labels == c]) for c in range(20)]
     assert all(len(found) == 1 for found in tasks[:10]) and any(len(found) > 1 for found in tasks[10:])
-    assert sorted(dealt.class_order) == list(range(20)) and len(dealt.task_sizes) == 4 and min(dealt.task_sizes) >= 1
-    new_in = np.repeat(np.arange(4), dealt.task_sizes)
+    assert sorted(dealt.class_order) == list(range(20)) and len(dealt.task_sizes) == 5 and min(dealt.task_sizes) >= 1
+    new_in = np.repeat(np.arange(5), dealt.task_sizes)
     assert [min(tasks[c]) for c in dealt.class_order] == new_in.tolist()
 
 
 def test_each_blurry_class_spreads_its_share(plan):
     settings, labels, dealt = plan
     for c in range(10, 20):
-        counts = np.bincount(dealt.task_of_image[labels == c], minlength=4)
+        counts = np.bincount(dealt.task_of_image[labels == c])
         assert counts.max() >= 24, "80 percent of 30 images stay at home"
     if not settings.stochastic:
-        assert np.ptp(np.bincount(dealt.task_of_image, minlength=4)) <= 40, "tasks of five classes, give or take the pool"
+        assert np.bincount(dealt.task_of_image).tolist() == [120] * 5, "four classes' images each, the pool of 60 dealt evenly"
 
 
 def test_every_image_of_a_blurry_stream_comes_once():
@@ -155,12 +156,18 @@ def test_every_image_of_a_blurry_stream_comes_once():
     ({"domains_per_task": 2}, "domains_per_task: belongs to scenario 'domain'"),
     ({"class_order": [0, 1, 2, 3, 4, 5], "scenario": "domain"}, "class_order and scenario 'domain' exclude each other"),
     ({"class_order": [0, 1, 2, 3, 4, 5], "tasks": [[0, 1, 2], [3, 4, 5]]}, "class_order and tasks exclude each other"),
-    ({"class_order": [0, 1, 2, 3, 4, 5], "seed": [1, 2]}, "seed: got \\[1, 2\\] with class_order, allowed: one seed"),
     ({"class_order": [0, 1, 2, 3, 4, 4]}, "class_order: twice 4; missing 5"),
 ])
 def test_settings_that_mean_nothing_together_are_told(settings, words):
     with pytest.raises(UserError, match=words):
         manager(**settings)
+
+
+def test_an_order_that_is_given_goes_with_one_seed_unless_images_are_drawn():
+    order = {"class_order": [5, 4, 3, 2, 1, 0], "seed": [1, 2], "init_cls": 2, "increment": 2}
+    with pytest.raises(UserError, match=r"seed: got \[1, 2\] with class_order, allowed: one seed"):
+        DataManager(config(synthetic(), **order), 1)
+    assert DataManager(config(synthetic(), **order, **FEW), 1).stream.class_order == [5, 4, 3, 2, 1, 0]
 
 
 # Orders and domains ------------------------------------------------------------------------------------------
