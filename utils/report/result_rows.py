@@ -33,6 +33,7 @@ def wide_rows(result: RunResult) -> list[dict[str, Any]]:
                 "old": seed.grouped[t].get("old"), "new": seed.grouped[t].get("new"),
                 "average_incremental": metrics.average_incremental(seed.top1_curve[: t + 1]),
                 "forgetting": forgetting[t], "backward_transfer": transfer[t],
+                **({"harmonic": seed.harmonic_curve[t]} if seed.harmonic_curve else {}),  # of few-shot runs
                 **{f"memory_{kind}": seed.memory_curve[t].get(kind) if seed.memory_curve else None for kind in MEMORY_KINDS},
                 **{name: seed.diagnostics[t].get(name) if seed.diagnostics else None for name in DIAGNOSTICS},
                 "calibration_error": _at(seed.calibration_curve, t), "old_as_new": _at(seed.old_as_new_curve, t),
