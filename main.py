@@ -10,6 +10,7 @@
     python main.py merge RUN_A RUN_B                     one run of two with other classes, where that is exact
     python main.py predict logs/slca_demo FOLDER         classify images with a trained run
     python main.py export logs/slca_demo model.pt2       the aligned model as one torch.export program (or .onnx)
+    python main.py order --config FILE --by similar ...  an order of classes by how alike the backbone finds them
     python main.py schema                                write exps/schema.json, which editors check configs with
 
 python main.py COMMAND --help has the options of a command. Every command takes --plugin FILE, a Python file that adds methods,
@@ -163,6 +164,15 @@ def analyze(arguments: argparse.Namespace) -> None:
     analyze_run(arguments)
 
 
+def order(arguments: argparse.Namespace) -> None:
+    """Write an order of classes by how alike the backbone finds them."""
+    from models import load_experiment
+    from models.tools.order import write_order
+    from utils.overrides import parse_overrides
+    config = load_experiment(arguments.config, parse_overrides(arguments.set))
+    show(write_order(config, arguments.by, arguments.out, arguments.images, arguments.device))
+
+
 def schema(arguments: argparse.Namespace) -> None:
     """Write exps/schema.json from the settings of all methods."""
     from models.tools.schema import write_schema
@@ -174,7 +184,7 @@ COMMANDS = {"extend": (command_line.extend_arguments, extend), "forget": (comman
             "compare": (command_line.compare_arguments, compare_runs),
             "analyze": (command_line.analyze_arguments, analyze), "predict": (command_line.predict_arguments, predict),
             "export": (command_line.export_arguments, export), "prepare": (command_line.prepare_arguments, prepare_data),
-            "schema": (command_line.schema_arguments, schema)}
+            "order": (command_line.order_arguments, order), "schema": (command_line.schema_arguments, schema)}
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -13,6 +13,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
+from models.anytime import AnytimeAccuracy
 from models.evaluation import accuracy_on_all_domains
 from models.stage1 import TrainingState
 from models.tools.build import make_learner
@@ -86,6 +87,8 @@ class Session:
                 inside, self.inside = self.inside, None
                 start = None if inside is None else TrainingState(inside.epoch or 0, inside.weights, inside.state)
                 if task > self.learned_before:
+                    if self.config.blurry is not None and self.parent is None:
+                        self.learner.after_step = AnytimeAccuracy(self.learner, task, self.figures.anytime)
                     self.learner.learn_task(task, self.monitor, start, self.save_inside_task)
                 self.record(self.measure(task))
                 self.save(task)
@@ -111,7 +114,9 @@ class Session:
             if self.data.unmeasured:
                 evaluation = metrics.without_old_images(evaluation)
             validation = self.learner.evaluate(task, "val").top1 if self.config.val_fraction and self.parent is None else None
-            self.figures.add(evaluation, validation, accuracy_on_all_domains(self.learner), unknown_figures(self.learner, task))
+            few_shot = self.config.few_shot is not None
+            harmonic = metrics.harmonic_accuracy(evaluation.base, evaluation.novel) if few_shot else None
+            self.figures.add(evaluation, validation, accuracy_on_all_domains(self.learner), harmonic, unknown_figures(self.learner, task))
         self.figures.add_times(self.monitor.seconds, self.monitor.trained_images, self.monitor.take_spans())
         self.figures.peak_memory_mb = max(self.figures.peak_memory_mb, peak_memory_mb(self.fabric.device))
         self.figures.memory_curve.append(self.learner.memory_bytes())
@@ -238,13 +243,13 @@ class Session:
                               "they were, or start a new run")
         told = changes(before, self.data.fingerprint)
         if not told and stream != self.data.stream:
-            told = ["the classes of the tasks or their order are others"]
+            told = ["the classes of the tasks, their order or the images that the protocol takes are others"]
         if told:
             raise DataChanged(f"the data have changed since {where} was written: {'; '.join(told)}. Put them back as they were, or start a "
                               "new run on the new data (without --resume)")
 
     def result(self) -> SeedResult:
-        f = self.figures
+        f, c = self.figures, self.config
         tasks = len(f.accuracy_rows)
         matrix = [row + [None] * (tasks - len(row)) for row in f.accuracy_rows]
         return SeedResult(
@@ -257,5 +262,6 @@ class Session:
             parameters=count_parameters(self.learner), class_accuracies=f.whole(f.class_accuracies), confusion=f.confusion,
             old_as_new_curve=f.whole(f.old_as_new_curve), new_as_old_curve=f.whole(f.new_as_old_curve),
             calibration_curve=f.whole(f.calibration_curve), uncalibrated_curve=f.whole(f.uncalibrated_curve),
-            unknown_curve=f.whole(f.unknown_curve), task_seconds=f.whole(f.task_seconds), task_images=f.whole(f.task_images),
+            unknown_curve=f.whole(f.unknown_curve), harmonic_curve=f.whole(f.harmonic_curve) if c.few_shot else [],
+            anytime=f.anytime, task_seconds=f.whole(f.task_seconds), task_images=f.whole(f.task_images),
             timeline=f.timeline)

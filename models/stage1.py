@@ -40,6 +40,7 @@ class Trainable(Protocol):
     task: int
     epoch: int  # stage 1 keeps these two
     step: int
+    after_step: Callable[[Tensor], None] | None  # gets the labels (B,) of the batch that a step was made on
 
     @property
     def backbone_trains(self) -> bool: ...
@@ -149,6 +150,8 @@ def train_epoch(learner: Trainable, module: nn.Module, optimizer: torch.optim.Op
         losses.append(loss)
         corrects.append(correct)
         seen += len(batch[0])
+        if learner.after_step is not None:
+            learner.after_step(batch[1])
         if on_step is not None:
             on_step(loss)
     if not losses:

@@ -95,7 +95,8 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def data_words(result: RunResult) -> str:
-    return f"{result.dataset}, {result.num_classes} classes, {result.config.get('scenario', 'class')}-incremental"
+    protocol = f", {result.protocol}" if result.protocol else ""
+    return f"{result.dataset}, {result.num_classes} classes, {result.config.get('scenario', 'class')}-incremental{protocol}"
 
 
 def network_words(result: RunResult) -> str:

@@ -34,6 +34,7 @@ def wide_rows(result: RunResult) -> list[dict[str, Any]]:
                 "old": seed.grouped[t].get("old"), "new": seed.grouped[t].get("new"),
                 "average_incremental": metrics.average_incremental(seed.top1_curve[: t + 1]),
                 "forgetting": forgetting[t], "backward_transfer": transfer[t],
+                **({"harmonic": seed.harmonic_curve[t]} if seed.harmonic_curve else {}),  # of few-shot runs
                 **{f"memory_{kind}": seed.memory_curve[t].get(kind) if seed.memory_curve else None for kind in MEMORY_KINDS},
                 **{name: seed.diagnostics[t].get(name) if seed.diagnostics else None for name in DIAGNOSTICS},
                 "calibration_error": _at(seed.calibration_curve, t), "uncalibrated_error": _at(seed.uncalibrated_curve, t),
@@ -61,6 +62,9 @@ def tidy_rows(result: RunResult) -> list[dict[str, Any]]:
             figures += [(name, "all", curve[t]) for name, curve in (("calibration_error", seed.calibration_curve),
                                                                     ("uncalibrated_error", seed.uncalibrated_curve)) if curve]
             figures += [(name, "classes to come", (_at(seed.unknown_curve, t) or {}).get(name)) for name in FIGURES if seed.unknown_curve]
+            figures += [("harmonic", "all", curve[t]) for curve in [seed.harmonic_curve] if curve]
+            figures += [("anytime", f"after {point['images']} images", point["accuracy"]) for point in seed.anytime
+                        if point["task"] == t + 1]
             if t + 1 == len(seed.task_sizes):
                 figures += _confusion_figures(seed)
             rows += [

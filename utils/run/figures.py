@@ -35,13 +35,15 @@ class Figures:
     calibration_curve: list[float | None] = field(default_factory=list)  # expected calibration error
     uncalibrated_curve: list[float | None] = field(default_factory=list)  # the same without the temperature, where one was fitted
     unknown_curve: list[dict[str, float | None]] = field(default_factory=list)  # how well classes still to come were told (FIGURES)
+    harmonic_curve: list[float | None] = field(default_factory=list)  # few-shot streams
+    anytime: list[dict[str, Any]] = field(default_factory=list)  # blurry streams: "task" from 1, "images" seen, "accuracy" then
     seconds_curve: list[dict[str, float]] = field(default_factory=list)  # `seconds` after each task
     images_curve: list[int] = field(default_factory=list)  # images that training has gone through after each task
     timeline: list[dict[str, Any]] = field(default_factory=list)  # every stage of every task, with begin and end in seconds
     trained_images: int = 0
 
     def add(self, evaluation: metrics.Evaluation, validation: float | None, all_domains: float | None,
-            unknown: dict[str, float | None] | None = None) -> None:
+            harmonic: float | None = None, unknown: dict[str, float | None] | None = None) -> None:
         self.top1_curve.append(evaluation.top1)
         self.top5_curve.append(evaluation.top5)
         self.task_il_curve.append(evaluation.task_il)
@@ -58,6 +60,7 @@ class Figures:
         self.calibration_curve.append(evaluation.calibration_error)
         self.uncalibrated_curve.append(evaluation.uncalibrated_error)
         self.unknown_curve.append(dict.fromkeys(FIGURES) if unknown is None else unknown)
+        self.harmonic_curve.append(harmonic)
 
     def add_times(self, seconds: dict[str, float], trained_images: int, spans: Sequence[dict[str, Any]]) -> None:
         """What the task that was just evaluated cost; `seconds` and `trained_images` count from the seed's beginning."""
@@ -93,6 +96,7 @@ class Figures:
         for curve in (self.top1_curve, self.top5_curve, self.task_il_curve, self.accuracy_rows, self.grouped, self.validation_curve,
                       self.all_domains_curve, self.memory_curve, self.diagnostics, self.class_accuracies, self.old_as_new_curve,
                       self.new_as_old_curve, self.calibration_curve, self.uncalibrated_curve, self.unknown_curve,
-                      self.seconds_curve, self.images_curve):
+                      self.harmonic_curve, self.seconds_curve, self.images_curve):
             del curve[task:]
         self.timeline = [span for span in self.timeline if span["task"] <= task]
+        self.anytime = [point for point in self.anytime if point["task"] <= task]
