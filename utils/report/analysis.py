@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
+from utils.errors import UserError
 from utils.files import write_atomic
+
+ANALYSIS = "analysis.json"
 
 
 @dataclass
@@ -20,12 +24,23 @@ class HeadBias:
 
 
 @dataclass
+class Example:
+    """A test image that was taken for another class."""
+
+    image: str                      # data URI of a small picture
+    taken_for: str
+
+
+@dataclass
 class WorstClass:
     """A class that is lost, and the classes that take its images."""
 
     name: str
     accuracy: float
     taken_for: list[tuple[str, float]]  # class, percent of the images; most first
+    examples: list[Example] = field(default_factory=list)
+    nearest: list[tuple[str, float]] = field(default_factory=list)  # class whose remembered Gaussian lies near this class's own now, and
+    #   the Frechet distance in units of its spread; nearest first
 
 
 @dataclass
@@ -46,13 +61,39 @@ class Analysis:
     classifier_seen: list[float | None]             # (S,) the run's own classifier on the same images
     blocks: list[str]                               # (B,)
     cka: list[list[float]]                          # (S, B) with the pre-trained state
-    mean_cosine: list[list[float | None]]           # (S, K) of a class's stored mean with its mean now; None before it was learned
+    mean_cosine: list[list[float | None]]           # (S, K) of a class's remembered mean with its mean now; None before it was learned
     heads: dict[str, HeadBias]                      # "before" and "after" alignment, of the last state; empty without heads
     worst: list[WorstClass]
-    map: dict[str, list[tuple[float, float]]]       # state -> (N, 2) principal components of the test features
+    map: dict[str, list[tuple[float, float]]]       # state -> (N, 2) test features in the plane
     map_tasks: list[int]                            # (N,) task of each point, from 1
+    map_classes: list[int] = field(default_factory=list)  # (N,) class of each point, from 0; not in older files, as what follows
+    map_method: str = "PCA"                         # or "UMAP"
+    frechet: list[list[float | None]] = field(default_factory=list)  # (S, K) distance of a class's remembered Gaussian to its own now,
+    #   in units of its spread now
+    stored: bool = True                             # whether the method stores Gaussians; else those of when each class was learned count
+
+    @classmethod
+    def empty(cls, title: str, seed: int, class_names: Sequence[str], task_of_class: Sequence[int], *, note: str,
+              map_classes: Sequence[int], map_method: str) -> Analysis:
+        """Before the first state was measured."""
+        return cls(run="", title=title, seed=seed, note=note, states=[], tasks=[], class_names=list(class_names),
+                   task_of_class=list(task_of_class), probe_all=[], nearest_mean_all=[], probe_seen=[], classifier_seen=[], blocks=[],
+                   cka=[], mean_cosine=[], heads={}, worst=[], map={}, map_tasks=[task_of_class[label] for label in map_classes],
+                   map_classes=list(map_classes), map_method=map_method)
 
 
 def write_analysis(analysis: Analysis, folder: Path) -> None:
     """Write `analysis.json` into `folder`."""
-    write_atomic(folder / "analysis.json", TypeAdapter(Analysis).dump_json(analysis, indent=1) + b"\n")
+    write_atomic(folder / ANALYSIS, TypeAdapter(Analysis).dump_json(analysis, indent=1) + b"\n")
+
+
+def read_analysis(folder: Path) -> Analysis:
+    """What `write_analysis` wrote into `folder`. Raises UserError."""
+    path = folder / ANALYSIS
+    try:
+        return TypeAdapter(Analysis).validate_json(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from None
+    except (ValidationError, RecursionError) as error:
+        told = error.errors(include_url=False, include_input=False)[0]["msg"] if isinstance(error, ValidationError) else "nested too deeply"
+        raise UserError(f"{path} is no analysis: {told}. Make it again with python main.py analyze {folder}") from None

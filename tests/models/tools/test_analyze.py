@@ -11,7 +11,8 @@ from pydantic import TypeAdapter
 from torch import nn
 
 from main import main
-from models.tools.analyze import _watched, analyze
+from models.analysis.states import watched
+from models.tools.analyze import analyze
 from tests.run_files import only_run, tiny_config
 from trainer import train
 from utils.errors import UserError
@@ -64,8 +65,9 @@ def test_worst_classes_come_first_with_what_took_their_images(run):
 
 def test_the_page_stands_alone_and_the_pictures_lie_beside_it(run):
     text = (run / "analysis.html").read_text()
-    assert text.count("data:image/svg+xml;base64,") == 5 and "A linear probe on all classes gets" in text
-    names = {f"analysis_{name}.{suffix}" for name in ("knowledge", "cka", "staleness", "heads", "map") for suffix in ("png", "svg", "pdf")}
+    assert text.count("data:image/svg+xml;base64,") == 6 and "A linear probe on all classes gets" in text
+    pictures = ("knowledge", "cka", "staleness", "frechet", "heads", "map")
+    names = {f"analysis_{name}.{suffix}" for name in pictures for suffix in ("png", "svg", "pdf")}
     assert names <= {path.name for path in run.iterdir()}
 
 
@@ -99,7 +101,7 @@ def test_a_run_without_checkpoints_and_a_seed_that_is_not_there_are_user_errors(
 def test_blocks_of_a_convolutional_network_are_watched_by_their_stages():
     model = nn.Sequential()
     model.layer1, model.layer2 = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 5, 3)
-    with _watched(model) as outputs:
+    with watched(model) as outputs:
         model(torch.zeros(2, 3, 8, 8))
     assert {name: tuple(output.shape) for name, output in outputs.items()} == {"layer1": (2, 4), "layer2": (2, 5)}
     assert not model.layer1._forward_hooks
