@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from utils.errors import UserError
 from utils.files import write_atomic
@@ -27,7 +28,7 @@ class HeadBias:
 class Example:
     """A test image that was taken for another class."""
 
-    image: str                      # data URI of a small picture
+    image: Annotated[str, Field(pattern=r"^data:image/(png|jpeg);base64,[A-Za-z0-9+/=]*$")]  # a small picture
     taken_for: str
 
 
@@ -91,9 +92,37 @@ def read_analysis(folder: Path) -> Analysis:
     """What `write_analysis` wrote into `folder`. Raises UserError."""
     path = folder / ANALYSIS
     try:
-        return TypeAdapter(Analysis).validate_json(path.read_bytes())
+        found = TypeAdapter(Analysis).validate_json(path.read_bytes())
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from None
-    except (ValidationError, RecursionError) as error:
-        told = error.errors(include_url=False, include_input=False)[0]["msg"] if isinstance(error, ValidationError) else "nested too deeply"
-        raise UserError(f"{path} is no analysis: {told}. Make it again with python main.py analyze {folder}") from None
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        problem = f"{'.'.join(map(str, first['loc'])) or 'the file'}: {first['msg']}"
+    except RecursionError:
+        problem = "it is nested too deeply"
+    else:
+        problem = _shape_problem(found)
+    if problem:
+        raise UserError(f"{path} is no analysis: {problem}. Make it again with python main.py analyze {folder}")
+    return found
+
+
+def _shape_problem(found: Analysis) -> str:
+    """Which list has not one entry per state, class, block, head or point; "" where all have."""
+    if not (found.states and found.class_names and found.map):
+        return "there are no states, no class_names or no map in it"
+    states, classes, points = len(found.states), len(found.class_names), len(found.map_tasks)
+    lists = {name: (getattr(found, name), states) for name in ("tasks", "probe_all", "nearest_mean_all", "probe_seen", "classifier_seen")}
+    tables = {"cka": (found.cka, len(found.blocks)), "mean_cosine": (found.mean_cosine, classes), "frechet": (found.frechet, classes)}
+    for name, (table, width) in tables.items():
+        lists |= {name: (table, states), **{f"{name}.{n}": (row, width) for n, row in enumerate(table)}}
+    lists |= {"task_of_class": (found.task_of_class, classes), "map_classes": (found.map_classes, points),
+              **{f"map.{state}": (places, points) for state, places in found.map.items()}}
+    for which, bias in found.heads.items():
+        lists |= {f"heads.{which}.{name}": (values, len(bias.share)) for name, values in vars(bias).items()}
+    newer = {"frechet", "map_classes"}  # older files have none
+    wrong = [f"{name}: got {len(row)} entries, not {wanted}" for name, (row, wanted) in lists.items()
+             if len(row) != wanted and (row or name not in newer)]
+    if any(not 0 <= label < classes for label in found.map_classes):
+        wrong.append(f"map_classes: a class is below 0 or above {classes - 1}")
+    return wrong[0] if wrong else ""

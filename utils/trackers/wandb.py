@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from utils.errors import UserError
 from utils.extras import extra
-from utils.files import write_atomic
+from utils.files import links_that_leave, write_atomic
 from utils.last_resort import one_sentence
 from utils.run.events import Event
 from utils.trackers.records import RECORDS, Steps, named_numbers, written_records
@@ -85,6 +85,8 @@ class WandB:
             id=id_file.read_text(encoding="utf-8").strip(), resume="allow", dir=str(folder), group=group,
             name=f"{group} seed {event['seed']}", project=os.environ.get("WANDB_PROJECT") or "slca",
             config={**self._config, "run_seed": event["seed"]}, settings=self._settings())
+        for link in links_that_leave(folder / "wandb"):  # to wandb's own log; with a link like that no run is resumed
+            link.unlink()
         if self.mode == "online":
             log.info(f"wandb: {self._run.url}")
         self._lines, self._steps = 0, Steps()

@@ -81,7 +81,8 @@ def test_who_unsubscribes_hears_nothing_and_what_cannot_be_called_is_refused(nob
         subscribe(3)
 
 
-def test_a_run_tells_its_seeds_tasks_and_epochs_in_their_order(nobody, tmp_path, caplog):
+def test_a_run_tells_its_seeds_tasks_and_epochs_in_their_order(nobody, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr("trainer.write_report", lambda result, folder: None)  # pictures take most of a tiny run's time
     caplog.set_level(logging.WARNING, logger="slca")
     heard = []
     subscribe(broken)
