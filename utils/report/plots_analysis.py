@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NUMBERS_UP_TO = 12  # columns with a number in each cell
-LEGEND_ROWS = 14
+LEGEND_ROWS, LEGEND_SCALE = 14, 2.0  # of the map's legend: names below each other, size of its points to those on the map
 POINT = 9  # area of a point on the map, in square points
 WORDS = {"probe_all": "Linear probe, all classes", "nearest_mean_all": "Nearest mean, all classes",
          "probe_seen": "Linear probe, classes seen", "classifier_seen": "The run's classifier, classes seen"}
@@ -86,7 +86,7 @@ def map_figure(found: Analysis, theme: Theme = LIGHT) -> Figure:
             _points(panel, np.array(points), np.array(owners), names, theme)
             panel.set_title(f"{state}, {found.map_method}", loc="left", fontsize=TEXT, color=theme.text)
         line[-1].legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize=SMALL, labelcolor=theme.text,
-                        ncols=-(-len(names) // LEGEND_ROWS))
+                        ncols=-(-len(names) // LEGEND_ROWS), markerscale=LEGEND_SCALE)
     return figure
 
 
