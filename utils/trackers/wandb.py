@@ -20,7 +20,7 @@ from utils.run.events import Event
 from utils.trackers.records import RECORDS, Steps, named_numbers, written_records
 
 log = logging.getLogger("slca")
-FINISH_SECONDS = 30.0  # that the end of a seed may wait for a network
+NETWORK_SECONDS = 30.0  # that the beginning and the end of a seed may wait for a network
 
 
 class WandB:
@@ -72,7 +72,7 @@ class WandB:
     def _settings(self) -> Any:
         return self._wandb.Settings(mode=self.mode, silent=True, console="off", disable_git=True, disable_code=True, save_code=False,
                                     x_disable_stats=True, x_disable_machine_info=True, x_save_requirements=False,
-                                    finish_timeout=FINISH_SECONDS, symlink=False)
+                                    init_timeout=NETWORK_SECONDS, finish_timeout=NETWORK_SECONDS, symlink=False)
 
     def _open(self, event: Event) -> None:
         folder, run = Path(event["folder"]), Path(event["run"])
