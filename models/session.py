@@ -30,9 +30,10 @@ from utils.formulas import metrics
 from utils.last_resort import one_sentence
 from utils.machine.peak_memory import peak_memory_mb
 from utils.machine.speed import arithmetic
-from utils.report.results import SeedResult
+from utils.report.results import HEADLINES, SeedResult
 from utils.report.tables import seconds_text
 from utils.run.checkpoint import Checkpoint, CheckpointStore, check_base_weights, optimizer_tensors, write_tensors_atomic
+from utils.run.events import Events
 from utils.run.figures import Figures
 from utils.run.interrupt import check_stop
 from utils.run.metrics_file import METRICS
@@ -51,7 +52,7 @@ class Session:
     """One seed of one run: data, network, learner, monitor, figures, checkpoints."""
 
     def __init__(self, config: MethodSettings, seed: int, fabric: Fabric, folder: Path, share_images_of: DataManager | None = None,
-                 profile: bool = False, parent: Parent | None = None, edit: Edit | None = None) -> None:
+                 profile: bool = False, parent: Parent | None = None, edit: Edit | None = None, events: Events | None = None) -> None:
         self.config, self.seed, self.fabric, self.folder = config, seed, fabric, folder
         first = fabric.is_global_zero  # of several processes one writes
         if not config.pretrained:
@@ -68,7 +69,8 @@ class Session:
         self.store = CheckpointStore(folder / "checkpoints", config.keep_checkpoints if first else "none", warn=log.warning,
                                      flushed_first=[folder / METRICS])
         monitor = ProfilingMonitor if profile else RunMonitor
-        self.monitor = monitor(folder, log, self.data.stream.num_tasks, writes=first)
+        self.events = (events or Events(tells=False)).of(seed=seed)
+        self.monitor = monitor(folder, log, self.data.stream.num_tasks, writes=first, events=self.events)
         self.saved_at = time.monotonic()  # when the newest checkpoint was written
         self.first_task = 0
         self.seeds_left = 0  # after this one, for the expected time
@@ -81,9 +83,11 @@ class Session:
         log.info(f"seed {self.seed}: {stream.num_classes} classes in {stream.num_tasks} tasks on {self.fabric.device} in "
                  f"{arithmetic(self.config.model_dump())}; "
                  f"weights {weights['source']} {weights['sha256'][:12]} {weights.get('taken', '')}".rstrip())
-        with self.store.settled():
+        with self.events.during("seed", folder=str(self.folder), tasks=stream.num_tasks, classes=stream.num_classes,
+                                first_task=self.first_task + 1) as end, self.store.settled():
             for task in range(self.first_task, stream.num_tasks):
                 check_stop()
+                self.events.tell("task_start", task=task + 1, classes=[stream.class_names[c] for c in stream.classes_of(task)])
                 inside, self.inside = self.inside, None
                 start = None if inside is None else TrainingState(inside.epoch or 0, inside.weights, inside.state)
                 if task > self.learned_before:
@@ -98,6 +102,8 @@ class Session:
                 log.info(f"task {task + 1}/{stream.num_tasks} done  classes {stream.classes_upto(task)}  "
                          f"top-1 {metrics.percent_text(self.figures.top1_curve[-1])}  per task {' '.join(shown)}")
                 self.tell_time_left(task)
+            result = self.result()
+            end |= {key: getattr(result, key) for key in HEADLINES}
         self.store.tidy(stream.num_tasks - 1, None)  # what a failing disk did not let go the first time
 
     def tell_time_left(self, task: int) -> None:

@@ -110,6 +110,7 @@ def train(learner: Trainable, task: int, monitor: Monitor, start: TrainingState 
     learner.net.train(learner.backbone_trains)
     for epoch in range(start.epoch if start is not None else 0, c.epochs):
         learner.epoch = epoch
+        monitor.begin_epoch(task, epoch, c.epochs)
         rank = fabric.global_rank  # processes drop different paths; the first one those of a run with one process
         seed_globals(c.torch_seed, "epoch", task, epoch, *([rank] if rank else []))
         for group, base_lr in zip(optimizer.param_groups, base_lrs, strict=True):

@@ -190,6 +190,13 @@ def order_arguments(argv: list[str]) -> argparse.Namespace:
     return arguments
 
 
+def report_arguments(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="main.py report", description="Make the tables, pictures and pages of runs anew, from "
+                                     "results.json (and analysis.json) alone.")
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders, or experiments (logs/slca_demo: its newest run)")
+    return parser.parse_args(argv)
+
+
 def schema_arguments(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="main.py schema", description="Write exps/schema.json, which editors check configs with.")
     return parser.parse_args(argv)

@@ -217,6 +217,11 @@ class Config(Strict):
     checkpoint_every: int | None = Field(None, ge=1, description="epochs between checkpoints inside a task, instead of minutes")
     resume: Literal["never", "auto"] = Field("never",
         description="auto: as --resume, continue the newest unfinished run, if there is one")
+    analyze: bool = Field(False, description="at the end also say why the run forgets, as python main.py analyze does (docs/analysis.md)")
+    tensorboard: bool = Field(False,
+        description="write event files for tensorboard into each seed's folder; needs the package (docs/trackers.md)")
+    wandb: Literal["offline", "online"] | None = Field(None,
+        description="write to Weights & Biases: offline into the run's folder, online to its server; needs the package (docs/trackers.md)")
     deterministic: bool = Field(False,
         description="deterministic kernels alone, slower on a GPU; the CPU repeats bit for bit without it, given the "
         "same number of threads")

@@ -23,7 +23,7 @@ from utils.data.tasks import plan_tasks
 from utils.errors import UserError
 from utils.images.loader import BatchMaker, BatchPool
 from utils.images.passes import WorkItem
-from utils.images.transforms import SMALL, make_transform
+from utils.images.transforms import SMALL, Images, make_transform
 from utils.machine.cores import available_cores
 from utils.rng import numpy_generator
 
@@ -131,6 +131,10 @@ class DataManager:
     def images_bytes(self, indices: np.ndarray) -> int:
         """Bytes that copies of these training images take: pixels of arrays, files as they are on disk."""
         return self._images.stores["train"].image_bytes(np.asarray(indices, dtype=np.int64))
+
+    def pixels(self, split: str, indices: np.ndarray) -> Images:
+        """The images at `indices` before any transform, uint8: (B, C, H, W), or a list of (C, H, W) where they differ in size."""
+        return self._images.stores[self._splits[split].store].get(np.asarray(indices, dtype=np.int64))
 
     # Batches -------------------------------------------------------------------------------------------------
 

@@ -203,9 +203,14 @@ def summarise(seeds: Sequence[SeedResult]) -> dict[str, Statistic]:
 def write_results(result: RunResult, folder: Path | str) -> None:
     """Write `results.csv`, `results_tidy.csv` and then `results.json` into `folder`, each in one atomic step."""
     folder = Path(folder)
+    write_tables(result, folder)
+    write_atomic(folder / "results.json", TypeAdapter(RunResult).dump_json(_encodable(result), indent=2) + b"\n")
+
+
+def write_tables(result: RunResult, folder: Path) -> None:
+    """Write the CSV files into `folder`."""
     for name, text in _tables(result).items():
         write_atomic(folder / name, text)
-    write_atomic(folder / "results.json", TypeAdapter(RunResult).dump_json(_encodable(result), indent=2) + b"\n")
 
 
 def tables_are_current(result: RunResult, folder: Path | str) -> bool:
