@@ -63,7 +63,8 @@ def compare(
     notes = check_comparable(entries)
     rows = table_rows(entries)
     differ = [row[0] for row in settings_that_differ(entries)[1:]]
-    text = terminal(rows, notes, differ, *paired_table([entry.label for entry in entries], [entry.result for entry in entries]))
+    paired = paired_table([entry.label for entry in entries], [entry.result for entry in entries])
+    text = data_line(entries) + terminal(rows, notes, differ, *paired)
     page, older = write_comparison(Path(out_dir), entries, rows, notes)
     show(text)
     show(f"\ncomparison: {page}" + (f"\nthe one that was there before: {older}" if older else ""))
@@ -80,12 +81,18 @@ def write_comparison(
     picture = write_picture(out / "comparison", curve_figure(results, labels), curve_words(labels, results))
     paired, words = paired_table(labels, results)
     differ = settings_that_differ(entries)
-    write_atomic(out / "comparison.md", markdown(rows, notes, differ, paired, words))
+    write_atomic(out / "comparison.md", data_line(entries) + markdown(rows, notes, differ, paired, words))
     write_atomic(out / "comparison.csv", table)
     write_atomic(out / "comparison.tex", latex(rows, notes))
     context = page_context(entries, rows, notes) | {"settings": differ, "paired": paired, "paired_words": words}
     page = write_atomic(out / "comparison.html", PAGES.get_template("compare.html.j2").render(curve=picture, **context))
     return page, older
+
+
+def data_line(entries: Sequence[Entry]) -> str:
+    """"cub200_224 (split: official, 5,994 / 5,794)" above a table, where the split is known; else nothing."""
+    words = next((entry.result.dataset_words for entry in entries if entry.result.split), "")
+    return f"{printable(words)}\n\n" if words else ""
 
 
 def keep_older(out: Path, table: str) -> Path | None:

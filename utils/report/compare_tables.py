@@ -212,7 +212,7 @@ def page_context(entries: Sequence[Entry], rows: Sequence[Sequence[Cell]], notes
         (entry.label, f"{entry.run}, {entry.result.backbone}, {stream_text(entry.result)}") for entry in entries
     ]
     return {
-        "title": f"Comparison on {first.dataset}",
+        "title": f"Comparison on {first.dataset_words}",
         "subtitle": printable(f"{len(entries)} runs, {first.num_classes} classes"),
         "loud": LOUD, "notes": notes, "header": HEADER, "rows": rows, "caption": CAPTION.format(mark="Bold"),
         "memory": memory, "growth": growth, "runs": runs,
