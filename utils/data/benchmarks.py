@@ -86,7 +86,8 @@ BENCHMARKS = (
     Benchmark("vtab5", 50, "vtab", vtab_entries, PILOT, Card(
         (Split("LAMDA-PILOT", 1_796, 8_619, sure=False), Split("ours from the official layouts, seed 0")),
         (Archive("vtab.zip", None, md5="a9c37bde6105a2516c900b0c33a437c1"),), "that of each of the five sets",
-        f"{PILOT_LAYOUT}; or the five sets' official layouts in one folder", f"{PILOT_CODE}; PROOF issue 3 (which classes); {PILOT_SUMS}")),
+        f"{PILOT_LAYOUT}; or the five sets' official layouts in one folder", f"{PILOT_CODE}; PROOF issue 3 (which classes); {PILOT_SUMS}"),
+        beside=("annotations",)),
     Benchmark("food101", 101, "food-101", food101_entries, "https://data.vision.ee.ethz.ch/cvl/datasets_extra/food-101/", Card(
         (Split("official", 75_750, 25_250, (750, 250)),),
         (Archive("food-101.tar.gz", 5.0, "http://data.vision.ee.ethz.ch/cvl/food-101.tar.gz", "85eeb15f3717b99a5da872d97d918f87"),),
@@ -107,7 +108,8 @@ BENCHMARKS = (
         (Split("official (trainval / test)", 3_680, 3_669),),
         (Archive("images.tar.gz", 0.79, f"{OXFORD}pets/data/images.tar.gz", "5c4f3ee8e5d25df40f4fd59a7f44e54c"),
          Archive("annotations.tar.gz", 0.02, f"{OXFORD}pets/data/annotations.tar.gz", "95a8c909bbe2e81eed6a22bccdf3f68f")),
-        "CC BY-SA 4.0", "`annotations/{trainval,test}.txt`, `images/*.jpg`", TORCHVISION.format("oxford_iiit_pet.py"))),
+        "CC BY-SA 4.0", "`annotations/{trainval,test}.txt`, `images/*.jpg`", TORCHVISION.format("oxford_iiit_pet.py")),
+        beside=("annotations",)),
     Benchmark("dtd", 47, "dtd", dtd_entries, f"{OXFORD}dtd/", Card(
         (Split("official, partition 1 (train and val / test)", 3_760, 1_880, (80, 40)),),
         (Archive("dtd-r1.0.1.tar.gz", 0.63, f"{OXFORD}dtd/download/dtd-r1.0.1.tar.gz", "fff73e5086ae6bdbea199a49dfb8a4c1"),),
@@ -127,7 +129,7 @@ BENCHMARKS = (
         (Split("official (train / val)", 100_000, 10_000, (500, 50)),),
         (Archive("tiny-imagenet-200.zip", 0.25, "http://cs231n.stanford.edu/tiny-imagenet-200.zip", "90528d7ca1a48142e341f4ef8d21d0de"),),
         "non-commercial research (ImageNet's)", "`train/<wnid>/images/*.JPEG`, `val/val_annotations.txt`, `val/images/*.JPEG`",
-        "l2p-pytorch continual_datasets.py 87a352d"), official_file="val/val_annotations.txt"),
+        "l2p-pytorch continual_datasets.py 87a352d"), beside=("test",), official_file="val/val_annotations.txt"),
     Benchmark("inaturalist_mini", 10_000, "inaturalist-mini", inaturalist_mini_entries, "https://github.com/visipedia/inat_comp", Card(
         (Split("official (train_mini / val)", 500_000, 100_000, (50, 10)),),
         (Archive("train_mini.tar.gz", 42.0, f"{AWS_INAT}train_mini.tar.gz", "db6ed8330e634445efc8fec83ae81442"),

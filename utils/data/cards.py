@@ -72,6 +72,7 @@ class Benchmark:
     train_transform: str = "crop224"
     test_transform: str = "resize256_crop224"
     domains: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()  # folders whose pictures belong to no class, so that nothing is said of them
     official_file: str = ""  # lies under `folder` where that holds the official layout, though it has a train/ as prepared sets have
 
 

@@ -19,11 +19,16 @@ log = logging.getLogger("slca.data")
 
 BLOCK = 2**20  # bytes read at a time
 GB = 10**9
+FAR_SMALLER = 0.1  # of the published size
 BOTH = 2  # archives, and what is unpacked from them
 
 
 def check_sums(source: Path, archives: Sequence[Archive]) -> None:
-    """Compare the md5 of every archive of `source` (a file, or a folder of files) that has a published one. Raises UserError."""
+    """Compare the md5 of every archive of `source` (a file, or a folder of files) that has a published one.
+
+    Raises:
+        UserError: another one. A file of the same name that is far smaller is a sample or a mirror's own: that is only told.
+    """
     for archive in archives:
         name = Path(archive.file).name
         files = [source] if source.is_file() and source.name == name else [source / archive.file, source / name] if source.is_dir() else []
@@ -31,6 +36,9 @@ def check_sums(source: Path, archives: Sequence[Archive]) -> None:
         if not archive.md5 or file is None:
             continue
         found = _md5(file)
+        if found != archive.md5 and file.stat().st_size < FAR_SMALLER * GB * (archive.gigabytes or 0):
+            log.warning("%s is not the file that its source published (md5 %s, expected %s), and far smaller", file, found, archive.md5)
+            continue
         if found != archive.md5:
             raise UserError(f"{file} is not the file that its source published: md5 {found}, expected {archive.md5}; download it again (or "
                             "rename it, if it is meant to be another one)")

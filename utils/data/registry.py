@@ -10,7 +10,7 @@ import difflib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from utils.config import DatasetSpec
 from utils.data.arrays import load_digits, load_torchvision, make_synthetic
@@ -53,7 +53,9 @@ class Registered:
         if not self.card.splits:
             return ()
         first, *others = self.card.splits
-        return replace(first, train=self.info.train_count, test=self.info.test_count), *others
+        announced = self.info.train_count, self.info.test_count
+        per_class = first.per_class if announced == (first.train, first.test) else None
+        return replace(first, train=announced[0], test=announced[1], per_class=per_class), *others
 
 
 def _torchvision(name: str, kind: str, num_classes: int, image_size: int, channels: int, mean: tuple[float, ...], std: tuple[float, ...],
@@ -103,6 +105,7 @@ def _read_benchmark(row: Benchmark, folder: Path) -> Splits:
         write_split(folder, found)
     train, test, names = entry_sets(found, folder, row.domains)
     unlisted = sorted({name for name in files.names() if is_image(name)} - {entry.path for entry in found})
+    unlisted = [name for name in unlisted if not set(PurePosixPath(name).parts) & set(row.beside)]
     if unlisted:
         train = train.noted(f"{len(unlisted)} images under {folder}/ are in none of its lists and are left out, the first is {unlisted[0]}")
     return train, test, names
