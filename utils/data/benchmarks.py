@@ -6,7 +6,15 @@ To add a set: write its reader (utils/data/photo_sets.py has examples) or take o
 from __future__ import annotations
 
 from utils.data.cards import Archive, Benchmark, Card, Split
-from utils.data.domain_sets import CDDB_HARD, CORE50, OFFICE_HOME, cddb_hard_entries, core50_entries, office_home_entries
+from utils.data.domain_sets import (
+    CDDB_HARD,
+    CORE50,
+    OFFICE_HOME,
+    cddb_hard_entries,
+    core50_entries,
+    office_home_entries,
+    split_each_domain,
+)
 from utils.data.entries import split_of_all, split_per_class
 from utils.data.official import cars_entries, cub_entries, folder_entries, imagenet_r_entries, resisc_entries, sketch_entries
 from utils.data.photo_sets import (
@@ -84,7 +92,7 @@ BENCHMARKS = (
                  "https://huggingface.co/datasets/LMMM2025/OmniBenchmark-1K/resolve/main/omnibenchmark1k.tar.gz"),),
         "CC BY-NC-ND 4.0, with permission for this derivative", "`omnibenchmark1k/{train,test}/<class>/*`", "CaRE readme.md 1971151")),
     Benchmark("vtab5", 50, "vtab", vtab_entries, PILOT, Card(
-        (Split("LAMDA-PILOT", 1_796, 8_619, sure=False), Split("ours from the official layouts, seed 0")),
+        (Split("LAMDA-PILOT", 1_796, 8_619, sure=False), Split("ours from the official layouts, seed 0", first_class="00.resisc45.")),
         (Archive("vtab.zip", None, md5="a9c37bde6105a2516c900b0c33a437c1"),), "that of each of the five sets",
         f"{PILOT_LAYOUT}; or the five sets' official layouts in one folder", f"{PILOT_CODE}; PROOF issue 3 (which classes); {PILOT_SUMS}"),
         beside=("annotations",)),
@@ -136,7 +144,8 @@ BENCHMARKS = (
          Archive("val.tar.gz", 8.4, f"{AWS_INAT}val.tar.gz", "f6f6e0e242e3d4c9569ba56400938afc")),
         "non-commercial research", "`train_mini/<class>/*.jpg`, `val/<class>/*.jpg`", TORCHVISION.format("inaturalist.py"))),
     Benchmark("office_home", 65, "office-home", office_home_entries, "https://www.hemanthdv.org/officeHomeDataset.html", Card(
-        (Split("70/30 per class and domain, seed 0"),), (Archive("OfficeHomeDataset_10072016.zip", 1.1),), "non-commercial research",
+        (Split("70/30 per class and domain, seed 0", drawn=split_each_domain),), (Archive("OfficeHomeDataset_10072016.zip", 1.1),),
+        "non-commercial research",
         "`<domain>/<class>/*.jpg`, the domain `Real World` with a space", ""), domains=OFFICE_HOME),
     Benchmark("core50", 50, "core50", core50_entries, "https://vlomonaco.github.io/core50/", Card(
         (Split("sessions 3, 7, 10 test", 119_894, 44_972),),

@@ -25,7 +25,9 @@ class Split:
     test: int | None = None
     per_class: tuple[int, int] | None = None  # training and test images of every class, where all have as many
     sure: bool = True  # False: from tables of papers, in no public code that was read; another number is told, not refused
-    drawn: Callable[[Sequence[str]], list[Entry]] | None = None  # a split of ours: from "class/file" of all images
+    drawn: Callable[[Sequence[str]], list[Entry]] | None = None  # a split of ours: from "class/file" of all images, with the
+    #   domain's number before it where a set has domains
+    first_class: str = ""  # how its first class is named, where the splits' classes have other names
 
     def counts(self, train: int, test: int) -> bool:
         """Whether it has so many images."""
@@ -80,7 +82,8 @@ def split_words(splits: Sequence[Split], train: ImageSet, test: ImageSet, names:
     """Which of `splits` the images are: "official, 5,994 / 5,794"; else their numbers and a digest of the test images' names."""
     numbers = f"{len(train):,} / {len(test):,}"
     for split in splits:
-        if split.counts(len(train), len(test)) and (split.drawn is None or _is_drawn(split, train, test, names)):
+        known = names[0].startswith(split.first_class) and (split.drawn is None or _is_drawn(split, train, test, names))
+        if known and split.counts(len(train), len(test)):
             return f"{split.name}, {numbers}"
     if isinstance(test.images, np.ndarray):
         return f"{numbers}, {NOT_PUBLISHED}"
@@ -107,7 +110,10 @@ def _is_drawn(split: Split, train: ImageSet, test: ImageSet, names: Sequence[str
 
 
 def _short_names(images: ImageSet, names: Sequence[str]) -> list[str]:
-    """"class/file" of every image; the same for the official and for the prepared layout."""
+    """"class/file" of every image, with its domain's number before it if there are domains; the same for the official and for the
+    prepared layout.
+    """
     assert isinstance(images.images, Paths), "arrays have no names"
-    return [f"{names[label]}/{name.decode(errors='surrogateescape')}" for label, name in
-            zip(images.labels.tolist(), images.images.names, strict=True)]
+    short = [f"{names[label]}/{name.decode(errors='surrogateescape')}" for label, name in
+             zip(images.labels.tolist(), images.images.names, strict=True)]
+    return short if images.domains is None else [f"{domain}/{name}" for domain, name in zip(images.domains.tolist(), short, strict=True)]

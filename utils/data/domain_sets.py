@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import PurePosixPath
 
 from utils.data.entries import Entry, Files, split_per_class
@@ -28,6 +29,14 @@ def office_home_entries(files: Files) -> list[Entry]:
             by_domain.setdefault(domain, []).append(name)
     _need(by_domain, OFFICE_HOME, "Office-Home", "<domain>/<class>/<image>")
     return [entry._replace(domain=domain) for domain in OFFICE_HOME for entry in split_per_class(by_domain[domain], OFFICE_HOME_TEST)]
+
+
+def split_each_domain(paths: Sequence[str]) -> list[Entry]:
+    """The same division, of "domain/class/file"."""
+    by_domain: dict[str, list[str]] = {}
+    for path in paths:
+        by_domain.setdefault(path.partition("/")[0], []).append(path)
+    return [entry for own in by_domain.values() for entry in split_per_class(own, OFFICE_HOME_TEST)]
 
 
 def core50_entries(files: Files) -> list[Entry]:

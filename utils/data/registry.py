@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from utils.config import DatasetSpec
 from utils.data.arrays import load_digits, load_torchvision, make_synthetic
 from utils.data.benchmarks import BENCHMARKS
-from utils.data.cards import Archive, Benchmark, Card, Split, split_words
+from utils.data.cards import NOT_PUBLISHED, Archive, Benchmark, Card, Split, split_words
 from utils.data.described import load_spec, spec_info
 from utils.data.domains import read_domains
 from utils.data.entries import Entry, EntryReader, Files, FolderFiles, entry_sets
@@ -215,8 +215,8 @@ def load_dataset(dataset: str | DatasetSpec, data_root: str = "data") -> Splits:
         return load_spec(dataset)
     entry = registered(dataset)
     train, test, names = entry.load(home_expanded(data_root))
-    notes = [*train.notes, *_compare_counts(entry, len(train), len(test), len(names))]
     split = split_words(entry.splits, train, test, names) if entry.splits else ""
+    notes = [*train.notes, *_compare_counts(entry.info, len(train), len(test), len(names), split)]
     return replace(train, notes=tell(f"data set {dataset}", notes), split=split), test, names
 
 
@@ -229,14 +229,13 @@ def registered(name: str) -> Registered:
     raise UserError(f"dataset: got {name!r}, allowed: {', '.join(REGISTRY)}; {hint}")
 
 
-def _compare_counts(entry: Registered, train: int, test: int, classes: int) -> list[str]:
+def _compare_counts(info: DatasetInfo, train: int, test: int, classes: int, split: str) -> list[str]:
     """Another split than the field's gives other numbers: a note, but it may run. Raises UserError for other classes."""
-    info = entry.info
     if classes != info.num_classes:
         raise UserError(f"data set {info.name}: found {classes} classes under {info.folder}, expected {info.num_classes}")
-    if None in (info.train_count, info.test_count) or any(split.counts(train, test) for split in entry.splits):
+    if None in (info.train_count, info.test_count) or (train, test) == (info.train_count, info.test_count):
         return []
-    if (train, test) == (info.train_count, info.test_count):
+    if split and NOT_PUBLISHED not in split:  # another one that results are published on
         return []
     swapped = " (train and test are swapped)" if (test, train) == (info.train_count, info.test_count) else ""
     return [f"{train} training and {test} test images, the published split has {info.train_count} and {info.test_count}{swapped}; "
