@@ -157,7 +157,8 @@ def test_the_table_shows_the_papers_figure_labelled_where_the_config_is_the_pape
 def test_the_table_names_the_split_and_gives_no_papers_figure_beside_another_one() -> None:
     result = make_result(task_sizes=(10,) * 10, **PAPER_CONFIG)
     result.environment["images"] = {"split": "official, 50,000 / 10,000"}
-    assert results_table(result).startswith("SLCA on cifar100_224 (split: official, 50,000 / 10,000) with ") and "paper" in results_table(result)
+    table = results_table(result)
+    assert table.startswith("SLCA on cifar100_224 (split: official, 50,000 / 10,000) with ") and "paper" in table
     result.environment["images"] = {"split": "100 / 10, not a published split"}
     assert "paper" not in results_table(result)
 
