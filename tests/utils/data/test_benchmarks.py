@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import re
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -26,6 +27,7 @@ from utils.data.photo_sets import split_folders
 from utils.data.prepare import prepare
 from utils.data.registry import REGISTRY, load_dataset
 from utils.errors import UserError
+from utils.files import PROJECT
 
 
 @dataclass(frozen=True)
@@ -144,6 +146,19 @@ def test_it_is_dry_run_and_trained_for_one_task_with_a_tiny_model(roots, name):
     learn(learner, [0])
     assert data.split == load_dataset(name, str(roots / "prepared"))[0].split
     assert 0 <= learner.evaluate(0).top1 <= 100 and len(learner.gaussians) == data.stream.task_sizes[0]
+
+
+def test_the_worked_example_of_the_docs_is_prepared_and_loaded(tmp_path):
+    block, = re.findall(r"```python\n(.*?)```", (PROJECT / "docs/datasets.md").read_text(), flags=re.DOTALL)
+    try:
+        exec(compile(block, "docs/datasets.md", "exec"), {})
+        files = {f"{name}/{i}.jpg": copies.picture(i) for name in ("ant", "bee") for i in range(25)}
+        files |= {"train.txt": copies.text(*(path for i, path in enumerate(files) if i % 5)),
+                  "test.txt": copies.text(*(path for i, path in enumerate(files) if not i % 5))}
+        prepare("my_set", write(tmp_path / "source", files), tmp_path)
+        assert load_dataset("my_set", str(tmp_path))[0].split == "official, 40 / 10"
+    finally:
+        REGISTRY.pop("my_set", None)
 
 
 # Splits ------------------------------------------------------------------------------------------------------
