@@ -14,6 +14,7 @@ from utils.data.paths import Paths
 from utils.data.types import ImageSet
 
 NOT_PUBLISHED = "not a published split"
+OTHER_DRAW = "another draw of the published numbers"  # as papers on ImageNet-R have them, each its own
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,10 @@ class Benchmark:
 
 
 def split_words(splits: Sequence[Split], train: ImageSet, test: ImageSet, names: Sequence[str]) -> str:
-    """Which of `splits` the images are: "official, 5,994 / 5,794"; else their numbers and a digest of the test images' names."""
+    """Which of `splits` the images are: "official, 5,994 / 5,794"; else their numbers and a digest of the test images' names.
+
+    Two runs have the same words if they have the same split.
+    """
     numbers = f"{len(train):,} / {len(test):,}"
     for split in splits:
         known = names[0].startswith(split.first_class) and (split.drawn is None or _is_drawn(split, train, test, names))
@@ -88,7 +92,8 @@ def split_words(splits: Sequence[Split], train: ImageSet, test: ImageSet, names:
     if isinstance(test.images, np.ndarray):
         return f"{numbers}, {NOT_PUBLISHED}"
     digest = hashlib.blake2b("\n".join(sorted(_short_names(test, names))).encode(errors="surrogateescape"), digest_size=4).hexdigest()
-    return f"{numbers}, {NOT_PUBLISHED} (test images {digest})"
+    drawn_otherwise = any(split.drawn and split.train is not None and split.counts(len(train), len(test)) for split in splits)
+    return f"{numbers}, {OTHER_DRAW if drawn_otherwise else NOT_PUBLISHED} (test images {digest})"
 
 
 def wrong_classes(split: Split, entries: Sequence[Entry]) -> list[str]:

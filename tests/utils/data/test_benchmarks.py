@@ -168,7 +168,7 @@ def test_another_division_of_the_same_numbers_is_not_called_by_the_published_nam
     images = sorted(name.removeprefix("imagenet-r/") for name in files if name.endswith(".jpg"))
     files["imagenet-r/split.json"] = f'{{"train": {images[2:]}, "test": {images[:2]}}}'.replace("'", '"').encode()
     folder = write(tmp_path, files) / "imagenet-r"
-    assert load_dataset("imagenet-r", str(tmp_path))[0].split.startswith("8 / 2, not a published split (test images ")
+    assert load_dataset("imagenet-r", str(tmp_path))[0].split.startswith("8 / 2, another draw of the published numbers (test images ")
     (folder / "split.json").unlink()
     assert load_dataset("imagenet-r", str(tmp_path))[0].split == "80/20 of all images, seed 0, 8 / 2"
 
