@@ -103,7 +103,7 @@ def compare_runs(arguments: argparse.Namespace) -> None:
 
 def prepare_data(arguments: argparse.Namespace) -> None:
     """Arrange a downloaded benchmark as a run reads it."""
-    from utils.data.checksums import download
+    from utils.data.downloads import download
     from utils.data.prepare import prepare
     source = download(arguments.name, arguments.root) if arguments.download else arguments.source
     show(f"{arguments.name}: {prepare(arguments.name, source, arguments.root)}")

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from utils.data.archives import BLOCK, ByteFile, Source, damage_told
 from utils.data.cards import wrong_classes
-from utils.data.checksums import check_sums
+from utils.data.downloads import check_sums
 from utils.data.entries import Entry
 from utils.data.five_datasets import five_targets
 from utils.data.official import domainnet_entries, imagenet_r_entries, write_split

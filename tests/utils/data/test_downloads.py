@@ -1,4 +1,4 @@
-"""utils/data/checksums.py: what is downloaded, what is said before, and what arrived."""
+"""utils/data/downloads.py: what is downloaded, what is said before, and what arrived."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from utils.data.cards import Archive
-from utils.data.checksums import check_sums, download
+from utils.data.downloads import check_sums, download
 from utils.data.registry import REGISTRY
 from utils.errors import UserError
 
