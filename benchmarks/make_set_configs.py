@@ -87,7 +87,7 @@ def configs() -> dict[str, dict[str, Any]]:
                 kept = {key: value for key, value in json.loads((EXPS / f"{base}.json").read_text()).items() if key not in LEFT_OUT}
                 release = "" if stream.like == "domainnet" else f"the authors' release for {RELEASE[stream.like]}, "
                 whose = f"Settings of {release}exps/{base}.json; they were tuned for other images or another stream."
-                found[f"{method}_{stream.name}"] = _config(stream, kept | {"model_name": f"{method}_{stream.name}"}, whose)
+                found[f"{method}_{stream.name}"] = _config(stream, kept | {"model_name": method}, whose)
         seeds = {} if "scenario" in stream.settings else {"seed": [1993, 1996, 1997]}
         whose = "SLCA best with its defaults (docs/beyond.md), this project's own; nothing was tuned on this set."
         found[f"slca_best_{stream.name}"] = _config(stream, BEST | seeds, whose)

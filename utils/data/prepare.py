@@ -183,7 +183,8 @@ def _check_counts(entry: Registered, entries: list[Entry]) -> None:
         raise UserError(f"{info.name}: the source has {len(labels)} classes, expected {info.num_classes}; is it complete, and the "
                         "right one?")
     train, test = counts[False].total(), counts[True].total()
-    found = [split for split in entry.splits if split.counts(train, test)]
+    found = [split for split in entry.splits if split.counts(train, test) and (
+        split.train is not None or len(entry.splits) == 1 or (split.first_class and min(labels).startswith(split.first_class)))]
     if not found and entry.splits and not entry.splits[0].sure:
         log.warning("%s: the source has %d training and %d test images; tables of papers name %s and %s, which no public code that was "
                     "read confirms", info.name, train, test, info.train_count, info.test_count)
