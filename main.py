@@ -113,8 +113,10 @@ def compare_runs(arguments: argparse.Namespace) -> None:
 
 def prepare_data(arguments: argparse.Namespace) -> None:
     """Arrange a downloaded benchmark as a run reads it."""
+    from utils.data.downloads import download
     from utils.data.prepare import prepare
-    show(f"{arguments.name}: {prepare(arguments.name, arguments.source, arguments.root)}")
+    source = download(arguments.name, arguments.root) if arguments.download else arguments.source
+    show(f"{arguments.name}: {prepare(arguments.name, source, arguments.root)}")
 
 
 def extend(arguments: argparse.Namespace) -> None:

@@ -146,7 +146,8 @@ def _train_seeds(config: Config, fabric: Fabric, run: RunFolder, result: RunResu
                 del session  # with its network, before the next seed's is made
                 continue
         result.environment["weights"] = session.net.backbone.weights
-        result.environment["images"] = {"size": session.data.info.image_size, "fingerprint": digest(session.data.fingerprint)}
+        result.environment["images"] = {"size": session.data.info.image_size, "fingerprint": digest(session.data.fingerprint),
+                                        **({"split": session.data.split} if session.data.split else {})}
         if session.data.notes:
             result.environment["data"] = list(session.data.notes)
         result.class_names = session.data.stream.names_by_own_label()

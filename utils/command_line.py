@@ -89,7 +89,9 @@ def prepare_arguments(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="main.py prepare", description="Arrange a downloaded data set as a run reads it.",
                                      epilog="docs/datasets.md says where to get each data set")
     parser.add_argument("name", metavar="NAME", help="as in python main.py list datasets")
-    parser.add_argument("--source", type=Path, required=True, metavar="ARCHIVE_OR_FOLDER", help="what you downloaded; it is only read")
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--source", type=Path, metavar="ARCHIVE_OR_FOLDER", help="what you downloaded; it is only read")
+    where.add_argument("--download", action="store_true", help="download it first, where its source allows; says before what and how large")
     parser.add_argument("--root", type=Path, default=Path("data"), metavar="DIR", help="data_root of the configs (default: data)")
     return parser.parse_args(argv)
 

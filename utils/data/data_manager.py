@@ -103,6 +103,11 @@ class DataManager:
         return self._images.fingerprint
 
     @property
+    def split(self) -> str:
+        """Which images train and which test, in words; "" where nobody gave it a name."""
+        return self._images.parts[0].train.split
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What the reader passed over, reinterpreted or left out, a sentence each."""
         return self._images.notes

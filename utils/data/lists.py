@@ -12,6 +12,7 @@ import numpy as np
 
 from utils.config import SplitSpec
 from utils.data.folders import label_limit, split_set, without_tests
+from utils.data.index import note_place
 from utils.data.labels import are_numbers
 from utils.data.notes import together
 from utils.data.paths import Paths, PathsBuilder
@@ -66,6 +67,7 @@ def read_list_file(file: Path, root: Path, *, look: bool = True) -> Listed:
 
 def _lines(file: Path) -> list[tuple[int, str]]:
     """Numbered lines without the empty ones and comments. Raises UserError."""
+    note_place(file)
     try:
         if file.exists() and not is_regular(file):
             raise UserError(f"list file {file} cannot be read (it is a {'folder' if file.is_dir() else 'pipe or device'}); it should hold "
@@ -116,6 +118,7 @@ class _Looks:
 
     def _entries(self, folder: str) -> dict[str, bool]:
         if folder not in self._there:
+            note_place(folder or ".")
             try:
                 with os.scandir(folder or ".") as entries:
                     self._there[folder] = {entry.name: is_file(entry) for entry in entries}

@@ -120,9 +120,9 @@ def write_picture(path: Path, figure: Figure, words: str, png: bool = True) -> P
 
 def report_page(result: RunResult, pictures: Mapping[str, Picture], run: Sequence[tuple[str, str]] = ()) -> str:
     """The run's page as HTML text; `pictures` by the names of `pictures_of`, `run` are names and values that say which run it is."""
-    reference = published(result.config, result.method, [seed.task_sizes for seed in result.seeds])
+    reference = published(result.config, result.method, [seed.task_sizes for seed in result.seeds]) if result.on_published_split else None
     return PAGES.get_template("report.html.j2").render(
-        title=f"{result.name} on {result.dataset}",
+        title=f"{result.name} on {result.dataset_words}",
         subtitle=_subtitle(result),
         tiles=_tiles(result, reference),
         pictures=pictures,

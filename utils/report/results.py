@@ -47,6 +47,7 @@ FORMULA_STARTS = ("=", "+", "-", "@", "\t", "＝", "＋", "－", "＠")   # full
 OPTIONAL_CURVES = ("validation_curve", "all_domains_curve", "memory_curve", "class_accuracies", "old_as_new_curve", "new_as_old_curve",
                    "calibration_curve", "uncalibrated_curve", "unknown_curve", "harmonic_curve", "task_seconds",
                    "task_images")     # empty in the files of older versions
+NOT_PUBLISHED = "not a published split"     # in the name of a split (utils/data/cards.py)
 NEEDS_TWO_TASKS = ("average_incremental", "forgetting", "backward_transfer")
 
 
@@ -161,6 +162,22 @@ class RunResult:
     def dataset(self) -> str:
         dataset = self.config.get("dataset", "")
         return str(dataset.get("name", "") if isinstance(dataset, dict) else dataset)
+
+    @property
+    def split(self) -> str:
+        """Which images trained and which tested, in words: "official, 5,994 / 5,794"; "" where nothing is recorded."""
+        images = self.environment.get("images")
+        return str(images.get("split", "")) if isinstance(images, dict) else ""
+
+    @property
+    def on_published_split(self) -> bool:
+        """Whether a published figure may stand beside the run's: not where its images are known to be divided otherwise."""
+        return NOT_PUBLISHED not in self.split
+
+    @property
+    def dataset_words(self) -> str:
+        """"cub200_224 (split: official, 5,994 / 5,794)"."""
+        return f"{self.dataset} (split: {self.split})" if self.split else self.dataset
 
     @property
     def backbone(self) -> str:

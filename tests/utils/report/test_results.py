@@ -163,6 +163,15 @@ def test_the_table_shows_the_papers_figure_labelled_where_the_config_is_the_pape
     assert "arXiv 2303.05118" in table
 
 
+def test_the_table_names_the_split_and_gives_no_papers_figure_beside_another_one() -> None:
+    result = make_result(task_sizes=(10,) * 10, **PAPER_CONFIG)
+    result.environment["images"] = {"split": "official, 50,000 / 10,000"}
+    table = results_table(result)
+    assert table.startswith("SLCA on cifar100_224 (split: official, 50,000 / 10,000) with ") and "paper" in table
+    result.environment["images"] = {"split": "100 / 10, not a published split"}
+    assert "paper" not in results_table(result)
+
+
 def test_the_table_of_one_task_shows_a_dash_where_tasks_are_averaged() -> None:
     lines = results_table(make_result("joint", "Joint", task_sizes=(10,))).splitlines()
     assert next(line for line in lines if line.startswith("Average incremental")).split()[-4:] == ["-"] * 4
