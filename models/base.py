@@ -13,7 +13,7 @@ that the next task needs is in `network_state` and `extra_state`. That is what m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -25,11 +25,13 @@ from torch.nn import functional as F
 from convs.backbones import Backbone
 from convs.heads import HeadFactory, linear_head
 from convs.network import IncrementalNet, OwnTask
-from models import evaluation, stage1
+from models import evaluation, shared_features, stage1
 from models.known_classes import KnownClasses
+from models.shared_features import FeatureBatches, TaskFeatures
 from models.stage1 import AfterEpoch, Batch, TrainingState
 from utils.config import MethodSettings
 from utils.data.data_manager import Batches
+from utils.data.feature_store import FeatureStore
 from utils.data.stream import TaskStream
 from utils.formulas.metrics import Evaluation
 from utils.formulas.schedules import multistep
@@ -77,6 +79,7 @@ class BaseLearner(KnownClasses):
     defaults: ClassVar[dict[str, Any]] = {}  # common settings whose default depends on the method
     frozen_backbone: ClassVar[bool] = False  # the pre-trained weights never move; bcb_lrscale can only be 0
     not_extended: ClassVar[str] = ""  # why no task can be added once the planned ones are learned; empty: it can
+    trains_on_features: ClassVar[bool] = False  # stage 1 sees an image through `net.backbone` alone; a frozen one's feature will do
     has_heads: ClassVar[bool] = True  # False: classifies by statistics of the features; no head, no stage 1, epochs are ignored
 
     def __init__(self, config: MethodSettings, data: HasStream, net: IncrementalNet, fabric: Fabric) -> None:
@@ -93,6 +96,8 @@ class BaseLearner(KnownClasses):
         self.temperature = 1.0  # of `probabilities`; a method may fit it on validation images
         self.ever_trained: set[str] = set()  # names in `net` of the backbone's parameters that trained in some task
         self.feature_cache: dict[tuple[str, int], tuple[Tensor, Tensor]] = {}  # (split, task) -> features, labels
+        self.feature_stores: dict[str, FeatureStore] = {}  # what other runs share (models/shared_features.py), by recipe
+        self.task_features: TaskFeatures | None = None  # of the task's training images, while stage 1 reads them instead
         self.choose_trained()
 
     @classmethod
@@ -132,7 +137,12 @@ class BaseLearner(KnownClasses):
 
     def train(self, task: int, monitor: Monitor, start: TrainingState | None = None, after_epoch: AfterEpoch | None = None) -> None:
         """Stage 1: `epochs` passes over the task's images."""
-        stage1.train(self, task, monitor, start, after_epoch)
+        with shared_features.instead_of_images(self, task, self._plain_features):
+            stage1.train(self, task, monitor, start, after_epoch)
+
+    def _plain_features(self, indices: np.ndarray) -> Tensor:
+        """Features (n, D) of the backbone alone of the training images at `indices`."""
+        return evaluation.computed_pass(self, "train", features=self.net.features, indices=indices)[0]
 
     def end_task(self, task: int, monitor: Monitor) -> None:
         """What a method does after training: statistics, alignment, choosing exemplars."""
@@ -179,10 +189,12 @@ class BaseLearner(KnownClasses):
         last = epoch + 1 == self.config.epochs
         return self.epoch_batches(task, epoch).before(self.statistics_batches(task) if last else self.epoch_batches(task, epoch + 1))
 
-    def epoch_batches(self, task: int, epoch: int) -> Batches:
+    def epoch_batches(self, task: int, epoch: int) -> Batches | FeatureBatches:
         """The pass of `training_batches`; the same whenever it is asked for while the task is trained."""
-        return self.data.batches("train", task, batch_size=self.config.batch_size, augment=True,
-                                 shuffle_seed=seed_of(self.config.torch_seed, "train", task, epoch))
+        shuffle_seed = seed_of(self.config.torch_seed, "train", task, epoch)
+        if self.task_features is not None:
+            return self.task_features.batches(self.config.batch_size, shuffle_seed)
+        return self.data.batches("train", task, batch_size=self.config.batch_size, augment=True, shuffle_seed=shuffle_seed)
 
     def statistics_batches(self, task: int) -> Batches | None:
         """The pass over images that follows the task's training, where the method has one; it is made ahead."""
@@ -240,6 +252,10 @@ class BaseLearner(KnownClasses):
     def features(self, images: Tensor) -> Tensor:
         """Images (N, C, H, W) -> features (N, D)."""
         return self.net.features(images)
+
+    def feature_recipe(self) -> Mapping[str, Any] | None:
+        """What beside the backbone decides `features`, in JSON, for those that runs share (`feature_cache`); None: they are not shared."""
+        return shared_features.PLAIN if type(self).features is BaseLearner.features else None
 
     def scores(self, features: Tensor) -> Tensor:
         """Features (N, D) -> one score per class seen so far (N, K); the largest wins."""

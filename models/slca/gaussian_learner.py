@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection, Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -126,6 +126,9 @@ class GaussianLearner(BaseLearner):
         map of its features is that of their average too.
         """
         return mean_over_views(self.net.features, images, self.config.views)
+
+    def feature_recipe(self) -> Mapping[str, Any] | None:
+        return {"views": self.config.views} if type(self).features is GaussianLearner.features else None
 
     def scores(self, features: Tensor) -> Tensor:
         return self.readout.scores(self.net, features)

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from utils.config import Config
 from utils.data.added import Learned, Part, load_added, load_parts, missing_test_classes
-from utils.data.fingerprint import Fingerprint
+from utils.data.fingerprint import Fingerprint, image_digests
 from utils.data.folders import check_classes
 from utils.data.notes import tell
 from utils.data.places import home_expanded
@@ -54,6 +55,7 @@ class _Images:
     stores: dict[str, ImageStore]
     notes: tuple[str, ...] = ()  # what was passed over, reinterpreted or left out; told when it was found
     learned: Learned | None = None  # what is extended by the last part
+    digests: dict[str, np.ndarray] = field(default_factory=dict)  # split -> (N, 16) of its images, once they were asked for
 
     def count(self, split: str) -> int:
         return sum(map(len, self._sets(split)))
@@ -233,6 +235,28 @@ class DataManager:
     def images_bytes(self, indices: np.ndarray) -> int:
         """Bytes that copies of these training images take: pixels of arrays, files as they are on disk."""
         return self._images.stores["train"].image_bytes(np.asarray(indices, dtype=np.int64))
+
+    # What features of images are shared by -------------------------------------------------------------------
+
+    def digests(self, split: str, indices: np.ndarray) -> np.ndarray:
+        """(n, 16) uint8 what tells the images at `indices` from all others: a hash of their bytes. Raises UserError."""
+        store = self._splits[split].store
+        if store not in self._images.digests:
+            sets = [part.train if store == "train" else part.test for part in self._images.parts]
+            self._images.digests[store] = np.concatenate([image_digests(images) for images in sets])
+        return self._images.digests[store][indices]
+
+    @property
+    def augments(self) -> bool:
+        """Whether a training image is anything else than the same image under the test transform."""
+        train, test = (self._pool.maker.transforms[augment] for augment in (True, False))
+        return train.draws > 0 or train.recipe != test.recipe
+
+    def input_recipe(self, split: str) -> dict[str, Any]:
+        """All that makes a network's input of an image under the test transform, beside the image; JSON."""
+        test, store = self._pool.maker.transforms[False], self._images.stores[self._splits[split].store]
+        return {"transform": repr(test.recipe), "size": test.size, "mean": test.mean.flatten().tolist(), "std": test.std.flatten().tolist(),
+                "decoded": type(store).__name__, "finished": "here" if self._pool.maker.finish_here else "on the device"}
 
     # Batches -------------------------------------------------------------------------------------------------
 
