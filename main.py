@@ -178,11 +178,11 @@ def doctor(arguments: argparse.Namespace) -> None:
 
 def cache(arguments: argparse.Namespace) -> None:
     """Show or delete what runs keep under data_root/cache."""
-    from utils.data.cache_folder import clear, kept, table
+    from utils.data.cache_folder import KINDS, clear, kept, table
     from utils.data.places import home_expanded
 
     root = home_expanded(arguments.data_root) / "cache"
-    kinds = (arguments.only,) if arguments.only else ("images", "features")
+    kinds = [arguments.only] if arguments.only else KINDS
     if arguments.what == "clear":
         gone = clear(root, kinds)
         show(f"deleted: {sum(each.bytes for each in gone) / 1e6:,.1f} MB of {' and '.join(kinds)} in {root}")

@@ -89,7 +89,7 @@ def train(config: Config, out_dir: str | Path = "logs", *, name: str | None = No
     return result
 
 
-def _train_seeds(config: Config, fabric: Fabric, run: RunFolder, result: RunResult, profile: bool, parent: Parent | None = None,
+def _train_seeds(config: MethodSettings, fabric: Fabric, run: RunFolder, result: RunResult, profile: bool, parent: Parent | None = None,
                  edit: Edit | None = None) -> RunResult:
     """All seeds of one run but those that `result` has already. Raises UserError."""
     failures: dict[int, str] = {}

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
 
-from convs.backbones import Backbone
+from convs.backbones import Backbone, TimmModel
 from convs.parts import Part, block_layer
 from utils.errors import UserError
 
@@ -103,7 +103,7 @@ class PromptedBackbone(Backbone):
 
 
 @contextmanager
-def hooked(model: nn.Module, prompt: Prompt) -> Iterator[None]:
+def hooked(model: TimmModel, prompt: Prompt) -> Iterator[None]:
     """Inside, the model's forward sees `prompt`; outside, the model is as it was."""
     handles = []
     if prompt.tokens is not None:

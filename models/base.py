@@ -14,7 +14,7 @@ that the next task needs is in `network_state` and `extra_state`. That is what m
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, cast
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ from models.known_classes import KnownClasses
 from models.shared_features import FeatureBatches, TaskFeatures
 from models.stage1 import AfterEpoch, Batch, TrainingState
 from utils.config import MethodSettings
-from utils.data.data_manager import Batches
+from utils.data.data_manager import Batches, DataManager
 from utils.data.feature_store import FeatureStore
 from utils.data.stream import TaskStream
 from utils.formulas.metrics import Evaluation
@@ -80,11 +80,11 @@ class BaseLearner(KnownClasses):
     frozen_backbone: ClassVar[bool] = False  # the pre-trained weights never move; bcb_lrscale can only be 0
     not_extended: ClassVar[str] = ""  # why no task can be added once the planned ones are learned; empty: it can
     trains_on_features: ClassVar[bool] = False  # stage 1 sees an image through `net.backbone` alone; a frozen one's feature will do
-    has_heads: ClassVar[bool] = True  # False: classifies by statistics of the features; no head, no stage 1, epochs are ignored
+    has_heads: bool = True  # False: classifies by statistics of the features; no head, no stage 1, epochs are ignored
 
     def __init__(self, config: MethodSettings, data: HasStream, net: IncrementalNet, fabric: Fabric) -> None:
         self.config = config
-        self.data = data
+        self.data = cast(DataManager, data)  # of a prediction or a dry run the stream alone is there
         self.stream = data.stream
         self.fabric = fabric
         net.backbone = self.prepare_backbone(net.backbone)
@@ -101,8 +101,8 @@ class BaseLearner(KnownClasses):
         self.choose_trained()
 
     @classmethod
-    def title_of(cls, config: MethodSettings) -> str:
-        """The name in tables of a run with `config`."""
+    def title_of(cls, config: Any) -> str:
+        """The name in tables of a run with `config`, an instance of `Settings`."""
         return cls.title
 
     # One task ------------------------------------------------------------------------------------------------
@@ -159,7 +159,7 @@ class BaseLearner(KnownClasses):
 
     def trains(self, name: str) -> bool:
         """Whether the backbone's parameter `name` (timm's) trains. The Slow Learner trains all, or none at rate 0."""
-        return not self.frozen_backbone and self.config.bcb_lrscale > 0
+        return not self.frozen_backbone and self.backbone_scale > 0
 
     def choose_trained(self) -> None:
         """Let exactly the backbone's parameters train that `trains` names and that `freeze_blocks` does not freeze."""
@@ -173,6 +173,12 @@ class BaseLearner(KnownClasses):
     def trained_now(self) -> set[str]:
         """Names in `net` of the backbone's parameters that train at present."""
         return {name for name, p in self.net.named_parameters() if p.requires_grad and name.startswith("backbone.")}
+
+    @property
+    def backbone_scale(self) -> float:
+        """The backbone's learning rate as a multiple of lr."""
+        assert self.config.bcb_lrscale is not None, f"{type(self).__name__}.defaults has no bcb_lrscale"
+        return self.config.bcb_lrscale
 
     @property
     def backbone_trains(self) -> bool:
@@ -226,7 +232,7 @@ class BaseLearner(KnownClasses):
 
     def parameter_groups(self, task: int) -> list[dict[str, Any]]:
         """SGD's groups with their learning rates: backbone lr * bcb_lrscale, new head lr (SLCA section 3.2)."""
-        return [*self.backbone_groups(self.config.lr * self.config.bcb_lrscale),
+        return [*self.backbone_groups(self.config.lr * self.backbone_scale),
                 {"params": list(self.net.heads[task].parameters()), "lr": self.config.lr, "name": "head"}]
 
     def backbone_groups(self, lr: float, wanted: Callable[[str], bool] = lambda name: True, name: str = "backbone") -> list[dict[str, Any]]:

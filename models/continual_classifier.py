@@ -53,7 +53,7 @@ class ContinualClassifier(ClassifierMixin, BaseEstimator):
     def fit(self, images: ImagesIn, labels: Sequence[Hashable]) -> ContinualClassifier:
         """Start from `model` as it was, and learn the images."""
         for name in ("run_", "trained_", "labels_"):
-            vars(self).pop(name, None)
+            self.__dict__.pop(name, None)
         return self.partial_fit(images, labels)
 
     def partial_fit(self, images: ImagesIn, labels: Sequence[Hashable]) -> ContinualClassifier:
@@ -98,6 +98,7 @@ class ContinualClassifier(ClassifierMixin, BaseEstimator):
     def save(self, folder: str | Path) -> Path:
         """Copy the run to `folder`, which `ContinualClassifier(folder)`, `load_learner` and every command take. Raises UserError."""
         self._fitted()
+        assert self.run_ is not None, "fitted, so a run is there"
         if Path(folder).exists():
             raise UserError(f"{folder} exists already; name a folder that does not")
         return Path(shutil.copytree(self.run_, folder, ignore=shutil.ignore_patterns(".lock")))
@@ -108,14 +109,22 @@ class ContinualClassifier(ClassifierMixin, BaseEstimator):
         """Load `model`, once; a config has nothing to load."""
         if not hasattr(self, "trained_"):
             self.labels_: dict[str, Hashable] = {}  # class name -> label as it was given
-            self._temporary = tempfile.TemporaryDirectory() if self.folder is None else None  # removed with the object
-            self._home = Path(self._temporary.name if self._temporary is not None else self.folder)
+            home = self.folder
+            if home is None:
+                self._temporary = tempfile.TemporaryDirectory()  # removed with the object
+                home = self._temporary.name
+            self._home = Path(home)
             self._home.mkdir(parents=True, exist_ok=True)
             self.run_: Path | None = None if isinstance(self.model, Config) else RunFolder.finished_run(Path(self.model)).path
-            self.trained_: TrainedLearner | None = None if self.run_ is None else self._load()
+            self.trained_: TrainedLearner | None = None if self.run_ is None else self._load(self.run_)
 
-    def _load(self) -> TrainedLearner:
-        return load_learner(self.run_, seed=self.seed, device=self.device)
+    @property
+    def _config(self) -> Config:
+        assert isinstance(self.model, Config), "a run goes on with its own config"
+        return self.model
+
+    def _load(self, run: Path) -> TrainedLearner:
+        return load_learner(run, seed=self.seed, device=self.device)
 
     def _fitted(self) -> TrainedLearner:
         self._open()
@@ -127,9 +136,9 @@ class ContinualClassifier(ClassifierMixin, BaseEstimator):
         """A new run from the images in `place`, which goes on from the one before."""
         parent = edit = None
         if self.run_ is None:
-            settings = {**self.model.model_dump(mode="json", exclude_unset=True), "device": self.device, "tasks": None, "task_sizes": None,
+            settings = {**self._config.model_dump(mode="json", exclude_unset=True), "device": self.device, "tasks": None, "task_sizes": None,
                         "dataset": self._dataset(place), "init_cls": sum(1 for _ in place.iterdir()), "increment": 0,
-                        "seed": self.model.seeds[0] if self.seed is None else self.seed}
+                        "seed": self._config.seeds[0] if self.seed is None else self.seed}
             config = resolve_config(parse_config(settings, source="ContinualClassifier"))
         elif update:
             config, parent, edit = updating(self.run_, place, self.device)
@@ -138,11 +147,11 @@ class ContinualClassifier(ClassifierMixin, BaseEstimator):
             config, parent = extended(self.run_, str(place), overrides={"device": self.device, **chosen})
         train(config, self._home, name="continual", parent=parent, edit=edit)
         self.run_ = RunFolder.finished_run(self._home / "continual").path
-        self.trained_ = self._load()
+        self.trained_ = self._load(self.run_)
 
     def _dataset(self, place: Path) -> dict[str, object]:
         """The config's data set as a description, with the images in `place` instead of its own."""
-        given = self.model.model_dump(mode="json", exclude_unset=True).get("dataset")
+        given = self._config.model_dump(mode="json", exclude_unset=True).get("dataset")
         of_images = ("image_size", "mean", "std", "train_transform")
         kept = {key: given[key] for key in of_images if key in given} if isinstance(given, dict) else {}
         return {"name": "images", "layout": "training", "root": str(place), **kept}

@@ -6,15 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor
 
 from convs.backbones import check_finite
-from convs.network import IncrementalNet
 from models import shared_features
 from models.by_class import positions_by_class
-from utils.config import MethodSettings
-from utils.data.data_manager import Batches, DataManager
+from utils.data.data_manager import Batches
 from utils.data.stream import TaskStream
 from utils.formulas.metrics import Evaluation, evaluate_predictions
 from utils.machine.distributed import gather_rows
@@ -24,18 +21,12 @@ TOP_K = 5
 SCORED_AT_ONCE = 512  # features per call of `scores`; bounds a read-out's memory
 
 
-class Classifier(Protocol):
+class Classifier(shared_features.SharesFeatures, Protocol):
     """What evaluation asks of a learner."""
 
-    config: MethodSettings
-    data: DataManager
     stream: TaskStream
-    net: IncrementalNet
-    fabric: Fabric
     feature_cache: dict[tuple[str, int], tuple[Tensor, Tensor]]
 
-    @property
-    def backbone_trains(self) -> bool: ...
     @property
     def feature_dim(self) -> int: ...
     def features(self, images: Tensor) -> Tensor: ...

@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from convs.backbones import Backbone
-from convs.first_session import adapt
+from convs.first_session import Kind, adapt
 from convs.heads import HeadFactory, cosine_head, linear_head
 from models.base import BaseLearner
 from models.stage1 import AfterEpoch, TrainingState
@@ -44,6 +44,7 @@ class FirstSession(BaseLearner):
     """A learner on a frozen backbone, without heads but in the first task of an adaptation."""
 
     Settings = FirstSessionSettings
+    config: FirstSessionSettings
     frozen_backbone = True
     has_heads = False  # an instance has one while it adapts
 
@@ -57,7 +58,7 @@ class FirstSession(BaseLearner):
 
     def prepare_backbone(self, backbone: Backbone) -> Backbone:
         c = self.config
-        kind = "vpt_deep" if c.first_session == "vpt" else c.first_session
+        kind: Kind = "vpt_deep" if c.first_session == "vpt" else c.first_session
         # names in the timm model of what trains in the first task
         self.adapted = frozenset(adapt(backbone, kind, width=c.adapter_width, tokens=c.vpt_tokens, rank=c.lora_rank,
                                        generator=torch_generator(c.torch_seed, "first session")))

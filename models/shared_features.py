@@ -12,22 +12,25 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
+from lightning_fabric import Fabric
 from torch import Tensor
 
 from convs.backbone_entries import describe
+from convs.network import IncrementalNet
 from convs.parts import added_parameters
 from convs.weights import tensors_sha256
+from utils.config import MethodSettings
+from utils.data.data_manager import DataManager
 from utils.data.feature_store import GIB, FeatureStore
 from utils.data.places import home_expanded
 from utils.machine.environment import cpu_name
 
 if TYPE_CHECKING:
     from models.base import BaseLearner
-    from utils.data.data_manager import DataManager
 
 VERSIONS = ("torch", "torchvision", "timm", "pillow")  # what computes a feature from an image
 PLAIN = {"views": 1}  # of the backbone's features of an image, as it is
@@ -54,10 +57,24 @@ class FeatureBatches(list[tuple[Tensor, Tensor]]):
         return self
 
 
+class SharesFeatures(Protocol):
+    """What is asked of a learner."""
+
+    config: MethodSettings
+    data: DataManager
+    net: IncrementalNet
+    fabric: Fabric
+    ever_trained: set[str]
+    feature_stores: dict[str, FeatureStore]
+
+    @property
+    def backbone_trains(self) -> bool: ...
+
+
 # Where they are kept -----------------------------------------------------------------------------------------
 
 
-def store_of(learner: BaseLearner, split: str, method_recipe: Mapping[str, Any] | None) -> FeatureStore | None:
+def store_of(learner: SharesFeatures, split: str, method_recipe: Mapping[str, Any] | None) -> FeatureStore | None:
     """Where the learner's features of the images of `split` are kept; None where they are not to be shared.
 
     Args:
@@ -66,7 +83,10 @@ def store_of(learner: BaseLearner, split: str, method_recipe: Mapping[str, Any] 
     c = learner.config
     if c.feature_cache == "none" or method_recipe is None or not as_pretrained(learner):
         return None
-    asked = {"input": learner.data.input_recipe(split), "method": dict(method_recipe)}
+    of_input = learner.data.input_recipe(split)
+    if of_input is None:
+        return None
+    asked = {"input": of_input, "method": dict(method_recipe)}
     name = json.dumps(asked, sort_keys=True)
     if name not in learner.feature_stores:
         recipe = {**asked, "backbone": backbone_recipe(learner), "arithmetic": arithmetic_recipe(learner)}
@@ -75,12 +95,12 @@ def store_of(learner: BaseLearner, split: str, method_recipe: Mapping[str, Any] 
     return learner.feature_stores[name]
 
 
-def as_pretrained(learner: BaseLearner) -> bool:
+def as_pretrained(learner: SharesFeatures) -> bool:
     """Whether the learner's backbone is the pre-trained one and nothing else. Several processes, whose passes are cut, share nothing."""
     return learner.fabric.world_size == 1 and not (learner.backbone_trains or learner.ever_trained or added_parameters(learner.net))
 
 
-def backbone_recipe(learner: BaseLearner) -> dict[str, Any]:
+def backbone_recipe(learner: SharesFeatures) -> dict[str, Any]:
     """The weights as they were loaded, and the architecture: timm's name, arguments and modules."""
     c, backbone = learner.config, learner.net.backbone
     spec = c.convnet_type
@@ -90,7 +110,7 @@ def backbone_recipe(learner: BaseLearner) -> dict[str, Any]:
             "pool": c.pool, "modules": repr(backbone), "parts": list(parts)}
 
 
-def arithmetic_recipe(learner: BaseLearner) -> dict[str, Any]:
+def arithmetic_recipe(learner: SharesFeatures) -> dict[str, Any]:
     """Settings, versions and machine that a feature's last bits depend on."""
     c, device = learner.config, learner.fabric.device
     machine = ([cpu_name(), torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()] if device.type == "cpu"
@@ -103,7 +123,7 @@ def arithmetic_recipe(learner: BaseLearner) -> dict[str, Any]:
 # Reading them ------------------------------------------------------------------------------------------------
 
 
-def read(learner: BaseLearner, store: FeatureStore, split: str, indices: np.ndarray, compute: Callable[[np.ndarray], Tensor]) -> Tensor:
+def read(learner: SharesFeatures, store: FeatureStore, split: str, indices: np.ndarray, compute: Callable[[np.ndarray], Tensor]) -> Tensor:
     """Features (n, D) float32 of the images at `indices`: those that are kept, and what `compute` gives of the others, kept then."""
     digests = learner.data.digests(split, indices)
     known, rows = store.read(digests)
@@ -135,7 +155,7 @@ def instead_of_images(learner: BaseLearner, task: int, compute: Callable[[np.nda
     indices, backbone = learner.data.task_indices("train", task), learner.net.backbone
     labels = torch.from_numpy(learner.data.labels_of("train", indices)).to(learner.fabric.device)
     learner.task_features = TaskFeatures(learner.data, read(learner, store, "train", indices, compute), labels)
-    backbone.forward = _as_given  # type: ignore[method-assign]
+    backbone.forward = _as_given  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:

@@ -56,7 +56,7 @@ def made_parser(parse: Parse) -> argparse.ArgumentParser:
         raise _Made(self)
 
     used = argparse.ArgumentParser.parse_args
-    argparse.ArgumentParser.parse_args = give  # type: ignore[method-assign, assignment]
+    argparse.ArgumentParser.parse_args = give  # type: ignore[method-assign]
     try:
         parse([])
     except _Made as made:

@@ -283,7 +283,7 @@ def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
     return parse_config(with_overrides(read_json(Path(path)), overrides or {}), source=str(path))
 
 
-def parse_config(values: Mapping[str, Any], source: str = "config", kind: type[ConfigT] = Config) -> ConfigT:
+def parse_config(values: Mapping[str, Any], source: str = "config", kind: type[ConfigT] = Config) -> ConfigT:  # type: ignore[assignment]
     """Check settings that are already in memory.
 
     Args:

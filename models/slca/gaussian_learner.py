@@ -82,6 +82,7 @@ class GaussianLearner(BaseLearner):
     """Keeps one Gaussian per class seen, of the features of its training images under the test transform."""
 
     Settings = GaussianSettings
+    config: GaussianSettings
 
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
@@ -135,6 +136,12 @@ class GaussianLearner(BaseLearner):
 
     def known_region(self) -> GaussianRegion:
         return GaussianRegion(self.gaussians)
+
+    @property
+    def before_task(self) -> Backbone:
+        """The backbone as it was deployed before the task at hand."""
+        assert self.backbone_before is not None, "the backbone does not train, or no task is being learned"
+        return self.backbone_before
 
     # Statistics ----------------------------------------------------------------------------------------------
 
@@ -194,7 +201,7 @@ class GaussianLearner(BaseLearner):
     @torch.no_grad()
     def drift_operator(self, task: int) -> Tensor:
         """W (D, D) from the features of the new images, and of their anchors, before and after the task."""
-        c, device = self.config, self.fabric.device
+        c, device, backbone_before = self.config, self.fabric.device, self.before_task
         generator = torch_generator(c.torch_seed, "anchors", task, self.fabric.global_rank, device=device)
         sums = DriftSums(self.net.backbone.dim, device)
         self.net.eval()
@@ -202,7 +209,7 @@ class GaussianLearner(BaseLearner):
             images = self.fabric.to_device(images)
             for view in with_anchors(images, generator) if c.drift_anchors else [images]:
                 with self.fabric.autocast():
-                    sums.add(self.backbone_before(view), self.net.features(view))
+                    sums.add(backbone_before(view), self.net.features(view))
         sums.add_processes(self.fabric)
         return sums.operator(c.rho)
 
@@ -218,7 +225,7 @@ class GaussianLearner(BaseLearner):
         for images, _ in self.data.batches("train", indices=self.data.task_indices("train", task)[rows],
                                            batch_size=c.test_batch_size or c.batch_size, augment=False):
             with self.fabric.autocast():
-                before.append(mean_over_views(self.backbone_before, self.fabric.to_device(images), c.views).float())
+                before.append(mean_over_views(self.before_task, self.fabric.to_device(images), c.views).float())
         sums = DriftSums(self.net.backbone.dim, self.fabric.device)
         sums.add(gather_rows(self.fabric, torch.cat(before)), features[torch.from_numpy(rows).to(features.device)])
         return sums.operator(RHO[False])
@@ -232,7 +239,7 @@ class GaussianLearner(BaseLearner):
             return
         model = self.net.backbone.model
         trained = self.trained.take_from(model)
-        names = dict(self.backbone_before.model.named_parameters())
+        names = dict(self.before_task.model.named_parameters())
         before = {name: names[name].detach() for name in trained}
         share = c.move_share if c.move == "average" else self.best_share(task, before, trained, monitor)
         put(model, moved(before, trained, share, c.move_energy))
@@ -270,7 +277,7 @@ class GaussianLearner(BaseLearner):
         if share > 0:
             operator = self.drift_operator(task)
             batches = self.data.batches("val", task, batch_size=c.test_batch_size or c.batch_size, augment=False)
-            before = torch.cat([mean_over_views(self.backbone_before, self.fabric.to_device(images), c.views).float()
+            before = torch.cat([mean_over_views(self.before_task, self.fabric.to_device(images), c.views).float()
                                 for images, _ in batches])
             before = gather_rows(self.fabric, before)
             wrong = (held_out - before @ operator.to(before)).std(dim=0)  # (D,)
@@ -308,7 +315,7 @@ class GaussianLearner(BaseLearner):
             return super().training_loss(module, images, labels)
         logits, features = module(images)  # (N, C_t), (N, D)
         with torch.no_grad(), self.fabric.autocast():
-            before = self.backbone_before(images)
+            before = self.before_task(images)
         targets = labels - self.stream.classes_before(self.task)
         return self.classification_loss(logits, targets) + self.config.kd * self.feature_loss(features, before), logits, targets
 

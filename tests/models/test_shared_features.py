@@ -71,7 +71,7 @@ def test_other_input_weights_arithmetic_or_architecture_share_nothing(changed, t
 
 
 def test_a_backbone_that_trains_or_carries_a_part_shares_nothing(tmp_path):
-    for method, settings in (("finetune", {}), ("slca_pp", {}), ("ncm", {"first_session": "adapter"}), ("aper", {})):
+    for method, settings in (("finetune", {}), ("slcapp", {}), ("ncm", {"first_session": "adapter"}), ("aper", {})):
         learn(learner_of(method, tmp_path, "disk", **settings), [0, 1])
     assert not list(tmp_path.iterdir())
 

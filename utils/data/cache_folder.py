@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any, Literal
 from utils.data.feature_store import RECIPE_FILE, SUFFIX
 
 Kind = Literal["images", "features"]
+KINDS: tuple[Kind, ...] = ("images", "features")
 SHORT = 12  # letters of a checksum or a folder that are shown
 
 
@@ -33,7 +34,7 @@ def kept(root: Path) -> list[Kept]:
     return sorted([*_images(root), *_features(root / "features")], key=lambda found: -found.used)
 
 
-def clear(root: Path, kinds: tuple[Kind, ...] = ("images", "features")) -> list[Kept]:
+def clear(root: Path, kinds: Sequence[Kind] = KINDS) -> list[Kept]:
     """Delete what the cache holds of these kinds, and return it; a run that reads it meanwhile goes on, or makes it anew."""
     gone = [found for found in kept(root) if found.kind in kinds]
     for found in gone:

@@ -252,9 +252,14 @@ class DataManager:
         train, test = (self._pool.maker.transforms[augment] for augment in (True, False))
         return train.draws > 0 or train.recipe != test.recipe
 
-    def input_recipe(self, split: str) -> dict[str, Any]:
-        """All that makes a network's input of an image under the test transform, beside the image; JSON."""
+    def input_recipe(self, split: str) -> dict[str, Any] | None:
+        """All that makes a network's input of an image under the test transform, beside the image; JSON.
+
+        None for images of several places, whose sizes are brought to one in another way where they meet in a batch.
+        """
         test, store = self._pool.maker.transforms[False], self._images.stores[self._splits[split].store]
+        if isinstance(store, JoinedStore):
+            return None
         return {"transform": repr(test.recipe), "size": test.size, "mean": test.mean.flatten().tolist(), "std": test.std.flatten().tolist(),
                 "decoded": type(store).__name__, "finished": "here" if self._pool.maker.finish_here else "on the device"}
 
@@ -346,9 +351,9 @@ class Batches:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         return self._pool.run(self._items, self._then)
 
-    def before(self, following: Batches | None) -> Batches:
-        """This pass, while whose last batches are computed on the first ones of `following` are made."""
-        return Batches(self._pool, self._items, following._items if following is not None else ())
+    def before(self, following: Iterable[Any] | None) -> Batches:
+        """This pass, while whose last batches are computed on the first ones of `following` are made, if that is a pass over images."""
+        return Batches(self._pool, self._items, following._items if isinstance(following, Batches) else ())
 
     @classmethod
     def joined(cls, passes: Iterable[Batches]) -> Batches:

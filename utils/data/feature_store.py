@@ -70,6 +70,8 @@ class FeatureStore:
         try:
             if not (self.folder / RECIPE_FILE).exists():
                 write_atomic(self.folder / RECIPE_FILE, json.dumps(self.recipe, sort_keys=True, indent=2))
+            if pack.is_symlink():  # nobody's link is followed
+                pack.unlink()
             write_atomic(pack, save({"digests": digests, "features": features, "checksum": _checksum(digests, features)}))
             self._enter(pack, digests)
             trim(self.root, self.limit)

@@ -44,8 +44,7 @@ def memory_check(free: int | None) -> Check:
 def disk_check(name: str, path: Path) -> Check:
     """Room in the nearest folder of `path` that is there, and whether it can be written."""
     folder = next(place for place in (path.absolute(), *path.absolute().parents) if place.is_dir())
-    free, facts = shutil.disk_usage(folder).free, {"folder": str(folder)}
-    facts |= {"free_bytes": free}
+    free = shutil.disk_usage(folder).free
     writable = os.access(folder, os.W_OK)
     state: State = "failed" if free < NO_DISK else "warning" if free < LITTLE_DISK or not writable else "ok"
     words = f"{free / GIB:.1f} GiB free in {folder}"
@@ -53,7 +52,7 @@ def disk_check(name: str, path: Path) -> Check:
         words += "; it cannot be written: name another folder (--out for runs, data_root for data)"
     elif state != "ok":
         words += "; little: a run of a ViT-B/16 writes about 1 GiB of checkpoints"
-    return Check(PART, name, state, words, facts)
+    return Check(PART, name, state, words, {"folder": str(folder), "free_bytes": free})
 
 
 def shared_memory_check(place: Path = Path("/dev/shm")) -> Check:

@@ -70,5 +70,5 @@ def installed(package: str) -> str | None:
 
 def at_least(version: str, least: str) -> bool:
     """Whether "2.9.1+cpu" is 2.9 or later, by the leading numbers."""
-    found, wanted = ([int(part) for part in re.match(r"\d*(?:\.\d+)*", text)[0].split(".") if part] for text in (version, least))
+    found, wanted = ([int(part) for part in re.split(r"[^\d.]", text)[0].split(".") if part] for text in (version, least))
     return found >= wanted
