@@ -136,8 +136,8 @@ class ContinualClassifier(ClassifierMixin, BaseEstimator):
         """A new run from the images in `place`, which goes on from the one before."""
         parent = edit = None
         if self.run_ is None:
-            settings = {**self._config.model_dump(mode="json", exclude_unset=True), "device": self.device, "tasks": None, "task_sizes": None,
-                        "dataset": self._dataset(place), "init_cls": sum(1 for _ in place.iterdir()), "increment": 0,
+            settings = {**self._config.model_dump(mode="json", exclude_unset=True), "device": self.device, "tasks": None,
+                        "task_sizes": None, "dataset": self._dataset(place), "init_cls": sum(1 for _ in place.iterdir()), "increment": 0,
                         "seed": self._config.seeds[0] if self.seed is None else self.seed}
             config = resolve_config(parse_config(settings, source="ContinualClassifier"))
         elif update:
