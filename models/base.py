@@ -261,7 +261,7 @@ class BaseLearner(KnownClasses):
 
     def feature_recipe(self) -> Mapping[str, Any] | None:
         """What beside the backbone decides `features`, in JSON, for those that runs share (`feature_cache`); None: they are not shared."""
-        return shared_features.PLAIN if type(self).features is BaseLearner.features else None
+        return shared_features.PLAIN if shared_features.of_parent(self, BaseLearner) else None
 
     def scores(self, features: Tensor) -> Tensor:
         """Features (N, D) -> one score per class seen so far (N, K); the largest wins."""

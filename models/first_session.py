@@ -18,6 +18,7 @@ from convs.backbones import Backbone
 from convs.first_session import Kind, adapt
 from convs.heads import HeadFactory, cosine_head, linear_head
 from models.base import BaseLearner
+from models.shared_features import PLAIN, of_parent
 from models.stage1 import AfterEpoch, TrainingState
 from utils.config import MethodSettings
 from utils.formulas.schedules import cosine
@@ -69,6 +70,10 @@ class FirstSession(BaseLearner):
 
     def head_factory(self) -> HeadFactory:
         return linear_head if self.config.first_session_head == "linear" else partial(cosine_head, learned=True)
+
+    def feature_recipe(self) -> Mapping[str, Any] | None:
+        unchanged = of_parent(self, FirstSession) and self.config.first_session == "none"
+        return PLAIN if unchanged else None
 
     # The first task ------------------------------------------------------------------------------------------
 

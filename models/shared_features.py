@@ -8,7 +8,7 @@ was computed (tests/models/test_shared_features.py), so that figures do not depe
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
@@ -36,6 +36,23 @@ VERSIONS = ("torch", "torchvision", "timm", "pillow")  # what computes a feature
 PLAIN = {"views": 1}  # of the backbone's features of an image, as it is
 
 
+class FeatureBatches:
+    """One pass over features (B, D) and labels (B,), which nobody has to make ahead; iterating again gives the same batches again."""
+
+    def __init__(self, features: Tensor, labels: Tensor, rows: Sequence[np.ndarray]) -> None:
+        self._features, self._labels, self._rows = features, labels, rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return ((self._features[rows], self._labels[rows]) for rows in map(torch.from_numpy, self._rows))
+
+    def before(self, following: object) -> FeatureBatches:
+        """This pass: no worker has anything to make."""
+        return self
+
+
 @dataclass(frozen=True)
 class TaskFeatures:
     """A task's training images as features, to be drawn in batches like the images."""
@@ -47,14 +64,7 @@ class TaskFeatures:
     def batches(self, batch_size: int, shuffle_seed: int) -> FeatureBatches:
         """The batches that `DataManager.batches` gives of the images."""
         rows = self.data.batch_members(np.arange(len(self.labels)), batch_size=batch_size, shuffle_seed=shuffle_seed)
-        return FeatureBatches((self.features[row], self.labels[row]) for row in map(torch.from_numpy, rows))
-
-
-class FeatureBatches(list[tuple[Tensor, Tensor]]):
-    """One pass over features (B, D) and labels (B,); nobody has to make its batches ahead."""
-
-    def before(self, following: object) -> FeatureBatches:
-        return self
+        return FeatureBatches(self.features, self.labels, rows)
 
 
 class SharesFeatures(Protocol):
@@ -97,7 +107,14 @@ def store_of(learner: SharesFeatures, split: str, method_recipe: Mapping[str, An
 
 def as_pretrained(learner: SharesFeatures) -> bool:
     """Whether the learner's backbone is the pre-trained one and nothing else. Several processes, whose passes are cut, share nothing."""
-    return learner.fabric.world_size == 1 and not (learner.backbone_trains or learner.ever_trained or added_parameters(learner.net))
+    hooked = any(module._forward_hooks or module._forward_pre_hooks for module in learner.net.backbone.modules())
+    return learner.fabric.world_size == 1 and not (learner.backbone_trains or learner.ever_trained or hooked
+                                                   or added_parameters(learner.net))
+
+
+def of_parent(learner: object, parent: type) -> bool:
+    """Whether a learner's features, and what it put on the backbone, are those of this parent: nothing else decides them."""
+    return all(getattr(type(learner), name) is getattr(parent, name) for name in ("features", "prepare_backbone"))
 
 
 def backbone_recipe(learner: SharesFeatures) -> dict[str, Any]:
@@ -148,7 +165,7 @@ def instead_of_images(learner: BaseLearner, task: int, compute: Callable[[np.nda
     Args:
         compute: positions of training images -> features (n, D) of the backbone alone.
     """
-    store = store_of(learner, "train", PLAIN) if learner.trains_on_features else None
+    store = store_of(learner, "train", PLAIN) if learner.trains_on_features and learner.feature_recipe() is not None else None
     if store is None or learner.data.augments:
         yield
         return

@@ -22,6 +22,7 @@ from convs.token_features import TokenBackbone
 from convs.views import mean_over_views
 from models.base import BaseLearner
 from models.evaluation import plain_batches
+from models.shared_features import of_parent
 from models.slca.deployed import CANDIDATES, DRAWN_PER_CLASS, DeployedSettings, TrainedState, moved, put
 from models.slca.discriminants import fit_temperature
 from models.slca.drift import RHO, DriftSettings, DriftSums, distance_from_identity, with_anchors
@@ -129,7 +130,7 @@ class GaussianLearner(BaseLearner):
         return mean_over_views(self.net.features, images, self.config.views)
 
     def feature_recipe(self) -> Mapping[str, Any] | None:
-        return {"views": self.config.views} if type(self).features is GaussianLearner.features else None
+        return {"views": self.config.views} if of_parent(self, GaussianLearner) else None
 
     def scores(self, features: Tensor) -> Tensor:
         return self.readout.scores(self.net, features)

@@ -6,6 +6,8 @@ from lightning_fabric import Fabric
 
 from convs.token_features import TokenBackbone
 from models import evaluation
+from models.frozen.linear_probe import LinearProbe
+from models.frozen.ncm import NCM
 from models.tools import build
 from tests.support import learn, make_config, make_learner, micro_backbone, that_it_has
 from utils.data.data_manager import DataManager
@@ -73,6 +75,18 @@ def test_other_input_weights_arithmetic_or_architecture_share_nothing(changed, t
 def test_a_backbone_that_trains_or_carries_a_part_shares_nothing(tmp_path):
     for method, settings in (("finetune", {}), ("slcapp", {}), ("ncm", {"first_session": "adapter"}), ("aper", {})):
         learn(learner_of(method, tmp_path, "disk", **settings), [0, 1])
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_method_that_changes_the_backbone_from_outside_shares_nothing(tmp_path, monkeypatch):
+    def doubled(self, backbone):
+        backbone.model.register_forward_hook(lambda module, images, features: 2 * features)
+        return backbone
+
+    monkeypatch.setattr(LinearProbe, "prepare_backbone", doubled)
+    learn(learner_of("linear_probe", tmp_path, "disk"), [0])
+    monkeypatch.setattr(NCM, "prepare_backbone", lambda self, backbone: backbone)
+    learn(learner_of("ncm", tmp_path, "disk"), [0])
     assert not list(tmp_path.iterdir())
 
 
