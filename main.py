@@ -103,7 +103,10 @@ def list_what(arguments: argparse.Namespace) -> None:
 def compare_runs(arguments: argparse.Namespace) -> None:
     """Print and write one table, one picture and one page for several runs."""
     from utils.report.compare import compare
-    compare(arguments.runs, arguments.out, sort=arguments.sort)
+    from utils.report.compare_streams import compare_streams
+    run = compare_streams if arguments.streams else compare
+    run(arguments.runs, arguments.out, labels=arguments.labels, sort=arguments.sort, highlight=arguments.highlight,
+        pool=arguments.pool)
 
 
 def prepare_data(arguments: argparse.Namespace) -> None:

@@ -77,6 +77,12 @@ def compare_arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("logs/compare"), metavar="DIR",
                         help="where the comparison is written (default: logs/compare); another one that is there is kept in DIR/older-N")
     parser.add_argument("--sort", choices=SORTABLE, help="best first by this column (default: in the order given)")
+    parser.add_argument("--labels", nargs="+", metavar="NAME", help="a name for each run, in their order (default: the methods' titles)")
+    parser.add_argument("--highlight", nargs="+", default=[], metavar="NAME",
+                        help="runs, by their names in the table, that are coloured beside the best five where there are many")
+    parser.add_argument("--pool", action="store_true", help="runs that are alike but for torch_seed are one row")
+    parser.add_argument("--streams", action="store_true",
+                        help="runs of several data sets or splits: a comparison of each, and average ranks with the Friedman test")
     return parser.parse_args(argv)
 
 

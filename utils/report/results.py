@@ -76,6 +76,7 @@ class SeedResult:
     task_seconds: list[dict[str, float]] = field(default_factory=list)  # (T,) by stage
     task_images: list[int] = field(default_factory=list)    # (T,) that training went through, over its epochs
     timeline: list[dict[str, Any]] = field(default_factory=list)  # "task" from 1, "stage", "begin", "end" in seconds
+    torch_seed: int | None = None                   # only where runs of several are compared as one (compare --pool)
 
     @property
     def last_top5(self) -> float | None:
