@@ -19,6 +19,7 @@ from common import PROJECT
 import trainer
 from models import load_experiment
 from utils.report.results import RunResult
+from utils.terminal import quiet_terminal
 
 SEEDS = [0, 1]
 LARGE = {"dataset": {"name": "made", "layout": "synthetic", "num_classes": 10, "image_size": 224, "train_per_class": 8,
@@ -34,7 +35,8 @@ def run(file: str, settings: Mapping[str, Any], cache: str) -> RunResult:
     """Both seeds in a folder of their own."""
     with tempfile.TemporaryDirectory() as folder:
         own = {"seed": SEEDS, "device": "cpu", "feature_cache": cache, "data_root": folder, "keep_checkpoints": "none"}
-        return trainer.train(load_experiment(PROJECT / "exps" / file, {**settings, **own}), Path(folder) / "logs")
+        with quiet_terminal():
+            return trainer.train(load_experiment(PROJECT / "exps" / file, {**settings, **own}), Path(folder) / "logs")
 
 
 def measure(file: str, settings: Mapping[str, Any], rounds: int) -> dict[str, list[float]]:

@@ -41,12 +41,12 @@ class Backbone(nn.Module):
         weights: where the weights came from and their SHA-256, for logs and results.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: TimmModel) -> None:
         super().__init__()
-        self.model: TimmModel = model
+        self.model = model
         self.dim: int = feature_dim(model)
         self.channels, self.image_size, _ = expected_images(model)
-        settings = self.model.pretrained_cfg
+        settings = model.pretrained_cfg
         self.mean: tuple[float, ...] = tuple(settings["mean"])
         self.std: tuple[float, ...] = tuple(settings["std"])
         self.weights: dict[str, str] = {"source": "random", "sha256": ""}  # and "taken": what of the file, in words

@@ -60,7 +60,7 @@ class IncrementalNet(nn.Module):
             heads = cast("list[nn.Linear]", list(self.heads))
             weight = torch.cat([head.weight if scale == 1 else head.weight * scale
                                 for head, scale in zip(heads, self.head_scales, strict=True)])  # (K, D)
-            bias = [head.bias for head in heads if head.bias is not None]
+            bias: list[Tensor] = [head.bias for head in heads if head.bias is not None]
             return F.linear(features, weight, torch.cat(bias) if bias else None)
         return torch.cat([head(features if scale == 1 else features * scale)
                           for head, scale in zip(self.heads, self.head_scales, strict=True)], dim=1)  # (N, K)

@@ -70,13 +70,14 @@ class TaskFeatures:
 class SharesFeatures(Protocol):
     """What is asked of a learner."""
 
-    config: MethodSettings
     data: DataManager
     net: IncrementalNet
     fabric: Fabric
     ever_trained: set[str]
     feature_stores: dict[str, FeatureStore]
 
+    @property
+    def config(self) -> MethodSettings: ...
     @property
     def backbone_trains(self) -> bool: ...
 
