@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from models.base import BaseLearner
 
 VERSIONS = ("torch", "torchvision", "timm", "pillow")  # what computes a feature from an image
+FEATURES_NDIM = 2  # (N, D)
 PLAIN = {"views": 1}  # of the backbone's features of an image, as it is
 
 
@@ -173,7 +174,7 @@ def instead_of_images(learner: BaseLearner, task: int, compute: Callable[[np.nda
     indices, backbone = learner.data.task_indices("train", task), learner.net.backbone
     labels = torch.from_numpy(learner.data.labels_of("train", indices)).to(learner.fabric.device)
     learner.task_features = TaskFeatures(learner.data, read(learner, store, "train", indices, compute), labels)
-    backbone.forward = _as_given  # type: ignore[method-assign, assignment]
+    backbone.forward = _passing_features(backbone.forward)  # type: ignore[method-assign]
     try:
         yield
     finally:
@@ -181,6 +182,6 @@ def instead_of_images(learner: BaseLearner, task: int, compute: Callable[[np.nda
         del backbone.forward  # the class's own again
 
 
-def _as_given(features: Tensor) -> Tensor:
-    """What a backbone does of what it has done already."""
-    return features
+def _passing_features(forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """A backbone's `forward` that gives features (N, D) back as they are; images, of a measurement inside the task, go through it."""
+    return lambda given: given if given.ndim == FEATURES_NDIM else forward(given)

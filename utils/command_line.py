@@ -173,6 +173,28 @@ def analyze_arguments(argv: list[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def order_arguments(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="main.py order", description="Write an order of classes for \"class_order\": similar classes in "
+                                     "one task, or in different ones, by the pre-trained backbone's class means (docs/protocols.md).")
+    parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="names data set, backbone and sizes of the tasks")
+    parser.add_argument("--set", nargs="+", default=[], metavar="key=value", action="extend", help="settings that win over the file")
+    parser.add_argument("--by", required=True, choices=["similar", "dissimilar"], help="which classes come together")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="JSON file to write; a file of that name is replaced")
+    parser.add_argument("--images", type=int, default=100, metavar="N", help="training images per class to look at (default: 100)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1")
+    arguments = parser.parse_args(argv)
+    if arguments.images < 1:
+        raise UserError(f"--images: got {arguments.images}, allowed: 1 or more")
+    return arguments
+
+
+def report_arguments(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="main.py report", description="Make the tables, pictures and pages of runs anew, from "
+                                     "results.json (and analysis.json) alone.")
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders, or experiments (logs/slca_demo: its newest run)")
+    return parser.parse_args(argv)
+
+
 def schema_arguments(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="main.py schema", description="Write exps/schema.json, which editors check configs with.")
     return parser.parse_args(argv)

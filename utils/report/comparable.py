@@ -16,7 +16,7 @@ from utils.report.tables import printable
 UNKNOWN = "not recorded"  # by an older version of the program; never a difference by itself
 # Settings that say where and how a run went, not what was learned, or that the figures show anyway.
 NOT_SHOWN = {"model_name", "model_postfix", "prefix", "notes", "device", "data_root", "num_workers", "cache", "feature_cache_gb",
-             "keep_checkpoints", "checkpoint_minutes", "checkpoint_every", "resume"}
+             "keep_checkpoints", "checkpoint_minutes", "checkpoint_every", "resume", "analyze", "tensorboard", "wandb"}
 SHORT_COMMIT = 12  # digits
 VERSIONS = ("torch", "torchvision", "timm", "numpy")
 
@@ -95,7 +95,8 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def data_words(result: RunResult) -> str:
-    return f"{result.dataset}, {result.num_classes} classes, {result.config.get('scenario', 'class')}-incremental"
+    protocol = f", {result.protocol}" if result.protocol else ""
+    return f"{result.dataset}, {result.num_classes} classes, {result.config.get('scenario', 'class')}-incremental{protocol}"
 
 
 def network_words(result: RunResult) -> str:

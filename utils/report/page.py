@@ -161,7 +161,7 @@ def _after_tasks(result: RunResult) -> list[list[str]]:
     """A row per task: classes seen and accuracies (%), mean ± std over the seeds."""
     accuracies = ("Top-1", "Top-5", "Task-incremental", "Old classes", "New classes")
     measured = {"Old taken for new": "old_as_new_curve", "New taken for old": "new_as_old_curve",
-                "Calibration error": "calibration_curve"}
+                "Calibration error": "calibration_curve", "Harmonic": "harmonic_curve"}
     measured = {words: name for words, name in measured.items() if all(getattr(seed, name) for seed in result.seeds)}
     rows = [["After task", "Classes seen", *(f"{name} (%)" for name in (*accuracies, *measured))]]
     for t, seen in enumerate(result.seeds[0].classes_seen):
