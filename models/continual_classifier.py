@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -67,7 +67,7 @@ class ContinualClassifier(ClassifierMixin, BaseEstimator):
     def fit(self, X: ImagesIn, y: Sequence[Hashable]) -> ContinualClassifier:
         """Start from `model` as it was, and learn the images X with their labels y."""
         for name in ("run_", "trained_", "labels_"):
-            vars(self).pop(name, None)
+            self.__dict__.pop(name, None)
         return self.partial_fit(X, y)
 
     def partial_fit(self, X: ImagesIn, y: Sequence[Hashable], classes: Sequence[Hashable] | None = None) -> ContinualClassifier:
@@ -80,7 +80,7 @@ class ContinualClassifier(ClassifierMixin, BaseEstimator):
         Raises:
             UserError: an image cannot be read, a label cannot be a class's name, or the method cannot learn a task more.
         """
-        images = list(stacked(X).permute(0, 2, 3, 1).numpy()) if isinstance(X, Tensor) else X
+        images: Sequence[Any] | np.ndarray = list(stacked(X).permute(0, 2, 3, 1).numpy()) if isinstance(X, Tensor) else X
         labels = checked_labels(images, y, classes)
         self._open()
         known = set() if self.trained_ is None else set(self.trained_.stream.class_names)
@@ -125,6 +125,7 @@ class ContinualClassifier(ClassifierMixin, BaseEstimator):
     def save(self, folder: str | Path) -> Path:
         """Copy the run to `folder`, which `ContinualClassifier(folder)`, `load_learner` and every command take. Raises UserError."""
         self._fitted()
+        assert self.run_ is not None, "fitted, so a run is there"
         if Path(folder).exists():
             raise UserError(f"{folder} exists already; name a folder that does not")
         return Path(shutil.copytree(self.run_, folder, ignore=shutil.ignore_patterns(".lock")))
@@ -135,14 +136,22 @@ class ContinualClassifier(ClassifierMixin, BaseEstimator):
         """Load `model`, once; a config has nothing to load."""
         if not hasattr(self, "trained_"):
             self.labels_: dict[str, Hashable] = {}  # class name -> label as it was given
-            self._temporary = tempfile.TemporaryDirectory() if self.folder is None else None  # removed with the object
-            self._home = Path(self._temporary.name if self._temporary is not None else self.folder)
+            home = self.folder
+            if home is None:
+                self._temporary = tempfile.TemporaryDirectory()  # removed with the object
+                home = self._temporary.name
+            self._home = Path(home)
             self._home.mkdir(parents=True, exist_ok=True)
             self.run_: Path | None = None if isinstance(self.model, Config) else RunFolder.finished_run(Path(self.model)).path
-            self.trained_: TrainedLearner | None = None if self.run_ is None else self._load()
+            self.trained_: TrainedLearner | None = None if self.run_ is None else self._load(self.run_)
 
-    def _load(self) -> TrainedLearner:
-        return load_learner(self.run_, seed=self.seed, device=self.device)
+    @property
+    def _config(self) -> Config:
+        assert isinstance(self.model, Config), "a run goes on with its own config"
+        return self.model
+
+    def _load(self, run: Path) -> TrainedLearner:
+        return load_learner(run, seed=self.seed, device=self.device)
 
     def _fitted(self) -> TrainedLearner:
         self._open()
@@ -154,9 +163,9 @@ class ContinualClassifier(ClassifierMixin, BaseEstimator):
         """A new run from the images in `place`, which goes on from the one before."""
         parent = edit = None
         if self.run_ is None:
-            settings = {**self.model.model_dump(mode="json", exclude_unset=True), "device": self.device, "tasks": None, "task_sizes": None,
-                        "init_cls": sum(1 for _ in place.iterdir()), "increment": 0,
-                        "seed": self.model.seeds[0] if self.seed is None else self.seed}
+            settings = {**self._config.model_dump(mode="json", exclude_unset=True), "device": self.device,
+                        "tasks": None, "task_sizes": None, "init_cls": sum(1 for _ in place.iterdir()), "increment": 0,
+                        "seed": self._config.seeds[0] if self.seed is None else self.seed}
             config = resolve_config(parse_config({**settings, **self._images_as_configured(place)}, source="ContinualClassifier"))
         elif update:
             config, parent, edit = updating(self.run_, place, self.device)
@@ -166,17 +175,17 @@ class ContinualClassifier(ClassifierMixin, BaseEstimator):
         with no_word_of_tests():
             train(config, self._home, name="continual", parent=parent, edit=edit)
         self.run_ = RunFolder.finished_run(self._home / "continual").path
-        self.trained_ = self._load()
+        self.trained_ = self._load(self.run_)
 
     def _images_as_configured(self, place: Path) -> dict[str, object]:
         """Settings with which the images in `place` become input as those of the config's own data set would."""
-        info = dataset_info(self.model.dataset, self.model.data_root)
+        info = dataset_info(self._config.dataset, self._config.data_root)
         of_rgb = {key: [*value] if len(value) == RGB else [value[0]] * RGB for key, value in (("mean", info.mean), ("std", info.std))}
         dataset = {"name": "images", "layout": "training", "root": str(place), "image_size": info.image_size,
                    "train_transform": "none" if info.train_transform == info.test_transform else info.train_transform, **of_rgb}
-        return {"dataset": dataset, "test_transform": self.model.test_transform or info.test_transform, "added": None}
+        return {"dataset": dataset, "test_transform": self._config.test_transform or info.test_transform, "added": None}
 
-    def _write_images(self, place: Path, images: Sequence[object], labels: Sequence[Hashable]) -> None:
+    def _write_images(self, place: Path, images: Sequence[Any] | np.ndarray, labels: Sequence[Hashable]) -> None:
         """The images as PNG files, one sub-folder per class. Raises UserError."""
         for number, (image, label) in enumerate(zip(images, labels, strict=True)):
             pixels = pixels_of(image).permute(1, 2, 0).numpy()
@@ -200,7 +209,8 @@ def no_word_of_tests() -> Iterator[None]:
             log.removeFilter(worth_telling)
 
 
-def checked_labels(images: Sequence[object], labels: Sequence[Hashable], classes: Sequence[Hashable] | None = None) -> list[Hashable]:
+def checked_labels(images: Sequence[Any] | np.ndarray, labels: Sequence[Hashable],
+                   classes: Sequence[Hashable] | None = None) -> list[Hashable]:
     """The labels as Python's own text and numbers.
 
     Raises:

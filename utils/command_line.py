@@ -40,6 +40,7 @@ def run_arguments(argv: list[str], commands: Sequence[str] = (), description: st
     parser.add_argument("--after_task", type=int, metavar="N", help="with --test_only: the checkpoint after task N instead of the newest")
     parser.add_argument("--profile", action="store_true", help="trace every stage once and write where the time went")
     parser.add_argument("--quiet", action="store_true", help="show warnings and errors only; log.txt in the run's folder has everything")
+    parser.add_argument("-v", "--verbose", action="store_true", help="show each line's time and origin, and tracebacks")
     parser.add_argument("--version", action=ShowVersions, nargs=0, help="print the versions that a result depends on, and stop")
     if argv and not argv[0].startswith("-"):
         raise UserError(_no_command(argv[0], commands))
@@ -164,6 +165,7 @@ def _add_new_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, metavar="DIR", help="where the new run is written (default: beside RUN)")
     parser.add_argument("--name", help="name of its experiment (default: that of RUN)")
     parser.add_argument("--quiet", action="store_true", help="show warnings and errors only")
+    parser.add_argument("-v", "--verbose", action="store_true", help="show each line's time and origin, and tracebacks")
 
 
 def analyze_arguments(argv: list[str]) -> argparse.Namespace:
@@ -201,6 +203,24 @@ def report_arguments(argv: list[str]) -> argparse.Namespace:
 
 def schema_arguments(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="main.py schema", description="Write exps/schema.json, which editors check configs with.")
+    return parser.parse_args(argv)
+
+
+def doctor_arguments(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="main.py doctor", description="What works on this machine, which weights and data sets are "
+                                     "there, what they enable, and a self-test. Exit code 0 where all that a run needs works, else 1.")
+    parser.add_argument("--data_root", default="data", metavar="DIR", help="folder of registered data sets (default: data)")
+    parser.add_argument("--device", default="auto", help="where the self-test runs: auto, cpu, cuda or cuda:1")
+    parser.add_argument("--no_self_test", action="store_true", help="look only: torch is not even imported")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of lines")
+    return parser.parse_args(argv)
+
+
+def cache_arguments(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="main.py cache", description="Show or delete what runs keep under data_root/cache.")
+    parser.add_argument("what", nargs="?", choices=["list", "clear"], default="list", help="show it, or delete it (default: list)")
+    parser.add_argument("--only", choices=["images", "features"], help="decoded images alone, or features alone (default: both)")
+    parser.add_argument("--data_root", type=Path, default=Path("data"), metavar="DIR", help="data_root of the configs (default: data)")
     return parser.parse_args(argv)
 
 

@@ -36,6 +36,7 @@ class AdapterPerTask(BaseLearner):
     """Learner whose task t trains adapter t."""
 
     Settings = AdapterSettings
+    config: AdapterSettings
     frozen_backbone = True
     scores_are_logits = False
 

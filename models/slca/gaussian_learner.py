@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from functools import partial
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, ValidationInfo, field_validator
@@ -23,6 +23,7 @@ from convs.views import mean_over_views
 from models.base import KnownRegion
 from models.evaluation import plain_batches
 from models.first_session import AdaptsFirst, PartSettings
+from models.shared_features import of_parent
 from models.slca.deployed import DeployedSettings
 from models.slca.drift import DriftSettings
 from models.slca.gaussians import ClassGaussians
@@ -83,6 +84,7 @@ class GaussianLearner(MovingBackbone):
     """Keeps one Gaussian per class seen, of the features of its training images under the test transform."""
 
     Settings = GaussianSettings
+    config: GaussianSettings
     takes_known_classes: ClassVar = True
 
     def __init__(self, config: GaussianSettings, *args, **kwargs) -> None:
@@ -131,6 +133,9 @@ class GaussianLearner(MovingBackbone):
         map of its features is that of their average too.
         """
         return mean_over_views(self.net.features, images, self.config.views)
+
+    def feature_recipe(self) -> Mapping[str, Any] | None:
+        return {"views": self.config.views} if of_parent(self, GaussianLearner) else None
 
     def scores(self, features: Tensor) -> Tensor:
         return self.readout.scores(self.net, features)
@@ -229,7 +234,7 @@ class GaussianLearner(MovingBackbone):
 
     def training_loss(self, module: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """With `kd`: + kd * mean squared distance to the features of the backbone before the task."""
-        if not self.distils:
+        if self.backbone_before is None or not self.distils:
             return super().training_loss(module, images, labels)
         logits, features = module(images)  # (N, C_t), (N, D)
         with torch.no_grad(), self.fabric.autocast():

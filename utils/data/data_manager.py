@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from utils.data.tasks import plan_tasks
 from utils.errors import UserError
 from utils.images.loader import BatchMaker, BatchPool
 from utils.images.passes import WorkItem
+from utils.images.store import JoinedStore
 from utils.images.transforms import SMALL, Images, make_transform
 from utils.machine.cores import available_cores
 from utils.rng import numpy_generator
@@ -141,6 +143,29 @@ class DataManager:
         """The images at `indices` before any transform, uint8: (B, C, H, W), or a list of (C, H, W) where they differ in size."""
         return self._images.stores[self._splits[split].store].get(np.asarray(indices, dtype=np.int64))
 
+    # What features of images are shared by -------------------------------------------------------------------
+
+    def digests(self, split: str, indices: np.ndarray) -> np.ndarray:
+        """(n, 16) uint8 what tells the images at `indices` from all others: a hash of their bytes. Raises UserError."""
+        return self._images.digests(self._splits[split].store)[indices]
+
+    @property
+    def augments(self) -> bool:
+        """Whether a training image is anything else than the same image under the test transform."""
+        train, test = (self._pool.maker.transforms[augment] for augment in (True, False))
+        return train.draws > 0 or train.recipe != test.recipe
+
+    def input_recipe(self, split: str) -> dict[str, Any] | None:
+        """All that makes a network's input of an image under the test transform, beside the image; JSON.
+
+        None for images of several places, whose sizes are brought to one in another way where they meet in a batch.
+        """
+        test, store = self._pool.maker.transforms[False], self._images.stores[self._splits[split].store]
+        if isinstance(store, JoinedStore):
+            return None
+        return {"transform": repr(test.recipe), "size": test.size, "mean": test.mean.flatten().tolist(), "std": test.std.flatten().tolist(),
+                "decoded": type(store).__name__, "finished": "here" if self._pool.maker.finish_here else "on the device"}
+
     # Batches -------------------------------------------------------------------------------------------------
 
     def batches(self, split: str, tasks: Tasks | None = None, *, batch_size: int, augment: bool, shuffle_seed: int | None = None,
@@ -230,9 +255,9 @@ class Batches:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         return self._pool.run(self._items, self._then)
 
-    def before(self, following: Batches | None) -> Batches:
-        """This pass, while whose last batches are computed on the first ones of `following` are made."""
-        return Batches(self._pool, self._items, following._items if following is not None else ())
+    def before(self, following: Iterable[Any] | None) -> Batches:
+        """This pass, while whose last batches are computed on the first ones of `following` are made, if that is a pass over images."""
+        return Batches(self._pool, self._items, following._items if isinstance(following, Batches) else ())
 
     @classmethod
     def joined(cls, passes: Iterable[Batches]) -> Batches:
