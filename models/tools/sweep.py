@@ -22,6 +22,7 @@ from utils.config import MethodSettings
 from utils.errors import RunFailed, UserError
 from utils.files import storage_errors_told, write_atomic
 from utils.json_files import json_text
+from utils.report.results import RunResult
 from utils.run.locks import folder_lock
 from utils.run.runs import runs_in
 from utils.sweep.pictures import write_pictures
@@ -94,6 +95,7 @@ class Work:
         self.folder, self.configs, self.place = folder, configs, place
         self.device, self.plugins = device, plugins
         self.queue = Queue(folder, place)
+        self._results: dict[Path, RunResult] = {}  # of finished runs, each read once
 
     def job(self, run: Run) -> Job:
         """The job of a run, whose config it writes."""
@@ -108,6 +110,12 @@ class Work:
     def experiment(self, run: Run) -> Path:
         return self.folder / "runs" / run.name
 
+    def result(self, experiment: Path) -> RunResult | None:
+        """What a finished run gave; None where it is not finished."""
+        if experiment not in self._results and (found := finished_result(experiment)) is not None:
+            self._results[experiment] = found
+        return self._results.get(experiment)
+
     # A grid ------------------------------------------------------------------------------------------------------
 
     def grid(self, points: Sequence[Point]) -> None:
@@ -118,7 +126,7 @@ class Work:
             planned.append((point, seed_runs(point, self.configs.content(point.file, point.values), seeds)))
         jobs = [self.job(run) for _, runs in planned for run in runs]
         self.queue.plan(jobs)
-        waiting = [job for job in jobs if finished_result(job.experiment) is None]
+        waiting = [job for job in jobs if self.result(job.experiment) is None]
         show(f"{len(points)} points, {len(jobs)} runs, {len(jobs) - len(waiting)} of them done")
         states: dict[str, State] = {}
 
@@ -136,7 +144,7 @@ class Work:
     def _grid_rows(self, planned: Sequence[tuple[Point, Sequence[Run]]], states: Mapping[str, State]) -> list[Row]:
         rows = []
         for point, runs in planned:
-            results = [result for run in runs if (result := finished_result(self.experiment(run))) is not None]
+            results = [result for run in runs if (result := self.result(self.experiment(run))) is not None]
             failed = any(states[run.name].word == "failed" for run in runs if run.name in states)
             state = "done" if len(results) == len(runs) else "failed" if failed else f"{len(results)} of {len(runs)} done"
             rows.append(Row(point, state, merged(results)))
@@ -176,7 +184,7 @@ class Work:
 
         def ended(job: Job, state: State) -> None:
             trial, _ = going.pop(job.name)
-            result = finished_result(job.experiment)
+            result = self.result(job.experiment)
             search.tell(trial, None if result is None else result.summary["last_validation"]["mean"], state.word)
             if state.word == "failed":
                 failed.append(f"{job.name}: {state.last}")
@@ -191,7 +199,7 @@ class Work:
     def _search_rows(self, search: Search) -> list[Row]:
         words = {"COMPLETE": "done", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "running"}
         points = [(search.point(trial), words[trial.state.name]) for trial in search.own_trials()]
-        return [Row(point, word, finished_result(self.folder / "runs" / point.name)) for point, word in points]
+        return [Row(point, word, self.result(self.folder / "runs" / point.name)) for point, word in points]
 
     # What comes of it ----------------------------------------------------------------------------------------------
 

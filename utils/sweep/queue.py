@@ -182,11 +182,12 @@ class Queue:
     def _begin(self, job: Job, taken: set[int]) -> int:
         """Start a job, or take over one that an earlier loop left running; returns its slot."""
         free = next(slot for slot in range(len(taken) + 1) if slot not in taken)
-        in_slurm = slurm_states() if self.place is not None and self.place.on == "slurm" else None
         record = self.record(job.name)
-        if record is not None and self._exit_code(job.name) is None and self._alive(job, record, in_slurm):
-            show(f"running already: {job.name}")
-            return int(record.get("slot", free))
+        if record is not None and self._exit_code(job.name) is None:
+            in_slurm = slurm_states() if record["on"] == "slurm" else None
+            if self._alive(job, record, in_slurm):
+                show(f"running already: {job.name}")
+                return int(record.get("slot", free))
         self.start(job, free)
         record = self.record(job.name) or {}
         show(f"started: {job.name} ({record.get('on')} job {record.get('id')})")
