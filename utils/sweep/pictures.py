@@ -26,7 +26,7 @@ def write_pictures(folder: Path, study: Any) -> list[Path]:
     pictures = {"parallel_coordinates": drawn.plot_parallel_coordinate, "importances": drawn.plot_param_importances}
     written = []
     for name, draw in pictures.items():
-        figure = draw(study, target=lambda trial: trial.value, target_name=TARGET).figure
+        figure = draw(study, target_name=TARGET).figure
         write_picture(folder / name, figure, f"{name.replace('_', ' ')} of the sweep")
         pyplot.close(figure)
         written.append(folder / f"{name}.png")

@@ -56,7 +56,7 @@ class Place:
         """`--device` for a run whose config says `device`: what was asked for, else the GPUs that the job was given."""
         if asked is not None:
             return ["--device", asked]
-        if not self.gpus_per_run or device == "cpu":
+        if not self.gpus_per_run or computes_on_cpu(device):
             return []
         return ["--device", "auto" if self.gpus_per_run == 1 else ",".join(map(str, range(self.gpus_per_run)))]
 
@@ -109,17 +109,22 @@ def local_place(jobs: int | None, gpus_per_run: int | None, cpus_per_run: int | 
     return Place("local", side_by_side, per_run, cpus_per_run or max(1, cores // side_by_side), minutes, gpus)
 
 
-def slurm_place(jobs: int | None, gpus_per_run: int | None, cpus_per_run: int | None, minutes: int | None,
-                options: Sequence[str]) -> Place:
-    """A Slurm cluster; without `jobs` all runs are handed over at once.
+def slurm_place(jobs: int | None, gpus_per_run: int | None, cpus_per_run: int | None, minutes: int | None, options: Sequence[str], *,
+                uses_gpus: bool) -> Place:
+    """A Slurm cluster; without `jobs` all runs are handed over at once, each with a GPU unless every run is on the CPU anyway.
 
     Raises:
         UserError: this machine has no Slurm, or an option is no key=value.
     """
     if shutil.which("sbatch") is None:
         raise UserError("--on slurm: this machine has no sbatch; run the command on a login node of the cluster, or use --on local")
-    return Place("slurm", jobs or 100_000, 1 if gpus_per_run is None else gpus_per_run, cpus_per_run, minutes,
+    return Place("slurm", jobs or 100_000, int(uses_gpus) if gpus_per_run is None else gpus_per_run, cpus_per_run, minutes,
                  slurm=slurm_options(options))
+
+
+def computes_on_cpu(device: Any) -> bool:
+    """Whether a config's `device` asks for the processor alone."""
+    return {str(name).lower() for name in (device if isinstance(device, list) else [device])} <= {"cpu", "-1"}
 
 
 def slurm_options(words: Sequence[str]) -> dict[str, str]:

@@ -157,6 +157,7 @@ class Queue:
         assert self.place is not None
         going: dict[str, tuple[Job, int]] = {}
         doubted: set[str] = set()  # no sign of life at one look
+        pruned: set[str] = set()
         with self._ended_with_us(going):
             while True:
                 while len(going) < self.place.jobs:
@@ -176,7 +177,8 @@ class Queue:
                         ended(job, state)
                     elif state.word in ENDED:
                         doubted.add(job.name)  # its exit code may be on its way, on a file system of several machines
-                    elif state.word == "running" and watch(job):
+                    elif state.word == "running" and job.name not in pruned and watch(job):
+                        pruned.add(job.name)
                         self.prune(job)
 
     def _begin(self, job: Job, taken: set[int]) -> int:

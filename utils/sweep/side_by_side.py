@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from utils.config import MethodSettings
+from utils.extras import extra
 from utils.run.locks import folder_lock
 from utils.run.run_folder import experiment_folder
-from utils.sweep.places import Place, local_place, parse_minutes, slurm_place
+from utils.sweep.places import Place, computes_on_cpu, local_place, parse_minutes, slurm_place
 from utils.sweep.plan import DIGEST_DIGITS, free_name, plain
 from utils.sweep.queue import Job, Queue, State, failures_told
 from utils.terminal import show
@@ -20,11 +21,13 @@ from utils.terminal import show
 def place_of(arguments: argparse.Namespace, configs: Sequence[MethodSettings], runs: int) -> Place:
     """Where the command line wants the runs of `configs`, `runs` in number. Raises UserError."""
     minutes = None if arguments.time is None else parse_minutes(arguments.time)
-    if arguments.on == "slurm":
-        return slurm_place(arguments.jobs, arguments.gpus_per_run, arguments.cpus_per_run, minutes, arguments.slurm)
+    extra("submitit", "sweep", f"--on {arguments.on}")
     devices = [arguments.device] if arguments.device is not None else [config.device for config in configs]
-    return local_place(arguments.jobs, arguments.gpus_per_run, arguments.cpus_per_run, minutes,
-                       uses_gpus=any(device != "cpu" for device in devices), runs=runs)
+    uses_gpus = not all(map(computes_on_cpu, devices))
+    size = arguments.jobs, arguments.gpus_per_run, arguments.cpus_per_run, minutes
+    if arguments.on == "slurm":
+        return slurm_place(*size, arguments.slurm, uses_gpus=uses_gpus)
+    return local_place(*size, uses_gpus=uses_gpus, runs=runs)
 
 
 def run_side_by_side(arguments: argparse.Namespace, configs: Sequence[tuple[Path, MethodSettings]]) -> None:

@@ -25,7 +25,7 @@ def test_each_run_on_a_machine_with_gpus_gets_its_own(monkeypatch):
     place = local_place(None, 2, None, None, uses_gpus=True, runs=9)
     assert place.jobs == 2
     assert [place.environment(slot)["CUDA_VISIBLE_DEVICES"] for slot in (0, 1)] == ["4,5", "6,GPU-7"]
-    assert place.device_words("auto", None) == ["--device", "0,1"] and place.device_words("cpu", None) == []
+    assert place.device_words("auto", None) == ["--device", "0,1"] and place.device_words(["cpu", "cpu"], None) == []
     assert local_place(None, None, None, None, uses_gpus=True, runs=9).device_words(["0", "1"], None) == ["--device", "auto"]
     with pytest.raises(UserError, match="4 GPU"):
         local_place(None, 5, None, None, uses_gpus=True, runs=9)
@@ -50,7 +50,7 @@ def test_a_share_of_cores_limits_threads_and_workers(monkeypatch):
 
 def test_a_run_on_a_cluster_asks_for_its_time_gpus_and_cores(monkeypatch):
     monkeypatch.setattr("shutil.which", lambda program: "/usr/bin/" + program)
-    place = slurm_place(None, None, 8, 90, ["partition=gpu", "--mem=32G"])
+    place = slurm_place(None, None, 8, 90, ["partition=gpu", "--mem=32G"], uses_gpus=True)
     assert place._slurm_options("a") == {
         "job_name": "a", "time": 90, "gpus_per_node": 1, "cpus_per_task": 8, "srun_args": ["--cpus-per-task=8"],
         "additional_parameters": {"partition": "gpu", "mem": "32G"}}
@@ -59,7 +59,7 @@ def test_a_run_on_a_cluster_asks_for_its_time_gpus_and_cores(monkeypatch):
 def test_slurm_where_there_is_none_is_told(monkeypatch):
     monkeypatch.setattr("shutil.which", lambda program: None)
     with pytest.raises(UserError, match="no sbatch"):
-        slurm_place(None, None, None, None, [])
+        slurm_place(None, None, None, None, [], uses_gpus=True)
 
 
 @pytest.mark.parametrize(("word", "told"), [
