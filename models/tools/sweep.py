@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from utils.config import MethodSettings
 from utils.errors import RunFailed, UserError
 from utils.files import storage_errors_told, write_atomic
 from utils.json_files import json_text
+from utils.last_resort import one_sentence
 from utils.report.results import RunResult
 from utils.run.locks import folder_lock
 from utils.run.runs import runs_in
@@ -204,14 +206,17 @@ class Work:
     # What comes of it ----------------------------------------------------------------------------------------------
 
     def write(self, rows: Sequence[Row], study: Any) -> None:
-        """Table, pictures and the best config."""
-        show(f"\n{write_table(self.folder, rows)}\n")
-        pictures = write_pictures(self.folder, study)
+        """Table, the best config, pictures."""
+        show(f"\n{write_table(self.folder, rows)}\n\ntable: {self.folder / 'table.md'}")
         best = best_first(rows)[0] if rows else None
-        told = [f"table: {self.folder / 'table.md'}", *(f"picture: {picture}" for picture in pictures)]
         if best is not None and best.state == "done":
             file = self.folder / "best.json"
             with storage_errors_told(file):
                 write_atomic(file, json_text(self.configs.content(best.point.file, best.point.values)))
-            told.append(f"best config: {file} (python main.py --config {file})")
-        show("\n".join(told))
+            show(f"best config: {file} (python main.py --config {shlex.quote(str(file))})")
+        try:
+            pictures = write_pictures(self.folder, study)
+        except Exception as error:  # of libraries that draw; the figures are all there
+            show(f"the pictures could not be drawn: {one_sentence(error)}", error=True)
+        else:
+            show("\n".join(f"picture: {picture}" for picture in pictures))

@@ -59,7 +59,7 @@ def lines_of(folder: Path) -> Iterator[Line]:
             newest = runs_in(job.experiment)[-1:]
             state = queue.state(job, in_slurm)
             name = os.path.relpath(job.experiment, folder)
-            if newest and state.word != "waiting":
+            if newest and queue.record(job.name) is not None:
                 shown.add(newest[0].resolve())
                 yield Line(name, state.word, _progress(newest[0]), state.last or (_left(newest[0]) if state.word == "running" else ""))
             else:
