@@ -14,12 +14,12 @@ from __future__ import annotations
 import argparse
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from models.registry import load_given, resolve_config
-from utils.config import MethodSettings
+from utils.config import Config, MethodSettings
 from utils.errors import RunFailed, UserError
 from utils.files import storage_errors_told, write_atomic
 from utils.json_files import json_text
@@ -37,6 +37,7 @@ from utils.sweep.study import Search, optuna_module, study_of, validation_so_far
 from utils.sweep.table import Row, best_first, finished_result, merged, value_text, write_table
 from utils.terminal import show
 
+SEARCH_AT_ONCE = 10  # jobs of a search without --jobs: a trial learns from those that ended before it
 NO_VALIDATION = ("{source}: val_fraction is 0, so nothing is held out to choose by, and a sweep never chooses by the test images (their "
                  "accuracy would no longer say what the chosen settings are worth). Hold out a part of the training images, e.g. --set "
                  "val_fraction=0.1. To run several configs side by side without choosing: python main.py --config FILE FILE --on local")
@@ -53,7 +54,9 @@ def sweep(arguments: argparse.Namespace) -> None:
     configs = Configs(space.fixed, arguments.seeds)
     combinations = list(space.ends()) if arguments.search else space.grid()
     checked = [configs.resolved(file, values) for file in arguments.config for values in combinations]  # every mistake before the first run
-    place = place_of(arguments, checked, len(checked) * max(len(config.seeds) for config in checked))
+    place = place_of(arguments, checked, arguments.search or len(checked) * max(len(config.seeds) for config in checked))
+    if arguments.search and arguments.jobs is None:
+        place = replace(place, jobs=min(place.jobs, SEARCH_AT_ONCE))
     request = request_of(arguments.config, arguments.set, arguments.seeds, arguments.search is not None)
     folder = Path(arguments.out or default_folder(request))
     folder.mkdir(parents=True, exist_ok=True)
@@ -74,7 +77,7 @@ class Configs:
     fixed: Mapping[str, Any]
     seeds: Sequence[int] | None
 
-    def given(self, file: Path, values: Mapping[str, Any]) -> Any:
+    def given(self, file: Path, values: Mapping[str, Any]) -> Config:
         seeds = {} if self.seeds is None else {"seed": list(self.seeds)}
         return load_given(file, {**self.fixed, **values, **seeds})
 
@@ -185,6 +188,7 @@ class Work:
             return bool(runs) and search.report(trial, validation_so_far(runs[-1], seeds))
 
         def ended(job: Job, state: State) -> None:
+            watch(job)  # others are compared with what it measured at last too
             trial, _ = going.pop(job.name)
             result = self.result(job.experiment)
             search.tell(trial, None if result is None else result.summary["last_validation"]["mean"], state.word)

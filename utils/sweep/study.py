@@ -91,15 +91,18 @@ class Search:
         return Point(f"trial-{trial.number}", file, {key: _suggested(trial, key, axis) for key, axis in self.space.axes.items()})
 
     def report(self, trial: Any, values: Sequence[float]) -> bool:
-        """Tell what was measured so far; True when the trial is not worth going on."""
-        for step in range(self.reported.get(trial.number, 0), len(values)):
+        """Tell what was measured so far; True when the trial is not worth going on.
+
+        Optuna's pruner takes the best of a trial's values up to now, and accuracies fall from task to task. So each place gets a
+        hundred of its own: 80 % at the third place is told as 280.
+        """
+        new = range(self.reported.get(trial.number, 0), len(values))
+        for step in new:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # a continued trial has reported its first steps before
-                trial.report(values[step], step)
-            self.reported[trial.number] = step + 1
-            if trial.should_prune():
-                return True
-        return False
+                trial.report(100.0 * step + values[step], step)
+        self.reported[trial.number] = len(values)
+        return bool(new) and trial.should_prune()
 
     def tell(self, trial: Any, value: float | None, state: str) -> None:
         """The end of a trial: "done" with its value, "pruned" or "failed"."""

@@ -1,12 +1,15 @@
 """A sweep of local processes, from the command line to the best config."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from main import main
 from models.registry import load_experiment
 from tests.run_files import only_run
+from trainer import train
+from utils.sweep import queue
 from utils.sweep.status import lines_of
 
 TINY = {"model_name": "ncm", "init_cls": 2, "increment": 2, "epochs": 0, "batch_size": 8, "seed": 1, "val_fraction": 0.25,
@@ -58,6 +61,25 @@ def test_the_same_command_runs_nothing_again_and_another_one_is_refused(swept, c
     assert "2 runs, 2 of them done" in capsys.readouterr().out and [file.stat().st_mtime_ns for file in jobs] == written
     assert main([*words, "--seeds", "5"]) == 2
     assert "holds another sweep (seeds differ)" in capsys.readouterr().err
+
+
+def test_a_search_tries_its_trials_and_is_extended_by_a_larger_number(config, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("submitit")
+
+    def start_here(place, name, command, folder):  # in this process, which starts no other
+        train(load_experiment(command.command[3]), command.command[5], name=name, resume=True)
+        Path(command.exit_file).write_text("0")
+        return {"id": "1", "on": "local", "host": "here", "log": str(folder / name)}
+    monkeypatch.setattr("utils.sweep.places.Place.start", start_here)
+    monkeypatch.setitem(queue.LOOK_SECONDS, "local", 0.0)
+    words = ["sweep", "--config", str(config), "--set", 'torch_seed={"low":1,"high":99}', "--jobs", "1", "--out", str(tmp_path)]
+    for trials in (1, 2):
+        assert main([*words, "--search", str(trials)]) == 0
+        table = json.loads((tmp_path / "table.json").read_text())
+        assert sorted(row["point"] for row in table) == [f"trial-{n}" for n in range(trials)]
+        assert all(row["state"] == "done" and row["last_validation_mean"] is not None for row in table)
+    assert load_experiment(tmp_path / "best.json").torch_seed == table[0]["values"]["torch_seed"]
+    assert "trial-1: tiny, torch_seed=" in capsys.readouterr().out
 
 
 def test_status_lists_its_runs(swept):

@@ -66,3 +66,13 @@ def test_a_folder_without_runs_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(status_module, "slurm_states", lambda: {})
     with pytest.raises(UserError, match="no run and no sweep"):
         status(tmp_path)
+
+
+def test_a_job_that_waits_to_be_resumed_is_listed_once_with_what_it_has_done(tmp_path, monkeypatch):
+    monkeypatch.setattr(status_module, "slurm_states", lambda: {"7": "PENDING"})
+    job = Job("a", (), tmp_path / "runs" / "a")
+    a_run(job.experiment, finished=False, tasks=2)
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "jobs" / "a.json").write_text(json.dumps({"id": "7", "on": "slurm", "host": "x", "log": "x"}))
+    Queue(tmp_path).plan([job])
+    assert shown(tmp_path) == {"runs/a": ("waiting", "2 of 10", "")}

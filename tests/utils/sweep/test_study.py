@@ -49,9 +49,9 @@ def test_a_trial_below_the_median_at_the_same_task_is_ended(tmp_path):
         search.point(trial)
         assert not search.report(trial, [95.0, 80.0, 70.0])
         search.tell(trial, 70.0, "done")
-    good, bad = search.ask(), search.ask()
+    good, bad, worse = search.ask(), search.ask(), search.ask()
     assert not search.report(good, [90.0]) and not search.report(good, [90.0, 85.0])
-    assert not search.report(bad, [10.0]) and search.report(bad, [10.0, 75.0])  # not by the first task alone
+    assert not search.report(worse, [10.0]) and search.report(bad, [99.0, 75.0])  # not by the first task alone, nor saved by it
     search.tell(bad, None, "pruned")
     assert bad.number not in [trial.number for trial in search.interrupted()]
 
