@@ -12,7 +12,7 @@ from trainer import train
 from utils.sweep import queue
 from utils.sweep.status import lines_of
 
-TINY = {"model_name": "ncm", "init_cls": 2, "increment": 2, "epochs": 0, "batch_size": 8, "seed": 1, "val_fraction": 0.25,
+TINY = {"model_name": "finetune", "init_cls": 2, "increment": 2, "epochs": 1, "batch_size": 8, "seed": 1, "val_fraction": 0.25,
         "dataset": {"name": "tiny", "layout": "synthetic", "num_classes": 4, "image_size": 16, "train_per_class": 8, "test_per_class": 4,
                     "train_transform": "none"},
         "convnet_type": {"timm": "vit_tiny_patch16_224",
@@ -47,7 +47,7 @@ def test_a_sweep_ends_with_a_table_and_a_config_that_runs(swept):
 def test_the_table_has_the_figures_of_a_single_run(swept, config, tmp_path):
     folder, _ = swept
     assert main(["--config", str(config), "--set", "torch_seed=2", "--out", str(tmp_path)]) == 0
-    single = json.loads((only_run(tmp_path) / "results.json").read_text())["summary"]
+    single = json.loads((only_run(tmp_path / "tiny") / "results.json").read_text())["summary"]
     (row,) = [row for row in json.loads((folder / "table.json").read_text()) if row["values"] == {"torch_seed": 2}]
     for key in ("last", "last_validation", "average_incremental", "forgetting"):
         assert row[f"{key}_mean"] == single[key]["mean"]
