@@ -6,7 +6,9 @@
     points/          a results.json per row of the table, all seeds in it (python main.py compare takes these folders)
     table.*          json, csv, md
     best.json        the best config, which runs as it is
-    jobs.json, jobs/, submitit/   the jobs (utils/sweep/queue.py); study.db: Optuna's, of a search
+    jobs.json, jobs/, submitit/   the jobs (utils/sweep/queue.py)
+    study.db         Optuna's, of a search
+    *.png, *.svg, *.pdf   Optuna's pictures
 """
 
 from __future__ import annotations
