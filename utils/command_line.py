@@ -90,8 +90,9 @@ def _add_place(parser: argparse.ArgumentParser, default: str | None) -> None:
                             " (default: one after another in this process)"))
     group.add_argument("--jobs", type=int, metavar="N", help="at most N at once (default: as many as GPUs, without GPUs as cores; on a "
                                                              "cluster all)")
-    group.add_argument("--gpus-per-run", type=int, metavar="K", help="default: 1, where there are GPUs")
-    group.add_argument("--cpus-per-run", type=int, metavar="K", help="cores of each run (default: an equal share; on a cluster its own)")
+    group.add_argument("--gpus-per-run", "--gpus_per_run", type=int, metavar="K", help="default: 1, where there are GPUs")
+    group.add_argument("--cpus-per-run", "--cpus_per_run", type=int, metavar="K",
+                       help="cores of each run (default: an equal share; on a cluster what it gives)")
     group.add_argument("--time", metavar="H:M:S", help="after which a run is stopped, queued again and resumed (default: none; on a "
                                                        "cluster 12:00:00)")
     group.add_argument("--slurm", nargs="+", default=[], metavar="option=value", action="extend",
