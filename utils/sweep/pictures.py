@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 TARGET = "Validation accuracy (%)"
 BEHIND = "#d5d9e2"         # the palest of Optuna's lines show on it
 WIDTH, HEIGHT = 9.0, 5.0   # inches
+LETTER = 0.075             # inches, of Optuna's words
 
 
 def write_pictures(folder: Path, study: Any) -> list[Path]:
@@ -35,9 +36,18 @@ def write_pictures(folder: Path, study: Any) -> list[Path]:
         axes = draw(study, target_name=TARGET)
         axes.set_facecolor(BEHIND)
         axes.figure.set_size_inches(WIDTH, HEIGHT)
+        _move_colour_bar(axes.figure, max(len(str(value)) for trial in done for value in trial.params.values()))
         written += [_write(axes.figure, folder / f"{name}.{kind}") for kind in ("png", "svg", "pdf")][:1]
         pyplot.close(axes.figure)
     return written
+
+
+def _move_colour_bar(figure: Figure, longest: int) -> None:
+    """Make room for the values of the last setting, the longest of which has so many letters."""
+    for axes in figure.axes:
+        if axes.get_label() == "<colorbar>":
+            box = axes.get_position()
+            axes.set_position([box.x0 + LETTER / WIDTH * longest, box.y0, box.width, box.height])
 
 
 def _write(figure: Figure, file: Path) -> Path:
