@@ -2,6 +2,8 @@
 """Command line. Everything it does is one call elsewhere; see README.md.
 
     python main.py --config exps/slca_demo.json          train
+    python main.py sweep --config FILE --set key=[a,b]   many runs side by side or on a cluster, and the best settings
+    python main.py status [FOLDER]                       which runs wait, run, are done or failed
     python main.py list methods|datasets|backbones       what there is
     python main.py compare logs/slca_demo logs/...       one table and picture of several runs
     python main.py analyze logs/slca_demo                why it forgets, from its checkpoints
@@ -59,6 +61,11 @@ def run_experiments(arguments: argparse.Namespace) -> None:
         overrides["device"] = arguments.device
     configs = [(path, load_experiment(path, overrides)) for path in arguments.config]  # every mistake is told before the first run
 
+    if arguments.on is not None:
+        from utils.sweep.side_by_side import run_side_by_side
+        run_side_by_side(arguments, configs)
+        return
+
     from utils.machine.distributed import several_processes  # imports torch, which takes seconds
 
     if len(configs) > 1 and not (arguments.dry_run or arguments.test_only or several_processes()):
@@ -78,6 +85,18 @@ def run_experiments(arguments: argparse.Namespace) -> None:
     if failed:
         raise RunFailed(f"{len(failed)} of {len(configs)} experiments failed: {', '.join(map(str, failed))} (see above); the others "
                         "are done")
+
+
+def sweep(arguments: argparse.Namespace) -> None:
+    """Run many points of some settings, and choose the best by validation accuracy."""
+    from models.tools.sweep import sweep as run_sweep
+    run_sweep(arguments)
+
+
+def status(arguments: argparse.Namespace) -> None:
+    """Print what became of the runs in a folder."""
+    from utils.sweep.status import status as print_status
+    print_status(arguments.folder)
 
 
 def run_experiment(config: Config, name: str, arguments: argparse.Namespace) -> None:
@@ -223,7 +242,8 @@ def schema(arguments: argparse.Namespace) -> None:
     show(str(write_schema()))
 
 
-COMMANDS = {"extend": (command_line.extend_arguments, extend), "forget": (command_line.forget_arguments, forget),
+COMMANDS = {"sweep": (command_line.sweep_arguments, sweep), "status": (command_line.status_arguments, status),
+            "extend": (command_line.extend_arguments, extend), "forget": (command_line.forget_arguments, forget),
             "merge": (command_line.merge_arguments, merge), "list": (command_line.list_arguments, list_what),
             "compare": (command_line.compare_arguments, compare_runs),
             "analyze": (command_line.analyze_arguments, analyze), "report": (command_line.report_arguments, report),
@@ -245,6 +265,7 @@ def main(argv: list[str] | None = None) -> int:
             words, plugins = command_line.take_plugins(argv)
             parse, act = COMMANDS[words[0]] if words and words[0] in COMMANDS else (parse_arguments, run_experiments)
             arguments = parse(words if act is run_experiments else words[1:])
+            arguments.plugins = plugins
             if plugins:
                 from models.registry import load_plugin  # and with it pydantic; what needs no package runs without any
                 for plugin in plugins:

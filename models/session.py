@@ -106,11 +106,15 @@ class Session:
             end |= {key: getattr(result, key) for key in HEADLINES}
         self.store.tidy(stream.num_tasks - 1, None)  # what a failing disk did not let go the first time
 
+    def time_left(self) -> float | None:
+        """Seconds that the rest of the run will take, the other seeds too; None where nothing tells."""
+        told = self.figures.whole(self.figures.task_seconds)
+        return seconds_left(told, self.data.stream.task_sizes, self.seeds_left) if told else None
+
     def tell_time_left(self, task: int) -> None:
-        """How long the rest of the run will take, the other seeds too."""
-        tasks, told = self.data.stream.num_tasks - task - 1, self.figures.whole(self.figures.task_seconds)
-        if told and (tasks or self.seeds_left):
-            seconds = seconds_left(told, self.data.stream.task_sizes, self.seeds_left)
+        """The same in the log, while there is something left."""
+        tasks, seconds = self.data.stream.num_tasks - task - 1, self.time_left()
+        if seconds is not None and (tasks or self.seeds_left):
             log.info(f"about {seconds_text({'mean': seconds, 'std': None})} left: {tasks} tasks, {self.seeds_left} more seeds")
 
     def measure(self, task: int) -> metrics.Evaluation:
@@ -130,10 +134,12 @@ class Session:
         return evaluation
 
     def record(self, evaluation: metrics.Evaluation) -> None:
-        self.monitor.write({"kind": "task", "task": self.learner.task + 1, "top1": evaluation.top1, "top5": evaluation.top5,
+        f = self.figures
+        self.monitor.write({"kind": "task", "task": self.learner.task + 1, "tasks": self.data.stream.num_tasks,
+                            "top1": evaluation.top1, "top5": evaluation.top5, "validation": f.validation_curve[-1],
                             "task_il": evaluation.task_il, "per_task": evaluation.task_accuracies,
-                            "calibration_error": evaluation.calibration_error, "unknown": self.figures.unknown_curve[-1],
-                            "memory_bytes": self.figures.memory_curve[-1], "diagnostics": self.figures.diagnostics[-1]})
+                            "calibration_error": evaluation.calibration_error, "unknown": f.unknown_curve[-1],
+                            "memory_bytes": f.memory_curve[-1], "diagnostics": f.diagnostics[-1], "seconds": {"left": self.time_left()}})
 
     # Checkpoints -----------------------------------------------------------------------------------------------
 
