@@ -9,6 +9,7 @@
     python main.py forget logs/slca_demo CLASS ...       a run that does not know some classes any more
     python main.py merge RUN_A RUN_B                     one run of two with other classes, where that is exact
     python main.py predict logs/slca_demo FOLDER         classify images with a trained run
+    python main.py serve logs/slca_demo                  answer over HTTP with a trained run, and a page to drop images on
     python main.py export logs/slca_demo model.pt2       the aligned model as one torch.export program (or .onnx)
     python main.py schema                                write exps/schema.json, which editors check configs with
 
@@ -148,6 +149,12 @@ def predict(arguments: argparse.Namespace) -> None:
     predict_folder(arguments)
 
 
+def serve(arguments: argparse.Namespace) -> None:
+    """Answer over HTTP with a trained run."""
+    from models.serve.command import serve_run
+    serve_run(arguments)
+
+
 def export(arguments: argparse.Namespace) -> None:
     """Write a trained run as one program."""
     from models.tools.export import export_run
@@ -170,6 +177,7 @@ COMMANDS = {"extend": (command_line.extend_arguments, extend), "forget": (comman
             "merge": (command_line.merge_arguments, merge), "list": (command_line.list_arguments, list_what),
             "compare": (command_line.compare_arguments, compare_runs),
             "analyze": (command_line.analyze_arguments, analyze), "predict": (command_line.predict_arguments, predict),
+            "serve": (command_line.serve_arguments, serve),
             "export": (command_line.export_arguments, export), "prepare": (command_line.prepare_arguments, prepare_data),
             "schema": (command_line.schema_arguments, schema)}
 
@@ -186,6 +194,7 @@ def main(argv: list[str] | None = None) -> int:
             arguments = parse(words if act is run_experiments else words[1:])
             for plugin in plugins:
                 load_plugin(plugin)
+            arguments.plugins = plugins
             if act is extend or (act is run_experiments and not (arguments.dry_run or arguments.test_only)):
                 hint = f"; {how_to_resume(argv)}"
             with signals_stop(), quiet_terminal() if getattr(arguments, "quiet", False) else nullcontext():

@@ -61,6 +61,7 @@ class TrainedLearner:
         self.learner, self.stream, self.format, self.batch_size = learner, learner.stream, inputs, batch_size
         self.transform = inputs.transform()
         self._known: KnownRegion | None = None  # made when first asked whether an image is unknown
+        self._thresholds: dict[float, float] = {}  # by the share of known images that they keep
 
     def on_cpu(self) -> TrainedLearner:
         """The same learner on the CPU: itself, or a copy by its state, which is all that a learner carries from task to task."""
@@ -117,8 +118,15 @@ class TrainedLearner:
         if self._known is None:
             raise UserError(f"known_share (--unknown): a run of {self.learner.config.model_name} keeps no Gaussians of its classes, by "
                             "which unknown images are told; allowed: slca and its kin")
-        threshold = self._known.threshold(known_share, self.learner.config.torch_seed)
-        return [far for batch in features for far in (self._known.distances(batch) > threshold).tolist()]
+        if known_share not in self._thresholds:
+            self._thresholds[known_share] = self._known.threshold(known_share, self.learner.config.torch_seed)
+        return [far for batch in features for far in (self._known.distances(batch) > self._thresholds[known_share]).tolist()]
+
+    @property
+    def class_names(self) -> list[str]:
+        """(K,) names of the classes seen, in the order of the scores."""
+        classes = self.stream.label_period or self.stream.classes_upto(self.learner.task)
+        return [self.class_name(label) for label in range(classes)]
 
     def class_name(self, label: int) -> str:
         """Name of a class by its place in the learning order; without the domain's where domains are told apart."""
