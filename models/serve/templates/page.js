@@ -76,7 +76,7 @@ function showLessons({ waiting, state, seconds, lines }) {
   at("waiting").replaceChildren(...Object.entries(waiting).map(([name, count]) => make("li", { text: `${name}: ${count} images` })));
   at("learn").disabled = state === "running" || !Object.keys(waiting).length;
   at("state").textContent = { idle: "", running: `Learning, ${Math.round(seconds)} s so far.`,
-    done: `Learned in ${Math.round(seconds)} s; the new model answers now.`, failed: "It could not be learned; the images wait again." }[state];
+    done: `Learned in ${Math.round(seconds)} s; the new model answers now.`, failed: "It could not be learned; the lines below say why." }[state];
   at("state").classList.toggle("error", state === "failed");
   at("lines").hidden = !lines.length;
   at("lines").textContent = lines.join("\n");
