@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ MOST_BYTES_AT_ONCE = 2**28  # of all requests together
 READ_ON = 2**29  # bytes of a refused body that are read and dropped, so that its sender comes to read why
 MOST_FIELDS = 4  # of a form, beside its files
 FIELD_BYTES = 4096
+logging.getLogger("python_multipart").setLevel(logging.ERROR)  # a broken form is its sender's trouble, who is told
 HOW = "send one image as the body (Content-Type: image/png), or a form of files (curl -F image=@photo.jpg)"
 
 

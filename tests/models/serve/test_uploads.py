@@ -45,13 +45,13 @@ HOSTILE = {
     "html": (b"<!doctype html><script>alert(1)</script>", 415),
     "postscript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n", 415),
     "cut short": (encoded()[:-40], 422),
-    "cut in its header": (encoded()[:20], 415),
+    "cut in its header": (encoded()[:20], 422),
     "a broken JPEG": (encoded("JPEG")[:200], 422),
     "a bomb by its header": (png_that_claims(50_000, 50_000), 413),
     "a bomb that Pillow only warns of": (png_that_claims(9_000, 9_000), 413),
     "real, but too large": (encoded(size=(201, 200)), 413),
     "a strip that resizing would blow up": (encoded(size=(2_000, 1)), 422),
-    "no width": (png_that_claims(0, 10), 422),
+    "no width": (png_that_claims(0, 10), 415),
     "floating-point pixels": (encoded("TIFF", mode="F"), 422),
 }
 
