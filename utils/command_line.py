@@ -115,7 +115,7 @@ def serve_arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--unknown", type=float, default=0.95, metavar="SHARE",
                         help="share of the known classes' images that is not called unknown (default: 0.95)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1")
-    for name, default, what in (("megabytes", 32, "MiB of one request"), ("images", 100, "images of one request"),
+    for name, default, what in (("megabytes", 32, "MiB of one request"), ("images", 256, "images of one request"),
                                 ("megapixels", 50, "million pixels of one image")):
         parser.add_argument(f"--max_{name}", type=int, default=default, metavar="N", help=f"most {what} (default: {default})")
     arguments = _checked(parser.parse_args(argv))

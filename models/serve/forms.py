@@ -106,7 +106,7 @@ async def _multipart(request: Request, data: bytes, limits: Limits) -> Form:
     try:
         items = (await parser.parse()).multi_items()
     except MultiPartException as error:
-        raise Refused(400, f"the form cannot be read: {error.message} (allowed: {limits.images} images); {HOW}") from None
+        raise Refused(400, f"the form cannot be read: {error.message.rstrip('.')}; {HOW}") from None
     files = [value for _, value in items if isinstance(value, UploadFile)]
     if not parser.ended:
         raise Refused(400, f"the form breaks off before its end; {HOW}")

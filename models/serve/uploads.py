@@ -23,7 +23,7 @@ class Limits:
     """What one request may hold."""
 
     bytes: int = 32 * 2**20
-    images: int = 100
+    images: int = 256
     pixels: int = 50_000_000  # of one image, once decoded
     stretch: int = 100  # longest side over shortest: resizing the shorter side of a thin strip would blow up the longer one
     seconds: float = 30.0  # that the body may take to arrive

@@ -41,7 +41,7 @@ function rank({ name, probability }) {
 
 async function show(file) {
   const title = make("h2", { text: file.name }), ranks = make("div", { text: "..." });
-  at("answers").prepend(make("section", { name: "answer" }, make("img", { src: URL.createObjectURL(file), alt: file.name }),
+  at("answers").prepend(make("section", { name: "answer" }, make("img", { src: URL.createObjectURL(file), alt: "", onerror() { this.style.visibility = "hidden"; } }),
     make("div", {}, title, ranks)));
   try {
     const form = new FormData();
