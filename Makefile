@@ -1,7 +1,9 @@
 # make demo   install, then run the embedded demo
 # make demo-all   the same for every exps/*_demo.json
 # make bench  measure speed and memory beside the plain ways
+# make bench-methods   every method on every small stream, hours on two cores; stopped, it goes on; writes benchmarks/METHODS.md
 # make test   install, then run the whole test suite
+# make docs   the documentation as a site in site/
 # make soak   an hour of faults at system calls and of random settings; its figures are in docs/checkpoints.md
 # make gpu    tests and benchmarks of a GPU, under 8 minutes; without one, the same in short on a pretended one
 # make gpu-check   every method and switch on a CUDA device that is only pretended; needs no GPU
@@ -14,7 +16,7 @@ DEMO := finetune sl slca slcapp joint
 
 PRETEND = $$($(PY) -c 'import torch; print("" if torch.cuda.is_available() else "--pretend_cuda")')
 
-.PHONY: demo demo-all test soak gpu gpu-check bench lint clean
+.PHONY: demo demo-all test soak gpu gpu-check bench bench-methods docs lint clean
 
 demo: $(VENV)/.installed
 	OMP_NUM_THREADS=$(THREADS) $(PY) main.py --config $(DEMO:%=exps/%_demo.json)
@@ -48,6 +50,14 @@ bench: $(VENV)/.installed
 	OMP_NUM_THREADS=$(THREADS) $(PY) benchmarks/pretended.py
 	OMP_NUM_THREADS=$(THREADS) $(PY) benchmarks/many_tasks.py
 	$(PY) benchmarks/report.py
+
+bench-methods: $(VENV)/.installed
+	$(PY) benchmarks/methods.py --jobs $(THREADS)
+
+docs: $(VENV)/.installed
+	$(PY) -m utils.extras docs > $(VENV)/docs.txt
+	$(PY) -m pip install --quiet --requirement $(VENV)/docs.txt
+	$(PY) -m mkdocs build --strict
 
 lint: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check .

@@ -20,6 +20,7 @@ sys.path.insert(0, str(PROJECT))
 
 from utils.machine.environment import environment  # noqa: E402
 
+BF16_FLAGS = ("avx512_bf16", "amx_bf16")
 WORK = PROJECT / "benchmarks" / "work"  # ignored by git
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -105,3 +106,9 @@ def short(ratio: dict[str, float]) -> str:
     """A ratio for a table: medians and ranges of wall-clock and processor time."""
     return (f"{ratio['median']:.2f}x ({ratio['min']:.2f} to {ratio['max']:.2f}) by the clock, {ratio['cpu_median']:.2f}x "
             f"({ratio['cpu_min']:.2f} to {ratio['cpu_max']:.2f}) in processor time, {ratio['rounds']} rounds")
+
+
+def bf16_instructions() -> list[str]:
+    """Which of the processor's bfloat16 instructions Linux lists; without any, bf16 on the CPU is emulated and says nothing."""
+    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    return [flag for flag in BF16_FLAGS if flag in flags]

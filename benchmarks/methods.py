@@ -1,6 +1,6 @@
-"""All methods on the small streams that tell them apart: the demo's, and 50 classes of icons with a near and a far backbone.
+"""All methods on small streams that tell them apart: the demo's, and icons by class and by style, each with a near and a far backbone.
 
-    python benchmarks/methods.py [--streams demo near far] [--methods slca ease ...] [--seeds 0 1 2] [--jobs 1]
+    python benchmarks/methods.py [--streams near far demo ...] [--methods slca ease ...] [--seeds 0 1 2] [--jobs 1]
 
 A method is a file exps/<method>_demo.json; another stream replaces its data, tasks and weights, nothing else, so no setting was chosen
 on the icons. Each seed is another class order. Interrupted, the same command goes on where it was; what is done is not done again.
@@ -28,13 +28,17 @@ from utils.report.tables import bytes_text, mean_std_text
 
 EXPS, OUT = PROJECT / "exps", WORK / "methods"
 ICONS = {"name": "icons50", "layout": "npz", "root": "exps/streams/icons50.npz", "train_transform": "none", "mean": [0.286], "std": [0.353]}
-STREAMS: dict[str, tuple[str, dict[str, Any]]] = {  # name -> what the table calls it, settings that replace the demo's
-    "demo": ("demo", {}),
-    "near": ("icons50, near", {"dataset": ICONS, "init_cls": 5, "increment": 5}),
-    "far": ("icons50, far", {"dataset": ICONS, "init_cls": 5, "increment": 5}),
+STYLES = {**ICONS, "name": "icons_styles", "root": "exps/streams/icons_styles.npz"}
+BY_CLASS: dict[str, Any] = {"dataset": ICONS, "init_cls": 5, "increment": 5}
+BY_STYLE: dict[str, Any] = {"dataset": STYLES, "scenario": "domain", "init_cls": None, "increment": None}
+NEAR, FAR = "pretrained/vit_demo_glyphs.safetensors", "pretrained/vit_demo_clothing.safetensors"
+STREAMS: dict[str, tuple[str, str, dict[str, Any]]] = {  # name -> what the table calls it, weights, settings that replace the demo's
+    "near": ("icons50, near", NEAR, BY_CLASS),
+    "far": ("icons50, far", FAR, BY_CLASS),
+    "demo": ("demo", NEAR, {}),
+    "styles_near": ("icons_styles, near", NEAR, BY_STYLE),
+    "styles_far": ("icons_styles, far", FAR, BY_STYLE),
 }
-WEIGHTS = {"demo": "pretrained/vit_demo_glyphs.safetensors", "near": "pretrained/vit_demo_glyphs.safetensors",
-           "far": "pretrained/vit_demo_clothing.safetensors"}
 
 
 def methods() -> list[str]:
@@ -44,9 +48,10 @@ def methods() -> list[str]:
 
 def settings(method: str, stream: str, seeds: list[int]) -> dict[str, Any]:
     """One experiment's config."""
-    found = read_json(EXPS / f"{method}_demo.json") | STREAMS[stream][1] | {"seed": seeds}
-    found.pop("$schema", None)
-    return found | {"convnet_type": found["convnet_type"] | {"weights": WEIGHTS[stream]}}
+    _, weights, replaced = STREAMS[stream]
+    found = read_json(EXPS / f"{method}_demo.json") | replaced | {"seed": seeds}
+    found |= {"convnet_type": found["convnet_type"] | {"weights": weights}}
+    return {key: value for key, value in found.items() if key != "$schema" and value is not None}
 
 
 def run(method: str, stream: str, seeds: list[int], threads: int) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import timm
 import torch
-from common import in_turns, save, short
+from common import bf16_instructions, in_turns, save, short
 from textbook import FormedLoRA
 from torch import nn
 from torch.nn import functional as F
@@ -25,7 +25,6 @@ from utils.config import Config, load_config, parse_config
 from utils.machine.device import make_fabric
 
 VIT_B = "vit_base_patch16_224"
-BF16_FLAGS = ("avx512_bf16", "amx_bf16")
 COMPILERS = ("g++", "clang++", "c++")
 PRECISIONS = ("32-true", "bf16-mixed")
 
@@ -111,14 +110,13 @@ def lora_step(rounds: int, batch: int) -> dict:
 
 def bf16(rounds: int, batch: int) -> dict:
     """Figure 6: an epoch of stage 1 in bf16-mixed against 32-true; accuracy is in whole_run.py."""
-    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     networks = {"demo ViT, batch 32": lambda precision: load_config(Path("exps/slca_demo.json"), {"precision": precision}),
                 f"ViT-B/16 at 224 px, batch {batch}": lambda precision: vit_b_config(batch, precision=precision)}
     rows = {}
     for name, config in networks.items():
         comparison = in_turns({precision: project_epoch(config(precision))[0] for precision in PRECISIONS}, rounds + 1).without_first()
         rows[name] = {"seconds": comparison.medians(), "speedup": comparison.ratio(*PRECISIONS)}
-    return {"cpu_has_bf16": [flag for flag in BF16_FLAGS if flag in flags], "networks": rows}
+    return {"cpu_has_bf16": bf16_instructions(), "networks": rows}
 
 
 def switches(rounds: int) -> dict:
@@ -150,10 +148,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch", type=int, default=4, help="images per step of ViT-B/16")
     arguments = parser.parse_args()
-    found = bf16(arguments.rounds, arguments.batch)
-    save("6_bf16", found)
-    for name, row in found["networks"].items():
-        print(f"bf16-mixed against 32-true, {name}: {short(row['speedup'])}")
+    if bf16_instructions():
+        found = bf16(arguments.rounds, arguments.batch)
+        save("6_bf16", found)
+        for name, row in found["networks"].items():
+            print(f"bf16-mixed against 32-true, {name}: {short(row['speedup'])}")
+    else:
+        print("bf16-mixed against 32-true: left out, this processor has no bfloat16 instructions")
     found = throughput(arguments.rounds, arguments.batch)
     save("2_stage1", found)
     for name, row in found.items():

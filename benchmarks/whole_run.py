@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from common import WORK, in_turns, save, short
+from common import WORK, bf16_instructions, in_turns, save, short
 from textbook import Plain
 
 from models import resolve_config
@@ -99,9 +99,10 @@ def main() -> None:
     save("4_whole_run", found)
     for name, row in found.items():
         print(f"{name}, whole demo run: {short(row['speedup'])} faster; accuracy {row['mean_difference']:+.2f} points")
-    found = bf16_accuracy(arguments.seeds)
-    save("6_bf16_accuracy", found)
-    print(f"bf16-mixed against 32-true: {found['difference']:+.2f} points")
+    if bf16_instructions():
+        found = bf16_accuracy(arguments.seeds)
+        save("6_bf16_accuracy", found)
+        print(f"bf16-mixed against 32-true: {found['difference']:+.2f} points")
 
 
 if __name__ == "__main__":

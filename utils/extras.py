@@ -1,8 +1,12 @@
-"""Packages that only some users need: the groups of requirements-extra.txt."""
+"""Packages that only some users need: the groups of requirements-extra.txt.
+
+    python -m utils.extras docs      print a group's requirements, one per line, for pip's --requirement
+"""
 
 from __future__ import annotations
 
 import importlib
+import sys
 from types import ModuleType
 
 from utils.errors import UserError
@@ -37,3 +41,7 @@ def extra(module: str, group: str, needed_for: str) -> ModuleType:
         packages = " ".join(f'"{requirement}"' for requirement in groups()[group])
         raise UserError(f"{needed_for} needs a package that is not installed ({error}); install the group {group!r} of "
                         f"requirements-extra.txt: pip install {packages}") from error
+
+
+if __name__ == "__main__":
+    print("\n".join(groups()[sys.argv[1]]))

@@ -47,6 +47,8 @@ class AlignmentSettings(Strict):
     ca_start: Literal["local", "aligned"] = Field("local",
         description="heads that alignment starts from: as stage 1 left them (the papers), or as "
         "the alignment before left them")
+    ca_pairs: float = Field(0.0, ge=0.0, le=1e6,
+        description="weight of the pair term: the mean difference between the losses of samples of one class (0.1; CIFAR-100 and Cars 0.2)")
     compat: Literal["none", "release"] = Field("none",
         description="'release' reproduces its arithmetic where it is wrong (task of a class = class // last task's "
                     "size)")
@@ -107,6 +109,32 @@ class FusedHeads:
                 head.bias.copy_(bias)
 
 
+@dataclass
+class Pairs:
+    """The pair term of alignment: samples of one class shall lose alike, so that no part of a class is given up for the others.
+
+    `weight` times the mean over classes of the mean over pairs |l_a - l_b| of the losses of two samples of that class; only of
+    samples whose nearest mean is their own class's, since the others are rather their neighbours'. Goes beyond the SLCA papers:
+    it is part of the LoRA chains of 2026 (docs/beyond.md).
+    """
+
+    weight: float
+    means: Tensor  # (K, D)
+
+    def term(self, features: Tensor, labels: Tensor, losses: Tensor) -> Tensor:
+        """(): the weighted term for features (N, D), labels (N,) and their losses (N,); 0 where no class has two such samples."""
+        # the nearest mean without the squares of the features, which are the same for all means; a class without images has NaN
+        distances = self.means.square().sum(dim=1) - 2 * features @ self.means.T
+        near = distances.nan_to_num(nan=torch.inf).argmin(dim=1) == labels
+        pair = (labels[:, None] == labels) & near[:, None] & near
+        pair.fill_diagonal_(False)
+        per_class = torch.zeros(2, len(self.means), device=losses.device)  # sums of differences, numbers of pairs
+        differences = (losses[:, None] - losses).abs() * pair
+        sums = per_class[0].index_add(0, labels, differences.sum(dim=1))
+        counts = per_class[1].index_add(0, labels, pair.sum(dim=1, dtype=losses.dtype))
+        return self.weight * (sums / counts.clamp_min(1)).sum() / (counts > 0).sum().clamp_min(1)
+
+
 class Alignment:
     """SGD on the fused heads; one `step` per batch of drawn features.
 
@@ -114,25 +142,30 @@ class Alignment:
         heads: the heads before alignment; `finish` writes the aligned weights into them.
         lr, momentum, weight_decay: of SGD.
         tau: temperature of logit normalisation; None or <= 0 means plain cross-entropy.
+        pairs: a term beside the cross-entropy; None: without.
     """
 
     def __init__(self, heads: Iterable[nn.Linear | CosineHead], *, lr: float, momentum: float, weight_decay: float,
-                 tau: float | None) -> None:
+                 tau: float | None, pairs: Pairs | None = None) -> None:
         self.heads = list(heads)
         self.fused = FusedHeads.of(self.heads)
         self.indicator = task_indicator(self.fused.head_sizes, self.fused.weight.device)
         self.tau = tau if tau is not None and tau > 0 else None
+        self.pairs = pairs
         self.optimizer = make_sgd(self.fused.trained, self.fused.weight.device, lr=lr, momentum=momentum, weight_decay=weight_decay)
 
     def set_lr(self, lr: float) -> None:
         self.optimizer.param_groups[0]["lr"] = lr
 
     def loss(self, features: Tensor, labels: Tensor) -> Tensor:
-        """Mean cross-entropy over all classes seen: features (N, D), labels (N,) in 0..K-1."""
+        """Mean cross-entropy over all classes seen, and the pair term: features (N, D), labels (N,) in 0..K-1."""
         logits = self.fused.logits(features)
         if self.tau is not None:
             logits = normalise_logits(logits, self.indicator, self.tau)
-        return F.cross_entropy(logits, labels)
+        if self.pairs is None:
+            return F.cross_entropy(logits, labels)
+        losses = F.cross_entropy(logits, labels, reduction="none")
+        return losses.mean() + self.pairs.term(features, labels, losses)
 
     def step(self, features: Tensor, labels: Tensor) -> Tensor:
         """One step of SGD; returns the detached loss before it."""

@@ -1,16 +1,15 @@
-"""What every method that keeps Gaussians may switch on: how features are read, statistics that follow the backbone, distillation
-of the features, and a read-out of the Gaussians. A parent, not a method; SLCA adds Classifier Alignment (models/slca/slca.py).
+"""What every method that keeps Gaussians may switch on: how features are read, adaptation in the first task, distillation of the
+features, a read-out of the Gaussians, and statistics that follow the backbone (models/slca/moving_backbone.py).
 
-All of it goes beyond the SLCA papers and is off by default; docs/beyond.md has the mathematics and what was measured.
+A parent, not a method; SLCA adds Classifier Alignment (models/slca/slca.py). All of it goes beyond the SLCA papers and is off by
+default; docs/beyond.md has the mathematics and what was measured.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Collection, Mapping
 from typing import Literal
 
-import numpy as np
 import torch
 from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor, nn
@@ -20,26 +19,25 @@ from convs.backbones import Backbone
 from convs.network import OwnTaskWithFeatures
 from convs.token_features import TokenBackbone
 from convs.views import mean_over_views
-from models.base import BaseLearner
 from models.evaluation import plain_batches
-from models.slca.deployed import CANDIDATES, DRAWN_PER_CLASS, DeployedSettings, TrainedState, moved, put
+from models.first_session import AdaptsFirst, PartSettings
+from models.slca.deployed import DeployedSettings
 from models.slca.discriminants import fit_temperature
-from models.slca.drift import RHO, DriftSettings, DriftSums, distance_from_identity, with_anchors
+from models.slca.drift import DriftSettings
 from models.slca.gaussians import ClassGaussians
-from models.slca.readout import Discriminant, ReadoutSettings, make_readout
+from models.slca.moving_backbone import MovingBackbone
+from models.slca.readout import ReadoutSettings, make_readout
 from models.slca.unknown import GaussianRegion
+from models.stage1 import AfterEpoch, TrainingState
 from utils.config import MethodSettings
 from utils.data.data_manager import Batches
 from utils.errors import UserError
-from utils.machine.distributed import gather_rows
-from utils.rng import torch_generator
 from utils.run.monitor import Monitor
 
-MEASURED_IMAGES = 512  # of the new task, on which staleness is measured where nothing follows the backbone
-STALE_COSINE = 0.95  # below this mean cosine the statistics are called stale
+MANY_TAKEN = 0.5  # share of held-out images of the new task that old classes take, above which the run warns
 
 
-class GaussianSettings(DeployedSettings, DriftSettings, ReadoutSettings, MethodSettings):
+class GaussianSettings(DeployedSettings, DriftSettings, ReadoutSettings, PartSettings, MethodSettings):
     """The statistics, and what is done with them."""
 
     ca_ridge: float = Field(1e-4, gt=0.0, description="added to the diagonal of each class's covariance")
@@ -78,45 +76,49 @@ class GaussianSettings(DeployedSettings, DriftSettings, ReadoutSettings, MethodS
         return self.features.split("+") if isinstance(self.features, str) else self.features
 
 
-class GaussianLearner(BaseLearner):
+class GaussianLearner(MovingBackbone):
     """Keeps one Gaussian per class seen, of the features of its training images under the test transform."""
 
     Settings = GaussianSettings
 
-    def __init__(self, *args, **kwargs) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, config: GaussianSettings, *args, **kwargs) -> None:
+        refuse_contradictions(config, type(self))
+        super().__init__(config, *args, **kwargs)
         c = self.config
-        if c.move == "auto" and not c.val_fraction:
-            raise UserError("move: 'auto' decides on held-out images, but val_fraction is 0; set val_fraction to 0.1 or so, or move to "
-                            "'average' or 'trained'")
-        # one per class seen; they stay as they were when the class was learned, unless `drift` moves them
         self.gaussians = ClassGaussians(c.ca_ridge, cov=c.ca_cov, rank=c.ca_rank, dtype=getattr(torch, c.stats_dtype))
         self.readout = make_readout(c)
-        self.backbone_before: Backbone | None = None  # the deployed one of the task before, while a task is learned
-        self.trained = TrainedState()  # where the next task trains on, if that is not the deployed state
-        self.measured: dict[str, float] = {}  # of the last task, see `diagnostics`
 
     @classmethod
     def title_of(cls, config: GaussianSettings) -> str:
         """The method, with what is switched on behind it: "SLCA + RGDA, cls+mean, drift"."""
         frozen = "Frozen " if config.bcb_lrscale == 0 else ""
         readout = "" if config.readout == "ca" else f" + {config.readout.upper()}"
-        switches = (["+".join(config.parts)] * (config.parts != ["cls"]) + [f"move {config.move}"] * (config.move != "trained")
+        switches = ([f"first session: {config.first_session}"] * (config.first_session != "none")
+                    + ["+".join(config.parts)] * (config.parts != ["cls"]) + [f"move {config.move}"] * (config.move != "trained")
                     + [f"{config.views} views"] * (config.views > 1) + ["drift"] * (config.drift != "none") + ["kd"] * (config.kd > 0))
         return ", ".join([f"{frozen}{cls.title}{readout}", *switches])
 
     def prepare_backbone(self, backbone: Backbone) -> Backbone:
+        backbone = super().prepare_backbone(backbone)
         return backbone if self.config.parts == ["cls"] else TokenBackbone(backbone, self.config.parts)
-
-    def begin_task(self, task: int) -> None:
-        super().begin_task(task)
-        if task > 0 and self.backbone_trains:
-            self.backbone_before = copy.deepcopy(self.net.backbone).requires_grad_(False).eval()
-        self.trained.load_into(self.net.backbone.model)
 
     def end_task(self, task: int, monitor: Monitor) -> None:
         self.update_statistics(task, monitor)
-        self.fit_temperature(task)
+        self.judge_held_out(task, monitor)
+
+    def needs_stage1(self) -> bool:
+        """Whether stage 1 of the task begun trains anything that is read later: the backbone, or heads that classify."""
+        return self.backbone_trains or self.readout.uses_heads
+
+    def train(self, task: int, monitor: Monitor, start: TrainingState | None = None, after_epoch: AfterEpoch | None = None) -> None:
+        if self.needs_stage1():
+            super().train(task, monitor, start, after_epoch)
+        elif self.config.epochs > 0:
+            monitor.log(f"task {task + 1}: no stage 1, since the backbone is frozen and readout {self.config.readout!r} reads no head")
+
+    def planned_images(self, task: int, new: float) -> float:
+        trains = self.adapts(task) if self.config.first_session != "none" else self.backbone_trains
+        return super().planned_images(task, new) if trains or self.readout.uses_heads else 0.0
 
     def statistics_batches(self, task: int) -> Batches | None:
         return plain_batches(self, "train", tasks=task)
@@ -166,129 +168,30 @@ class GaussianLearner(BaseLearner):
             monitor.log(f"statistics: {len(thin)} of {len(classes)} classes have no more images than the {features.shape[1]} "
                         f"feature dimensions; their covariances are regularised by the ridge {self.gaussians.ridge:g}")
 
-    def follow_backbone(self, task: int, monitor: Monitor) -> None:
-        """With `drift` the statistics of all old classes move by the linear map that the new images show (models/slca/drift.py).
-
-        Without it they stay, and how far they are off by now is measured on some of the new images, and told.
-        """
-        follows = self.config.drift != "none"
-        operator = self.drift_operator(task) if follows else self.measured_operator(task)
-        means = self.gaussians.means().to(operator)
-        cosine = F.cosine_similarity(means, means @ operator).nanmean().item()
-        self.measured |= {"mean_cosine": cosine, "operator_distance": distance_from_identity(operator)}
-        told = f"{len(self.gaussians)} old classes: cosine of their means with where the backbone moved them {cosine:.3f}, " \
-               f"|W - I| / |I| = {self.measured['operator_distance']:.3g}"
-        if follows:
-            self.gaussians.transport(operator)
-            monitor.log(f"drift: the statistics follow the backbone. {told}")
-        elif cosine < STALE_COSINE:
-            monitor.log(f"warning: the statistics of old classes are stale. {told} (below {STALE_COSINE}). Let them follow with drift "
-                        "'linear', move the backbone less (fewer epochs, a lower bcb_lrscale, kd 1), or keep it as it is (bcb_lrscale 0 "
-                        "with readout 'rgda'); docs/own_data.md shows what each is worth")
-        else:
-            monitor.log(f"statistics: {told}")
-
-    @torch.no_grad()
-    def drift_operator(self, task: int) -> Tensor:
-        """W (D, D) from the features of the new images, and of their anchors, before and after the task."""
-        c, device = self.config, self.fabric.device
-        generator = torch_generator(c.torch_seed, "anchors", task, self.fabric.global_rank, device=device)
-        sums = DriftSums(self.net.backbone.dim, device)
-        self.net.eval()
-        for images, _ in self.data.batches("train", task, batch_size=c.test_batch_size or c.batch_size, augment=False):
-            images = self.fabric.to_device(images)
-            for view in with_anchors(images, generator) if c.drift_anchors else [images]:
-                with self.fabric.autocast():
-                    sums.add(self.backbone_before(view), self.net.features(view))
-        sums.add_processes(self.fabric)
-        return sums.operator(c.rho)
-
-    @torch.no_grad()
-    def measured_operator(self, task: int) -> Tensor:
-        """The same from some of the new images alone; their features after the task are those that the statistics take anyway."""
-        c = self.config
-        features, labels = self.extract("train", task)
-        self.feature_cache["train", task] = features, labels  # until the task ends
-        count = self.data.count("train", task)
-        rows = np.linspace(0, count - 1, min(count, MEASURED_IMAGES)).astype(np.int64)
-        before = [features.new_empty(0, self.net.backbone.dim)]
-        for images, _ in self.data.batches("train", indices=self.data.task_indices("train", task)[rows],
-                                           batch_size=c.test_batch_size or c.batch_size, augment=False):
-            with self.fabric.autocast():
-                before.append(mean_over_views(self.backbone_before, self.fabric.to_device(images), c.views).float())
-        sums = DriftSums(self.net.backbone.dim, self.fabric.device)
-        sums.add(gather_rows(self.fabric, torch.cat(before)), features[torch.from_numpy(rows).to(features.device)])
-        return sums.operator(RHO[False])
-
-    # The deployed state --------------------------------------------------------------------------------------
-
-    def deploy(self, task: int, monitor: Monitor) -> None:
-        """Put the deployed state in place of the trained one, which is kept for the next task (models/slca/deployed.py)."""
-        c = self.config
-        if c.move == "trained":
-            return
-        model = self.net.backbone.model
-        trained = self.trained.take_from(model)
-        names = dict(self.backbone_before.model.named_parameters())
-        before = {name: names[name].detach() for name in trained}
-        share = c.move_share if c.move == "average" else self.best_share(task, before, trained, monitor)
-        put(model, moved(before, trained, share, c.move_energy))
-        self.feature_cache.clear()
-        self.measured["share"] = share
-
-    def best_share(self, task: int, before: Mapping[str, Tensor], trained: Mapping[str, Tensor], monitor: Monitor) -> float:
-        """The candidate share with the best expected accuracy, if it beats staying by more than the comparison's standard error."""
-        count = self.data.count("val", task)
-        if not count:  # no class of the task has an image to spare
-            monitor.log("move: no image of this task is held out to compare shares on; deployed at share 0")
-            return 0.0
-        found = {share: self.expected_accuracy(task, share, moved(before, trained, share, self.config.move_energy)) for share in CANDIDATES}
-        best = max(found, key=lambda share: found[share])
-        error = 100 * (2 * (found[0.0] / 100) * (1 - found[0.0] / 100) / count) ** 0.5
-        share = best if found[best] - found[0.0] > error else 0.0
-        monitor.log("move: expected accuracy " + ", ".join(f"{accuracy:.1f} at share {share:g}" for share, accuracy in found.items())
-                    + f"; standard error {error:.1f}; deployed at share {share:g}")
-        return share
-
-    @torch.no_grad()
-    def expected_accuracy(self, task: int, share: float, state: Mapping[str, Tensor]) -> float:
-        """Percent right over all classes seen, expected of the backbone in `state`: new classes on held-out images, old ones on
-        features drawn from their Gaussians, carried over by the drift operator with its error as noise.
-        """
-        c, device = self.config, self.fabric.device
-        put(self.net.backbone.model, state)
-        self.feature_cache.clear()
-        features, labels = self.extract("train", task)
-        held_out, held_out_labels = self.extract("val", task)
-        gaussians = copy.deepcopy(self.gaussians)
-        generator = torch_generator(c.torch_seed, "move", task, device=device)
-        drawn, drawn_labels = gaussians.sample(gaussians.means(), DRAWN_PER_CLASS, generator)
-        drawn = drawn.clone()
-        if share > 0:
-            operator = self.drift_operator(task)
-            batches = self.data.batches("val", task, batch_size=c.test_batch_size or c.batch_size, augment=False)
-            before = torch.cat([mean_over_views(self.backbone_before, self.fabric.to_device(images), c.views).float()
-                                for images, _ in batches])
-            before = gather_rows(self.fabric, before)
-            wrong = (held_out - before @ operator.to(before)).std(dim=0)  # (D,)
-            drawn = drawn @ operator.to(drawn) + wrong * torch.randn(drawn.shape, generator=generator, device=device)
-            gaussians.transport(operator)
-        gaussians.fit(features, labels, self.stream.classes_of(task))
-        judge = Discriminant(c.rgda_a, c.rgda_g)
-        judge.refresh(gaussians)
-        new = (judge.scores(self.net, held_out).argmax(dim=1) == held_out_labels).float().mean()
-        old = (judge.scores(self.net, drawn).argmax(dim=1) == drawn_labels).float().mean()
-        known, seen = self.stream.classes_before(task), self.stream.classes_upto(task)
-        return 100 * ((known * old + (seen - known) * new) / seen).item()
-
     @torch.inference_mode()
-    def fit_temperature(self, task: int) -> None:
-        """Temperature of `probabilities` from the validation images of this task, the only ones at hand; 1 without any."""
+    def judge_held_out(self, task: int, monitor: Monitor) -> None:
+        """What the validation images of this task, the only ones at hand, say of the classifier: the temperature of `probabilities`
+        (1 without any), and how many of them old classes take.
+        """
         self.temperature = 1.0
         if self.config.val_fraction and self.data.count("val", task):
             features, labels = self.extract("val", task)
-            period = self.stream.label_period
-            self.temperature = fit_temperature(self.fold_domains(self.scores(features)), labels if period is None else labels % period)
+            scores, period = self.scores(features), self.stream.label_period
+            self.temperature = fit_temperature(self.fold_domains(scores), labels if period is None else labels % period)
+            if task > 0 and period is None:
+                self.measure_taken(scores, task, monitor)
+
+    def measure_taken(self, scores: Tensor, task: int, monitor: Monitor) -> None:
+        """Share of the new task's held-out images that an old class takes, from their scores (N, K); told where it is large."""
+        taken = (scores.argmax(dim=1) < self.stream.classes_before(task)).float().mean().item()
+        self.measured["taken_by_old"] = taken
+        told = f"{100 * taken:.1f} % of the new task's held-out images are taken for old classes"
+        if taken > MANY_TAKEN:
+            monitor.log(f"warning: {told} (more than {100 * MANY_TAKEN:.0f} %): the new classes are not learned well beside the old "
+                        "ones. A backbone that learns faster (bcb_lrscale, epochs), more of its features (features, views) or readout "
+                        "'rgda' may help")
+        else:
+            monitor.log(f"statistics: {told}")
 
     # Distillation of the features ----------------------------------------------------------------------------
 
@@ -333,7 +236,8 @@ class GaussianLearner(BaseLearner):
 
     def diagnostics(self) -> dict[str, float]:
         """How stale the statistics were after the last task: "mean_cosine" of old means with where the backbone moved them,
-        "operator_distance" |W - I| / |I|, and the "share" that the deployed state moved; empty where nothing could move.
+        "operator_distance" |W - I| / |I|, the "share" that the deployed state moved (all where something could move), and
+        the share of the new task's held-out images that are "taken_by_old" classes (with `val_fraction`).
         """
         return dict(self.measured)
 
@@ -357,6 +261,16 @@ class GaussianLearner(BaseLearner):
     def memory_bytes(self) -> dict[str, int]:
         kept = super().memory_bytes()
         return {**kept, "statistics": self.gaussians.nbytes(), "parameters": kept["parameters"] + self.trained.nbytes()}
+
+
+def refuse_contradictions(c: GaussianSettings, method: type[GaussianLearner]) -> None:
+    """Raises UserError for settings that do not go together, before anything is put on the backbone."""
+    if c.move == "auto" and not c.val_fraction:
+        raise UserError("move: 'auto' decides on held-out images, but val_fraction is 0; set val_fraction to 0.1 or so, or move to "
+                        "'average' or 'trained'")
+    if c.first_session != "none" and method.trains is not AdaptsFirst.trains:
+        raise UserError(f"first_session: got {c.first_session!r}, allowed: 'none' for {c.model_name}, whose backbone has parts of "
+                        "its own; use model_name 'slca'")
 
 
 def part_of_state(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from models.registry import learner
-from models.slca.alignment import Alignment, AlignmentSettings, refuse_bad_loss, samples_per_round
+from models.slca.alignment import Alignment, AlignmentSettings, Pairs, refuse_bad_loss, samples_per_round
 from models.slca.gaussian_learner import GaussianLearner, GaussianSettings, part_of_state
 from utils.formulas.schedules import cosine
 from utils.machine.distributed import copy_from_first
@@ -51,7 +51,7 @@ class SLCA(GaussianLearner):
         if self.aligns and task > 0:
             with monitor.stage("alignment"):
                 self.align(task, monitor)
-        self.fit_temperature(task)
+        self.judge_held_out(task, monitor)
 
     # Section 3.3, Classifier Alignment -----------------------------------------------------------------------
 
@@ -86,7 +86,7 @@ class SLCA(GaussianLearner):
         """What steps on all heads: the loss and its optimiser."""
         c = self.config
         return Alignment(self.net.heads, lr=self.alignment_rate(0), momentum=c.momentum, weight_decay=c.weight_decay,
-                         tau=c.ca_with_logit_norm)
+                         tau=c.ca_with_logit_norm, pairs=Pairs(c.ca_pairs, self.gaussians.means()) if c.ca_pairs > 0 else None)
 
     def alignment_rate(self, epoch: int) -> float:
         c = self.config

@@ -14,6 +14,7 @@ from tests.run_files import assert_same_run, only_run, tiny_config
 from tests.support import learn, make_config, synthetic_learner
 from tests.utils.run.test_resume import run_stopping_at_every_checkpoint
 from trainer import train
+from utils.errors import UserError
 from utils.run.monitor import Monitor
 
 FROZEN = ("ncm", "lda", "fecam", "ranpac")
@@ -101,7 +102,7 @@ def test_pretrained_features_are_there_with_the_part_switched_off():
         assert torch.equal(learner.features(images(learner)), plain.features(images(plain)))
 
 
-@pytest.mark.parametrize(("method", "kind"), [("ranpac", "adapter"), ("aper", "full"), ("fecam", "lora")])
+@pytest.mark.parametrize(("method", "kind"), [("ranpac", "adapter"), ("aper", "full"), ("fecam", "lora"), ("slca", "adapter")])
 def test_a_run_with_it_resumes_bit_for_bit_predicts_and_is_exported(method, kind, tmp_path, monkeypatch):
     monkeypatch.setattr(trainer, "write_report", lambda result, folder: None)
     config = tiny_config(model_name=method, **{**SMALL, "first_session": kind})
@@ -115,4 +116,55 @@ def test_a_run_with_it_resumes_bit_for_bit_predicts_and_is_exported(method, kind
 
 def test_a_width_of_another_kind_of_method_is_still_refused():
     with pytest.raises(Exception, match="adapter_width"):
-        make_config(model_name="slca", adapter_width=4)
+        make_config(model_name="finetune", adapter_width=4)
+
+
+# Methods that keep Gaussians ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["slca", "coma", "cofima"])
+@pytest.mark.parametrize("readout", ["ca", "rgda"])
+def test_with_gaussians_the_first_task_moves_the_part_and_later_ones_the_heads_at_most(method, readout):
+    learner = synthetic_learner(method, **{**SMALL, "first_session": "adapter", "lr": 0.1, "readout": readout, "ca_epochs": 1})
+    learn(learner, [0])
+    first = {name: p.clone() for name, p in learner.net.backbone.model.named_parameters()}
+    learner.begin_task(1)
+    untrained = learner.net.heads[1].weight.clone()
+    learner.train(1, Monitor())
+    learner.end_task(1, Monitor())
+    assert all(torch.equal(first[name], p) for name, p in learner.net.backbone.model.named_parameters())
+    assert torch.equal(learner.net.heads[1].weight, untrained) == (readout == "rgda")
+    assert learner.planned_images(0, 24) == 24 and learner.planned_images(1, 24) == (24 if readout == "ca" else 0)
+
+
+def test_with_gaussians_the_first_task_has_one_rate_that_falls_by_a_cosine():
+    learner = synthetic_learner("slca", **{**SMALL, "first_session": "ssf"})
+    learner.begin_task(0)
+    assert {group["name"]: group["lr"] for group in learner.parameter_groups(0)} == {"backbone": 0.5, "head": 0.5}
+    assert learner.learning_rate(0.5, 3) == 0.0
+    learner.begin_task(1)
+    assert learner.learning_rate(0.5, 0) == 0.5
+
+
+def test_with_gaussians_the_adapted_features_are_what_is_read():
+    plain, adapted = (synthetic_learner("slca", **{**SMALL, "first_session": kind, "bcb_lrscale": 0.0, "readout": "lda"})
+                      for kind in ("none", "adapter"))
+    for learner in (plain, adapted):
+        learn(learner, range(2))
+    assert (plain.gaussians.means() - adapted.gaussians.means()).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("method", ["slca_pp", "ssiat", "sldc", "e2_lora", "slca_best"])
+def test_methods_with_parts_of_their_own_refuse_it(method):
+    with pytest.raises(UserError, match=f"first_session: got 'ssf', allowed: 'none' for {method}"):
+        synthetic_learner(method, first_session="ssf", **({"val_fraction": 0.2} if method == "slca_best" else {}))
+
+
+def test_a_frozen_backbone_under_a_read_out_that_needs_no_head_has_no_stage_1():
+    learner = synthetic_learner("slca", bcb_lrscale=0.0, readout="rgda", epochs=3)
+    told = []
+    monitor = Monitor()
+    monitor.log = told.append
+    monitor.end_epoch = lambda *args: pytest.fail("an epoch that nothing reads")
+    learner.learn_task(0, monitor)
+    assert any("no stage 1" in line for line in told)

@@ -13,7 +13,8 @@ from utils.report.tables import mean_std_text, seconds_text
 
 CLASSES_SHOWN = 30  # on the page; results_tidy.csv has all
 DIAGNOSTIC_WORDS = {"mean_cosine": "Cosine of old means with where the backbone moved them", "operator_distance": "|W - I| / |I|",
-                    "share": "Share of the move that was deployed"}
+                    "share": "Share of the move that was deployed",
+                    "taken_by_old": "Share of the new task's held-out images that old classes take"}
 
 
 def class_table(result: RunResult) -> list[list[str]]:

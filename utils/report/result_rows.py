@@ -11,7 +11,8 @@ from utils.formulas.diagnosis import shares
 if TYPE_CHECKING:
     from utils.report.results import RunResult, SeedResult
 
-DIAGNOSTICS = ("mean_cosine", "operator_distance", "share")  # of methods that keep Gaussians: how stale their statistics were
+# of methods that keep Gaussians: how stale their statistics were, and who takes the new task's held-out images
+DIAGNOSTICS = ("mean_cosine", "operator_distance", "share", "taken_by_old")
 MEMORY_KINDS = ("images", "features", "statistics", "parameters")   # of what a learner keeps, in bytes
 
 

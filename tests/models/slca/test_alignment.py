@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from models.slca.alignment import Alignment, normalise_logits, samples_per_round, task_indicator
+from models.slca.alignment import Alignment, Pairs, normalise_logits, samples_per_round, task_indicator
 from models.slca.gaussians import Gaussian
 from models.slca.slca_pp import scale_features
 from tests.support import StubData, load_parity, make_config, make_learner
@@ -157,3 +157,61 @@ def test_evaluation_inside_alignment_passes_the_backbone_once(monkeypatch):
     learner.evaluate(1)
     assert len(reported) == 3 and all(0 <= accuracy <= 100 for accuracy in reported)
     assert len(passes) == 3  # training images of the task for its statistics, test images of both tasks
+
+
+# The pair term -----------------------------------------------------------------------------------------------
+
+
+def pair_term_with_loops(means, features, labels, losses):
+    """Mean over classes of the mean over ordered pairs of samples nearest their own class's mean."""
+    nearest = [min(range(len(means)), key=lambda c: float((x - means[c]).square().sum())) for x in features]
+    near = [found == int(label) for found, label in zip(nearest, labels, strict=True)]
+    per_class = []
+    for c in range(len(means)):
+        rows = [i for i in range(len(labels)) if labels[i] == c and near[i]]
+        differences = [abs(losses[a] - losses[b]) for a in rows for b in rows if a != b]
+        if differences:
+            per_class.append(sum(differences) / len(differences))
+    return sum(per_class) / len(per_class)
+
+
+def test_the_pair_term_is_the_mean_over_classes_of_the_mean_difference_between_two_losses():
+    generator = torch.Generator().manual_seed(3)
+    means = torch.randn(4, 5, generator=generator)
+    labels = torch.randint(0, 3, (40,), generator=generator)  # one class draws nothing
+    features = means[labels] + torch.randn(40, 5, generator=generator)  # some lie nearer to another mean
+    losses = torch.rand(40, generator=generator)
+    term = Pairs(0.5, means).term(features, labels, losses)
+    torch.testing.assert_close(term, torch.as_tensor(0.5 * pair_term_with_loops(means, features, labels, losses)))
+
+
+def test_the_pair_term_is_0_without_pairs_and_passes_over_classes_without_images():
+    means = torch.tensor([[0.0, 0.0], [torch.nan, torch.nan], [9.0, 9.0]])
+    features, labels = torch.tensor([[0.0, 1.0], [9.0, 8.0]]), torch.tensor([0, 2])
+    assert Pairs(1.0, means).term(features, labels, torch.tensor([1.0, 2.0])) == 0
+    term = Pairs(1.0, means).term(features.repeat(2, 1), labels.repeat(2), torch.tensor([1.0, 2.0, 4.0, 2.0]))
+    assert term == 1.5  # class 0: |1 - 4|, class 2: 0
+
+
+def test_the_pair_term_brings_the_losses_of_a_class_together():
+    def spread(weight):
+        generator = torch.Generator().manual_seed(0)
+        heads = [torch.nn.Linear(6, 3)]
+        torch.nn.init.zeros_(heads[0].weight), torch.nn.init.zeros_(heads[0].bias)
+        means = torch.randn(3, 6, generator=generator)
+        labels = torch.arange(3).repeat(50)
+        features = means[labels] + torch.randn(150, 6, generator=generator)
+        alignment = Alignment(heads, lr=0.1, momentum=0.9, weight_decay=0.0, tau=None, pairs=Pairs(weight, means) if weight else None)
+        for _ in range(60):
+            alignment.step(features, labels)
+        losses = F.cross_entropy(alignment.fused.logits(features), labels, reduction="none").detach()
+        return pair_term_with_loops(means, features, labels, losses)
+
+    assert spread(1.0) < 0.9 * spread(0.0)
+
+
+def test_slca_passes_the_setting_on():
+    learner = make_learner(make_config(model_name="slca", ca_pairs=0.2), StubData([2, 2]))
+    learner.begin_task(0)
+    learner.gaussians.classes = [Gaussian(torch.zeros(learner.net.backbone.dim), torch.zeros(0, learner.net.backbone.dim), 2)] * 2
+    assert learner.make_alignment().pairs.weight == 0.2

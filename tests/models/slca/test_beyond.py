@@ -189,3 +189,19 @@ def test_views_change_what_is_read_and_nothing_that_is_trained():
     torch.testing.assert_close(features, torch.stack(alone).mean(dim=0))
     torch.testing.assert_close(five.gaussians.means()[0], features[:12].mean(dim=0), rtol=1e-4, atol=1e-5)
     assert not torch.allclose(features, one.extract("train", 0)[0])
+
+
+def test_the_share_of_held_out_images_that_old_classes_take_is_measured_and_told_where_it_is_large():
+    learner = synthetic_learner("slca", readout="ncm", bcb_lrscale=0.0, val_fraction=0.25)
+    learn(learner, [0])
+    assert "taken_by_old" not in learner.diagnostics()  # there is no old class
+    told = []
+    monitor = Monitor()
+    monitor.log = told.append
+    learner.learn_task(1, monitor)
+    features, labels = learner.extract("val", 1)
+    expected = sum(learner.scores(features).argmax(dim=1).tolist()[i] < learner.stream.classes_before(1) for i in range(len(labels)))
+    assert learner.diagnostics()["taken_by_old"] == pytest.approx(expected / len(labels))
+    learner.measure_taken(torch.tensor([[1.0, 0, 0, 0], [1.0, 0, 0, 0], [0, 0, 0, 1.0]]), 1, monitor)
+    assert learner.diagnostics()["taken_by_old"] == pytest.approx(2 / 3)
+    assert told[-1].startswith("warning: 66.7 % of the new task's held-out images are taken for old classes")

@@ -1,0 +1,160 @@
+"""What happens when the backbone of a method that keeps Gaussians has moved: which of its states is deployed, and whether the
+statistics of old classes follow it. A parent of GaussianLearner; docs/beyond.md has the mathematics.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from convs.backbones import Backbone
+from convs.views import mean_over_views
+from models.first_session import AdaptsFirst
+from models.slca.deployed import CANDIDATES, DRAWN_PER_CLASS, TrainedState, moved, put
+from models.slca.drift import RHO, DriftSums, distance_from_identity, with_anchors
+from models.slca.gaussians import ClassGaussians
+from models.slca.readout import Discriminant
+from utils.machine.distributed import gather_rows
+from utils.rng import torch_generator
+from utils.run.monitor import Monitor
+
+MEASURED_IMAGES = 512  # of the new task, on which staleness is measured where nothing follows the backbone
+STALE_COSINE = 0.95  # below this mean cosine the statistics are called stale
+
+
+class MovingBackbone(AdaptsFirst):
+    """The deployed state of the backbone, and how far old statistics are from it."""
+
+    gaussians: ClassGaussians  # one per class seen; they stay as they were when the class was learned, unless `drift` moves them
+
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.backbone_before: Backbone | None = None  # the deployed one of the task before, while a task is learned
+        self.trained = TrainedState()  # where the next task trains on, if that is not the deployed state
+        self.measured: dict[str, float] = {}  # of the last task, see `diagnostics`
+
+    def begin_task(self, task: int) -> None:
+        super().begin_task(task)
+        if task > 0 and self.backbone_trains:
+            self.backbone_before = copy.deepcopy(self.net.backbone).requires_grad_(False).eval()
+        self.trained.load_into(self.net.backbone.model)
+
+    def follow_backbone(self, task: int, monitor: Monitor) -> None:
+        """With `drift` the statistics of all old classes move by the linear map that the new images show (models/slca/drift.py).
+
+        Without it they stay, and how far they are off by now is measured on some of the new images, and told.
+        """
+        follows = self.config.drift != "none"
+        operator = self.drift_operator(task) if follows else self.measured_operator(task)
+        means = self.gaussians.means().to(operator)
+        cosine = F.cosine_similarity(means, means @ operator).nanmean().item()
+        self.measured |= {"mean_cosine": cosine, "operator_distance": distance_from_identity(operator)}
+        told = f"{len(self.gaussians)} old classes: cosine of their means with where the backbone moved them {cosine:.3f}, " \
+               f"|W - I| / |I| = {self.measured['operator_distance']:.3g}"
+        if follows:
+            self.gaussians.transport(operator)
+            monitor.log(f"drift: the statistics follow the backbone. {told}")
+        elif cosine < STALE_COSINE:
+            monitor.log(f"warning: the statistics of old classes are stale. {told} (below {STALE_COSINE}). Let them follow with drift "
+                        "'linear', move the backbone less (fewer epochs, a lower bcb_lrscale, kd 1), or keep it as it is (bcb_lrscale 0 "
+                        "with readout 'rgda'); docs/own_data.md shows what each is worth")
+        else:
+            monitor.log(f"statistics: {told}")
+
+    @torch.no_grad()
+    def drift_operator(self, task: int) -> Tensor:
+        """W (D, D) from the features of the new images, and of their anchors, before and after the task."""
+        c, device = self.config, self.fabric.device
+        generator = torch_generator(c.torch_seed, "anchors", task, self.fabric.global_rank, device=device)
+        sums = DriftSums(self.net.backbone.dim, device)
+        self.net.eval()
+        for images, _ in self.data.batches("train", task, batch_size=c.test_batch_size or c.batch_size, augment=False):
+            images = self.fabric.to_device(images)
+            for view in with_anchors(images, generator) if c.drift_anchors else [images]:
+                with self.fabric.autocast():
+                    sums.add(self.backbone_before(view), self.net.features(view))
+        sums.add_processes(self.fabric)
+        return sums.operator(c.rho)
+
+    @torch.no_grad()
+    def measured_operator(self, task: int) -> Tensor:
+        """The same from some of the new images alone; their features after the task are those that the statistics take anyway."""
+        c = self.config
+        features, labels = self.extract("train", task)
+        self.feature_cache["train", task] = features, labels  # until the task ends
+        count = self.data.count("train", task)
+        rows = np.linspace(0, count - 1, min(count, MEASURED_IMAGES)).astype(np.int64)
+        before = [features.new_empty(0, self.net.backbone.dim)]
+        for images, _ in self.data.batches("train", indices=self.data.task_indices("train", task)[rows],
+                                           batch_size=c.test_batch_size or c.batch_size, augment=False):
+            with self.fabric.autocast():
+                before.append(mean_over_views(self.backbone_before, self.fabric.to_device(images), c.views).float())
+        sums = DriftSums(self.net.backbone.dim, self.fabric.device)
+        sums.add(gather_rows(self.fabric, torch.cat(before)), features[torch.from_numpy(rows).to(features.device)])
+        return sums.operator(RHO[False])
+
+    # The deployed state --------------------------------------------------------------------------------------
+
+    def deploy(self, task: int, monitor: Monitor) -> None:
+        """Put the deployed state in place of the trained one, which is kept for the next task (models/slca/deployed.py)."""
+        c = self.config
+        if c.move == "trained":
+            return
+        model = self.net.backbone.model
+        trained = self.trained.take_from(model)
+        names = dict(self.backbone_before.model.named_parameters())
+        before = {name: names[name].detach() for name in trained}
+        share = c.move_share if c.move == "average" else self.best_share(task, before, trained, monitor)
+        put(model, moved(before, trained, share, c.move_energy))
+        self.feature_cache.clear()
+        self.measured["share"] = share
+
+    def best_share(self, task: int, before: Mapping[str, Tensor], trained: Mapping[str, Tensor], monitor: Monitor) -> float:
+        """The candidate share with the best expected accuracy, if it beats staying by more than the comparison's standard error."""
+        count = self.data.count("val", task)
+        if not count:  # no class of the task has an image to spare
+            monitor.log("move: no image of this task is held out to compare shares on; deployed at share 0")
+            return 0.0
+        found = {share: self.expected_accuracy(task, share, moved(before, trained, share, self.config.move_energy)) for share in CANDIDATES}
+        best = max(found, key=lambda share: found[share])
+        error = 100 * (2 * (found[0.0] / 100) * (1 - found[0.0] / 100) / count) ** 0.5
+        share = best if found[best] - found[0.0] > error else 0.0
+        monitor.log("move: expected accuracy " + ", ".join(f"{accuracy:.1f} at share {share:g}" for share, accuracy in found.items())
+                    + f"; standard error {error:.1f}; deployed at share {share:g}")
+        return share
+
+    @torch.no_grad()
+    def expected_accuracy(self, task: int, share: float, state: Mapping[str, Tensor]) -> float:
+        """Percent right over all classes seen, expected of the backbone in `state`: new classes on held-out images, old ones on
+        features drawn from their Gaussians, carried over by the drift operator with its error as noise.
+        """
+        c, device = self.config, self.fabric.device
+        put(self.net.backbone.model, state)
+        self.feature_cache.clear()
+        features, labels = self.extract("train", task)
+        held_out, held_out_labels = self.extract("val", task)
+        gaussians = copy.deepcopy(self.gaussians)
+        generator = torch_generator(c.torch_seed, "move", task, device=device)
+        drawn, drawn_labels = gaussians.sample(gaussians.means(), DRAWN_PER_CLASS, generator)
+        drawn = drawn.clone()
+        if share > 0:
+            operator = self.drift_operator(task)
+            batches = self.data.batches("val", task, batch_size=c.test_batch_size or c.batch_size, augment=False)
+            before = torch.cat([mean_over_views(self.backbone_before, self.fabric.to_device(images), c.views).float()
+                                for images, _ in batches])
+            before = gather_rows(self.fabric, before)
+            wrong = (held_out - before @ operator.to(before)).std(dim=0)  # (D,)
+            drawn = drawn @ operator.to(drawn) + wrong * torch.randn(drawn.shape, generator=generator, device=device)
+            gaussians.transport(operator)
+        gaussians.fit(features, labels, self.stream.classes_of(task))
+        judge = Discriminant(c.rgda_a, c.rgda_g)
+        judge.refresh(gaussians)
+        new = (judge.scores(self.net, held_out).argmax(dim=1) == held_out_labels).float().mean()
+        old = (judge.scores(self.net, drawn).argmax(dim=1) == drawn_labels).float().mean()
+        known, seen = self.stream.classes_before(task), self.stream.classes_upto(task)
+        return 100 * ((known * old + (seen - known) * new) / seen).item()
