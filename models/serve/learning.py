@@ -9,7 +9,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -59,14 +58,16 @@ class Learning:
 
     def stop(self) -> None:
         """End the process in order, by force if it takes too long, and wait until `failed` was called."""
-        process = self._process
-        if process is not None and process.poll() is None:
-            process.terminate()
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(PATIENCE)
-            process.kill()
-        if self._watcher is not None:
-            self._watcher.join()
+        end, asked = time.monotonic() + PATIENCE, None
+        while self._watcher is not None and self._watcher.is_alive():  # it may not have started the process yet
+            process = self._process
+            if process is not None and process.poll() is None:
+                if process is not asked:
+                    process.terminate()
+                    asked = process
+                elif time.monotonic() > end:
+                    process.kill()
+            self._watcher.join(0.1)
 
     def _watch(self, arguments: list[str], done: Callable[[], None], failed: Callable[[], None]) -> None:
         state = "failed"

@@ -60,10 +60,8 @@ def test_what_could_not_be_learned_waits_again_and_the_model_goes_on_answering(s
 def test_stopping_the_server_stops_what_it_started(service):
     service.collect("zebra", [Upload("0.png", encoded())])
     service.learn()
-    while service.learning._process is None:
-        time.sleep(0.01)
     service.learning.stop()
-    assert service.learning._process.returncode not in (None, 0)
+    assert not service.learning.running and service.learning._process.returncode not in (None, 0)
     assert service.lessons()["state"] == "failed" and service.lessons()["waiting"] == {"zebra": 1}
 
 
