@@ -83,7 +83,8 @@ class Answering:
     def _work(self) -> None:
         open_ = True
         while open_:
-            model, asked = self.model, [self._waiting.get()]
+            asked = [self._waiting.get()]
+            model = self.model  # after the wait: another one may have come meanwhile
             with suppress(queue.Empty):
                 while len(asked) < model.trained.batch_size:
                     asked.append(self._waiting.get_nowait())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
 import torch
@@ -54,4 +55,17 @@ def test_who_asks_too_much_is_told_to_come_again_and_a_failure_stops_nobody_else
     with pytest.raises(RuntimeError, match="no such number"):
         broken.result(30)
     assert [future.result(30).names for future in later] == [["0"], ["1"]]
+    answering.close()
+
+
+def test_the_first_image_after_another_model_came_is_answered_by_that_one():
+    old, new = Slow(), Slow()
+    old.go.set()
+    new.go.set()
+    answering = Answering(old)
+    answering.ask(torch.tensor(1), 1).result(30)
+    time.sleep(0.05)  # the thread waits for images again
+    answering.model = new
+    answering.ask(torch.tensor(2), 1).result(30)
+    assert (old.passes, new.passes) == ([1], [1])
     answering.close()
