@@ -49,8 +49,8 @@ class GaussianRegion:
     def distances(self, features: Tensor) -> Tensor:
         """RMD of features (N, D), (N,) float64 on the CPU; larger is less known."""
         features = features.cpu().double()
-        whitened, means = features @ self.whitener, self.whitened_means
-        squared = whitened.square().sum(dim=1, keepdim=True) - 2 * whitened @ means.T + means.square().sum(dim=1)  # (N, K); cdist has no export
+        whitened, means = features @ self.whitener, self.whitened_means  # no cdist: it chooses its way by N, which cannot be exported
+        squared = whitened.square().sum(dim=1, keepdim=True) - 2 * whitened @ means.T + means.square().sum(dim=1)  # (N, K)
         nearest = squared.amin(dim=1)
         return nearest - ((features - self.centre) @ self.whitener_of_all).square().sum(dim=1)
 
