@@ -13,6 +13,7 @@
     python main.py forget logs/slca_demo CLASS ...       a run that does not know some classes any more
     python main.py merge RUN_A RUN_B                     one run of two with other classes, where that is exact
     python main.py predict logs/slca_demo FOLDER         classify images with a trained run
+    python main.py serve logs/slca_demo                  answer over HTTP with a trained run, and a page to drop images on
     python main.py export logs/slca_demo model.pt2       the aligned model as one torch.export program (or .onnx)
     python main.py doctor                                what works on this machine, what is there, and a self-test
     python main.py cache [clear]                         decoded images and features that runs keep
@@ -184,6 +185,12 @@ def predict(arguments: argparse.Namespace) -> None:
     predict_folder(arguments)
 
 
+def serve(arguments: argparse.Namespace) -> None:
+    """Answer over HTTP with a trained run."""
+    from models.serve.command import serve_run
+    serve_run(arguments)
+
+
 def export(arguments: argparse.Namespace) -> None:
     """Write a trained run as one program."""
     from models.tools.export import export_run
@@ -248,6 +255,7 @@ COMMANDS = {"sweep": (command_line.sweep_arguments, sweep), "status": (command_l
             "compare": (command_line.compare_arguments, compare_runs),
             "analyze": (command_line.analyze_arguments, analyze), "report": (command_line.report_arguments, report),
             "predict": (command_line.predict_arguments, predict),
+            "serve": (command_line.serve_arguments, serve),
             "export": (command_line.export_arguments, export), "prepare": (command_line.prepare_arguments, prepare_data),
             "doctor": (command_line.doctor_arguments, doctor), "cache": (command_line.cache_arguments, cache),
             "order": (command_line.order_arguments, order), "schema": (command_line.schema_arguments, schema)}

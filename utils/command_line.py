@@ -181,6 +181,33 @@ def predict_arguments(argv: list[str]) -> argparse.Namespace:
     return _checked(parser.parse_args(argv))
 
 
+def serve_arguments(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="main.py serve", description="Answer over HTTP with a trained run, on this machine alone unless "
+                                     "--host says otherwise.", epilog="docs/use_it.md has the requests, and an example")
+    _add_run(parser)
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, which only this machine reaches)")
+    parser.add_argument("--port", type=int, default=8000, help="0 takes a free one (default: 8000)")
+    parser.add_argument("--allow_host", nargs="+", default=[], metavar="NAME", action="extend",
+                        help="names that others may call this server by, such as that of a proxy before it (default: addresses alone)")
+    parser.add_argument("--collect", type=Path, metavar="FOLDER",
+                        help="let the page collect images of new classes, which are kept in FOLDER, and learn them (default: it may not)")
+    parser.add_argument("--unknown", type=float, default=0.95, metavar="SHARE",
+                        help="share of the known classes' images that is not called unknown (default: 0.95)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1")
+    for name, default, what in (("megabytes", 32, "MiB of one request"), ("images", 256, "images of one request"),
+                                ("megapixels", 50, "million pixels of one image")):
+        parser.add_argument(f"--max_{name}", type=int, default=default, metavar="N", help=f"most {what} (default: {default})")
+    arguments = _checked(parser.parse_args(argv))
+    if not 0 < arguments.unknown < 1:
+        raise UserError(f"--unknown: got {arguments.unknown:g}, allowed: above 0 and below 1, such as 0.95")
+    if not 0 <= arguments.port < 2**16:
+        raise UserError(f"--port: got {arguments.port}, allowed: 0 to 65535")
+    too_small = [key for key in ("max_megabytes", "max_images", "max_megapixels") if getattr(arguments, key) < 1]
+    if too_small:
+        raise UserError(f"--{too_small[0]}: got {getattr(arguments, too_small[0])}, allowed: 1 or more")
+    return arguments
+
+
 def export_arguments(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="main.py export",
                                      description="Write a trained run as one program: FILE.pt2 (torch.export) or FILE.onnx.")

@@ -49,7 +49,9 @@ class GaussianRegion:
     def distances(self, features: Tensor) -> Tensor:
         """RMD of features (N, D), (N,) float64 on the CPU; larger is less known."""
         features = features.cpu().double()
-        nearest = torch.cdist(features @ self.whitener, self.whitened_means).amin(dim=1).square()
+        whitened, means = features @ self.whitener, self.whitened_means  # no cdist: it chooses its way by N, which cannot be exported
+        squared = whitened.square().sum(dim=1, keepdim=True) - 2 * whitened @ means.T + means.square().sum(dim=1)  # (N, K)
+        nearest = squared.amin(dim=1)
         return nearest - ((features - self.centre) @ self.whitener_of_all).square().sum(dim=1)
 
     def threshold(self, share: float, torch_seed: int = 1) -> float:

@@ -62,6 +62,7 @@ class TrainedLearner:
         self.learner, self.stream, self.format, self.batch_size = learner, learner.stream, inputs, batch_size
         self.transform = inputs.transform()
         self._regions: dict[str, KnownRegion] = {}  # by score, made when first asked whether an image is unknown
+        self._thresholds: dict[tuple[str, float], float] = {}  # by score and the share of known images that they keep
 
     def on_cpu(self) -> TrainedLearner:
         """The same learner on the CPU: itself, or a copy by its state, which is all that a learner carries from task to task."""
@@ -123,8 +124,16 @@ class TrainedLearner:
             raise UserError(f"known_share (--unknown): a run of {self.learner.config.model_name} keeps no Gaussians of its classes, by "
                             "which unknown images are told; allowed: slca and its kin")
         self._regions[score] = region
-        threshold = region.threshold(known_share, self.learner.config.torch_seed)
+        if (score, known_share) not in self._thresholds:
+            self._thresholds[score, known_share] = region.threshold(known_share, self.learner.config.torch_seed)
+        threshold = self._thresholds[score, known_share]
         return [far for batch in features for far in (region.distances(batch) > threshold).tolist()]
+
+    @property
+    def class_names(self) -> list[str]:
+        """(K,) names of the classes seen, in the order of the scores."""
+        classes = self.stream.label_period or self.stream.classes_upto(self.learner.task)
+        return [self.class_name(label) for label in range(classes)]
 
     def class_name(self, label: int) -> str:
         """Name of a class by its place in the learning order; without the domain's where domains are told apart."""

@@ -67,7 +67,7 @@ def test_the_exported_program_gives_the_scores_of_the_run(slcapp, tmp_path):
     _, test, _ = load_dataset(tiny_config().dataset, "data")
     pixels = torch.from_numpy(test.images).permute(0, 3, 1, 2).float() / 255
     classes = json.loads(extra["slca.json"])["classes"]
-    best = [classes[i] for i in program(pixels).argmax(dim=1)]
+    best = [classes[i] for i in program(pixels)[0].argmax(dim=1)]
     assert best == [row[0] for row in trained.predict(test.images, top_k=1).names]
 
 
