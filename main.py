@@ -6,12 +6,14 @@
     python main.py list methods|datasets|backbones       what there is
     python main.py compare logs/slca_demo logs/...       one table and picture of several runs
     python main.py analyze logs/slca_demo                why it forgets, from its checkpoints
+    python main.py report logs/slca_demo logs/...        tables, pictures and pages anew, from results.json alone
     python main.py prepare NAME --source ARCHIVE         arrange a downloaded data set
     python main.py extend logs/slca_demo --data FOLDER   learn new classes after those of a finished run
     python main.py forget logs/slca_demo CLASS ...       a run that does not know some classes any more
     python main.py merge RUN_A RUN_B                     one run of two with other classes, where that is exact
     python main.py predict logs/slca_demo FOLDER         classify images with a trained run
     python main.py export logs/slca_demo model.pt2       the aligned model as one torch.export program (or .onnx)
+    python main.py order --config FILE --by similar ...  an order of classes by how alike the backbone finds them
     python main.py schema                                write exps/schema.json, which editors check configs with
 
 python main.py COMMAND --help has the options of a command. Every command takes --plugin FILE, a Python file that adds methods,
@@ -60,6 +62,11 @@ def run_experiments(arguments: argparse.Namespace) -> None:
         return
 
     from utils.machine.distributed import several_processes  # imports torch, which takes seconds
+
+    if len(configs) > 1 and not (arguments.dry_run or arguments.test_only or several_processes()):
+        from trainer import listeners_of
+        for _, config in configs:
+            listeners_of(config)
 
     failed = []
     for path, config in configs:
@@ -117,7 +124,10 @@ def list_what(arguments: argparse.Namespace) -> None:
 def compare_runs(arguments: argparse.Namespace) -> None:
     """Print and write one table, one picture and one page for several runs."""
     from utils.report.compare import compare
-    compare(arguments.runs, arguments.out, sort=arguments.sort)
+    from utils.report.compare_streams import compare_streams
+    run = compare_streams if arguments.streams else compare
+    run(arguments.runs, arguments.out, labels=arguments.labels, sort=arguments.sort, highlight=arguments.highlight,
+        pool=arguments.pool)
 
 
 def prepare_data(arguments: argparse.Namespace) -> None:
@@ -179,6 +189,21 @@ def analyze(arguments: argparse.Namespace) -> None:
     analyze_run(arguments)
 
 
+def order(arguments: argparse.Namespace) -> None:
+    """Write an order of classes by how alike the backbone finds them."""
+    from models import load_experiment
+    from models.tools.order import write_order
+    from utils.overrides import parse_overrides
+    config = load_experiment(arguments.config, parse_overrides(arguments.set))
+    show(write_order(config, arguments.by, arguments.out, arguments.images, arguments.device))
+
+
+def report(arguments: argparse.Namespace) -> None:
+    """Make the pages of runs anew from their results."""
+    from utils.report.rebuild import rebuild
+    rebuild(arguments.runs)
+
+
 def schema(arguments: argparse.Namespace) -> None:
     """Write exps/schema.json from the settings of all methods."""
     from models.tools.schema import write_schema
@@ -189,9 +214,10 @@ COMMANDS = {"sweep": (command_line.sweep_arguments, sweep), "status": (command_l
             "extend": (command_line.extend_arguments, extend), "forget": (command_line.forget_arguments, forget),
             "merge": (command_line.merge_arguments, merge), "list": (command_line.list_arguments, list_what),
             "compare": (command_line.compare_arguments, compare_runs),
-            "analyze": (command_line.analyze_arguments, analyze), "predict": (command_line.predict_arguments, predict),
+            "analyze": (command_line.analyze_arguments, analyze), "report": (command_line.report_arguments, report),
+            "predict": (command_line.predict_arguments, predict),
             "export": (command_line.export_arguments, export), "prepare": (command_line.prepare_arguments, prepare_data),
-            "schema": (command_line.schema_arguments, schema)}
+            "order": (command_line.order_arguments, order), "schema": (command_line.schema_arguments, schema)}
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -17,6 +17,7 @@ from lightning_fabric import Fabric
 
 from models import learner_class, resolve_config, resolve_name
 from models.session import Edit, Session
+from models.tools.analyze import analyze_finished, check_analyzed
 from utils.config import Config, MethodSettings
 from utils.data.data_manager import DataManager
 from utils.data.fingerprint import digest
@@ -33,16 +34,19 @@ from utils.report.page import report_is_there, write_report
 from utils.report.results import RunResult, SeedResult, read_results, tables_are_current, write_results
 from utils.report.tables import results_table
 from utils.run.checkpoint import CheckpointStore
+from utils.run.events import Events, Subscriber
 from utils.run.logs import file_log, terminal_log
 from utils.run.parent import Parent
 from utils.run.run_folder import RunFolder, experiment_folder
 from utils.terminal import show
+from utils.trackers.open import open_trackers
 
 log = logging.getLogger("slca")
 
 
 def train(config: Config, out_dir: str | Path = "logs", *, name: str | None = None, resume: bool = False,
-          profile: bool = False, parent: Parent | None = None, edit: Edit | None = None) -> RunResult:
+          profile: bool = False, parent: Parent | None = None, edit: Edit | None = None,
+          on_event: Subscriber | None = None) -> RunResult:
     """Train and evaluate one experiment over all its seeds.
 
     Args:
@@ -53,6 +57,7 @@ def train(config: Config, out_dir: str | Path = "logs", *, name: str | None = No
         profile: trace every stage once (utils/run/profiling.py).
         parent: the run that this one goes on from with the last task of `added` (models/tools/extend.py).
         edit: learn no task, but change in each seed's checkpoint of the parent what is known (models/tools/forget.py).
+        on_event: called with what the run tells while it goes on, as those of `utils.run.events.subscribe` are.
 
     Returns:
         The figures that results.json holds.
@@ -67,7 +72,10 @@ def train(config: Config, out_dir: str | Path = "logs", *, name: str | None = No
         launch(fabric)
         held.enter_context(processes_ended_on_error(fabric))
 
+        listeners = [] if on_event is None else [on_event]
+
         def open_run() -> tuple[RunFolder, RunResult]:
+            listeners.extend(listeners_of(config))
             run = RunFolder.open(out_dir, name or config.model_name, config, resume=resume, device=fabric.device,
                                  parent=None if parent is None else parent.to_json())
             if not run.finished:
@@ -82,15 +90,26 @@ def train(config: Config, out_dir: str | Path = "logs", *, name: str | None = No
                 with run.lock():  # tidies too
                     _write(result, run.path)
         else:
-            result = _train_seeds(config, fabric, run, result, profile, parent, edit)
+            events = Events(listeners, tells=fabric.is_global_zero, run=str(run.path))
+            with events.during("run", config=result.config, method=result.name, seeds=config.seeds) as end:
+                result = _train_seeds(config, fabric, run, result, profile, parent, edit, events)
+                end["summary"] = result.summary
+        if config.analyze and fabric.is_global_zero:
+            analyze_finished(run, fabric.device)
         if fabric.is_global_zero:
             show(results_table(result))
             show(f"\nreport: {run.path / 'report.html'}\ncurves: {run.path / 'curve.png'}")
     return result
 
 
-def _train_seeds(config: Config, fabric: Fabric, run: RunFolder, result: RunResult, profile: bool, parent: Parent | None = None,
-                 edit: Edit | None = None) -> RunResult:
+def listeners_of(config: Config) -> list[Subscriber]:
+    """The trackers that a config asks for. Raises UserError: one of them, or the analysis at the end, cannot be had."""
+    check_analyzed(config)
+    return open_trackers(config)
+
+
+def _train_seeds(config: Config, fabric: Fabric, run: RunFolder, result: RunResult, profile: bool, parent: Parent | None,
+                 edit: Edit | None, events: Events) -> RunResult:
     """All seeds of one run but those that `result` has already. Raises UserError."""
     failures: dict[int, str] = {}
     images: DataManager | None = None  # the first seed's; the others take over what it decoded
@@ -105,7 +124,7 @@ def _train_seeds(config: Config, fabric: Fabric, run: RunFolder, result: RunResu
         try:  # what fails here fails for every seed: settings, data and weights are the same for all
             with out_of_memory_as_user_error(config):
                 session = Session(config, seed, fabric, run.path / f"seed{seed}", share_images_of=images, profile=profile, parent=parent,
-                                  edit=edit)
+                                  edit=edit, events=events)
         except BaseException:
             if fabric.is_global_zero and not result.seeds and not failures:
                 run.discard()

@@ -81,6 +81,7 @@ class BaseLearner(KnownClasses):
 
     def __init__(self, config: MethodSettings, data: HasStream, net: IncrementalNet, fabric: Fabric) -> None:
         self.config = config
+        self.check_stream()
         self.data = data
         self.stream = data.stream
         self.fabric = fabric
@@ -90,6 +91,7 @@ class BaseLearner(KnownClasses):
         self.task = -1  # the task begun last; -1 before the first
         self.epoch = 0  # of stage 1, kept by it
         self.step = 0  # of the epoch, kept by stage 1
+        self.after_step: Callable[[Tensor], None] | None = None  # gets each batch's labels; measures inside a task (models/anytime.py)
         self.temperature = 1.0  # of `probabilities`; a method may fit it on validation images
         self.ever_trained: set[str] = set()  # names in `net` of the backbone's parameters that trained in some task
         self.feature_cache: dict[tuple[str, int], tuple[Tensor, Tensor]] = {}  # (split, task) -> features, labels
@@ -231,6 +233,11 @@ class BaseLearner(KnownClasses):
         return multistep(base_lr, epoch, self.config.milestones, self.config.lrate_decay)
 
     # Evaluation and prediction -------------------------------------------------------------------------------
+
+    @property
+    def classifies_while_training(self) -> bool:
+        """Whether `scores` knows the new classes before the task ends, so that accuracy inside a task means something."""
+        return self.has_heads
 
     @property
     def feature_dim(self) -> int:

@@ -6,6 +6,7 @@ A method says by overriding that it can, and how; what is here refuses, with the
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -24,9 +25,17 @@ FORGETS = ("These can: slca and its kin, ncm, aper, fecam, and methods that keep
 class KnownClasses(LearnerState):
     """A parent of `BaseLearner`, which has these attributes."""
 
+    takes_known_classes: ClassVar[bool] = False  # learns from a task's images of known classes too, the split "again" of its data
+
     config: MethodSettings
     net: IncrementalNet
     stream: TaskStream
+
+    def check_stream(self) -> None:
+        """Raises UserError where the tasks' classes overlap, and the method cannot learn from images of classes that it knows."""
+        if self.config.blurry is not None and not self.takes_known_classes:
+            raise UserError(f"blurry: {self.config.model_name} cannot learn from more images of classes that it knows, which a blurry "
+                            "stream holds; allowed: slca and its kin, which take them into their Gaussians, and replay")
 
     def refine(self, features: Tensor, labels: Tensor, monitor: Monitor) -> None:
         """Take more images of classes that are known into what is kept of them, as if all had been there at once.

@@ -13,6 +13,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
+from models.anytime import AnytimeAccuracy
 from models.evaluation import accuracy_on_all_domains
 from models.stage1 import TrainingState
 from models.tools.build import make_learner
@@ -28,9 +29,10 @@ from utils.formulas import metrics
 from utils.last_resort import one_sentence
 from utils.machine.peak_memory import peak_memory_mb
 from utils.machine.speed import arithmetic
-from utils.report.results import SeedResult
+from utils.report.results import HEADLINES, SeedResult
 from utils.report.tables import seconds_text
 from utils.run.checkpoint import Checkpoint, CheckpointStore, check_base_weights, optimizer_tensors, write_tensors_atomic
+from utils.run.events import Events
 from utils.run.figures import Figures
 from utils.run.interrupt import check_stop
 from utils.run.metrics_file import METRICS
@@ -49,7 +51,7 @@ class Session:
     """One seed of one run: data, network, learner, monitor, figures, checkpoints."""
 
     def __init__(self, config: MethodSettings, seed: int, fabric: Fabric, folder: Path, share_images_of: DataManager | None = None,
-                 profile: bool = False, parent: Parent | None = None, edit: Edit | None = None) -> None:
+                 profile: bool = False, parent: Parent | None = None, edit: Edit | None = None, events: Events | None = None) -> None:
         self.config, self.seed, self.fabric, self.folder = config, seed, fabric, folder
         first = fabric.is_global_zero  # of several processes one writes
         if not config.pretrained:
@@ -66,7 +68,8 @@ class Session:
         self.store = CheckpointStore(folder / "checkpoints", config.keep_checkpoints if first else "none", warn=log.warning,
                                      flushed_first=[folder / METRICS])
         monitor = ProfilingMonitor if profile else RunMonitor
-        self.monitor = monitor(folder, log, self.data.stream.num_tasks, writes=first)
+        self.events = (events or Events(tells=False)).of(seed=seed)
+        self.monitor = monitor(folder, log, self.data.stream.num_tasks, writes=first, events=self.events)
         self.saved_at = time.monotonic()  # when the newest checkpoint was written
         self.first_task = 0
         self.seeds_left = 0  # after this one, for the expected time
@@ -79,12 +82,16 @@ class Session:
         log.info(f"seed {self.seed}: {stream.num_classes} classes in {stream.num_tasks} tasks on {self.fabric.device} in "
                  f"{arithmetic(self.config.model_dump())}; "
                  f"weights {weights['source']} {weights['sha256'][:12]} {weights.get('taken', '')}".rstrip())
-        with self.store.settled():
+        with self.events.during("seed", folder=str(self.folder), tasks=stream.num_tasks, classes=stream.num_classes,
+                                first_task=self.first_task + 1) as end, self.store.settled():
             for task in range(self.first_task, stream.num_tasks):
                 check_stop()
+                self.events.tell("task_start", task=task + 1, classes=[stream.class_names[c] for c in stream.classes_of(task)])
                 inside, self.inside = self.inside, None
                 start = None if inside is None else TrainingState(inside.epoch or 0, inside.weights, inside.state)
                 if task > self.learned_before:
+                    if self.config.blurry is not None and self.parent is None:
+                        self.learner.after_step = AnytimeAccuracy(self.learner, task, self.figures.anytime)
                     self.learner.learn_task(task, self.monitor, start, self.save_inside_task)
                 self.record(self.measure(task))
                 self.save(task)
@@ -94,6 +101,8 @@ class Session:
                 log.info(f"task {task + 1}/{stream.num_tasks} done  classes {stream.classes_upto(task)}  "
                          f"top-1 {metrics.percent_text(self.figures.top1_curve[-1])}  per task {' '.join(shown)}")
                 self.tell_time_left(task)
+            result = self.result()
+            end |= {key: getattr(result, key) for key in HEADLINES}
         self.store.tidy(stream.num_tasks - 1, None)  # what a failing disk did not let go the first time
 
     def time_left(self) -> float | None:
@@ -114,7 +123,9 @@ class Session:
             if self.data.unmeasured:
                 evaluation = metrics.without_old_images(evaluation)
             validation = self.learner.evaluate(task, "val").top1 if self.config.val_fraction and self.parent is None else None
-            self.figures.add(evaluation, validation, accuracy_on_all_domains(self.learner))
+            few_shot = self.config.few_shot is not None
+            harmonic = metrics.harmonic_accuracy(evaluation.base, evaluation.novel) if few_shot else None
+            self.figures.add(evaluation, validation, accuracy_on_all_domains(self.learner), harmonic)
         self.figures.add_times(self.monitor.seconds, self.monitor.trained_images, self.monitor.take_spans())
         self.figures.peak_memory_mb = max(self.figures.peak_memory_mb, peak_memory_mb(self.fabric.device))
         self.figures.memory_curve.append(self.learner.memory_bytes())
@@ -241,13 +252,13 @@ class Session:
                               "they were, or start a new run")
         told = changes(before, self.data.fingerprint)
         if not told and stream != self.data.stream:
-            told = ["the classes of the tasks or their order are others"]
+            told = ["the classes of the tasks, their order or the images that the protocol takes are others"]
         if told:
             raise DataChanged(f"the data have changed since {where} was written: {'; '.join(told)}. Put them back as they were, or start a "
                               "new run on the new data (without --resume)")
 
     def result(self) -> SeedResult:
-        f = self.figures
+        f, c = self.figures, self.config
         tasks = len(f.accuracy_rows)
         matrix = [row + [None] * (tasks - len(row)) for row in f.accuracy_rows]
         return SeedResult(
@@ -259,5 +270,6 @@ class Session:
             stage_seconds=f.seconds, peak_memory_mb=f.peak_memory_mb, memory_curve=f.memory_curve, diagnostics=f.diagnostics,
             parameters=count_parameters(self.learner), class_accuracies=f.whole(f.class_accuracies), confusion=f.confusion,
             old_as_new_curve=f.whole(f.old_as_new_curve), new_as_old_curve=f.whole(f.new_as_old_curve),
-            calibration_curve=f.whole(f.calibration_curve), task_seconds=f.whole(f.task_seconds), task_images=f.whole(f.task_images),
+            calibration_curve=f.whole(f.calibration_curve), harmonic_curve=f.whole(f.harmonic_curve) if c.few_shot else [],
+            anytime=f.anytime, task_seconds=f.whole(f.task_seconds), task_images=f.whole(f.task_images),
             timeline=f.timeline)

@@ -40,6 +40,7 @@ class Trainable(Protocol):
     task: int
     epoch: int  # stage 1 keeps these two
     step: int
+    after_step: Callable[[Tensor], None] | None  # gets the labels (B,) of the batch that a step was made on
 
     @property
     def backbone_trains(self) -> bool: ...
@@ -109,6 +110,7 @@ def train(learner: Trainable, task: int, monitor: Monitor, start: TrainingState 
     learner.net.train(learner.backbone_trains)
     for epoch in range(start.epoch if start is not None else 0, c.epochs):
         learner.epoch = epoch
+        monitor.begin_epoch(task, epoch, c.epochs)
         rank = fabric.global_rank  # processes drop different paths; the first one those of a run with one process
         seed_globals(c.torch_seed, "epoch", task, epoch, *([rank] if rank else []))
         for group, base_lr in zip(optimizer.param_groups, base_lrs, strict=True):
@@ -149,6 +151,8 @@ def train_epoch(learner: Trainable, module: nn.Module, optimizer: torch.optim.Op
         losses.append(loss)
         corrects.append(correct)
         seen += len(batch[0])
+        if learner.after_step is not None:
+            learner.after_step(batch[1])
         if on_step is not None:
             on_step(loss)
     if not losses:

@@ -144,6 +144,12 @@ def compare_arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("logs/compare"), metavar="DIR",
                         help="where the comparison is written (default: logs/compare); another one that is there is kept in DIR/older-N")
     parser.add_argument("--sort", choices=SORTABLE, help="best first by this column (default: in the order given)")
+    parser.add_argument("--labels", nargs="+", metavar="NAME", help="a name for each run, in their order (default: the methods' titles)")
+    parser.add_argument("--highlight", nargs="+", default=[], metavar="NAME",
+                        help="runs, by their names in the table, that are coloured beside the best five where there are many")
+    parser.add_argument("--pool", action="store_true", help="runs that are alike but for torch_seed are one row")
+    parser.add_argument("--streams", action="store_true",
+                        help="runs of several data sets or splits: a comparison of each, and average ranks with the Friedman test")
     return parser.parse_args(argv)
 
 
@@ -230,6 +236,28 @@ def analyze_arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1")
     parser.add_argument("--images", type=int, default=500, metavar="N",
                         help="training images per class for probes and means (default: 500)")
+    return parser.parse_args(argv)
+
+
+def order_arguments(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="main.py order", description="Write an order of classes for \"class_order\": similar classes in "
+                                     "one task, or in different ones, by the pre-trained backbone's class means (docs/protocols.md).")
+    parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="names data set, backbone and sizes of the tasks")
+    parser.add_argument("--set", nargs="+", default=[], metavar="key=value", action="extend", help="settings that win over the file")
+    parser.add_argument("--by", required=True, choices=["similar", "dissimilar"], help="which classes come together")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="JSON file to write; a file of that name is replaced")
+    parser.add_argument("--images", type=int, default=100, metavar="N", help="training images per class to look at (default: 100)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1")
+    arguments = parser.parse_args(argv)
+    if arguments.images < 1:
+        raise UserError(f"--images: got {arguments.images}, allowed: 1 or more")
+    return arguments
+
+
+def report_arguments(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="main.py report", description="Make the tables, pictures and pages of runs anew, from "
+                                     "results.json (and analysis.json) alone.")
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders, or experiments (logs/slca_demo: its newest run)")
     return parser.parse_args(argv)
 
 

@@ -15,13 +15,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
+from pydantic import ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
 
 from utils.errors import UserError
 from utils.explain import explain, hint_for
 from utils.json_files import read_json
 from utils.methods import check_keys, says_nothing
 from utils.overrides import parse_overrides, with_overrides
+from utils.protocol_settings import Blurry, FewShot, LongTail
+from utils.strict import Strict
 
 __all__ = ["Config", "DatasetSpec", "MethodSettings", "Strict", "load_config", "parse_config", "parse_overrides"]
 
@@ -29,12 +31,6 @@ Device = str | int
 ConfigT = TypeVar("ConfigT", bound="Config")
 SMALLEST, LARGEST = 1.2e-38, 3.4e38  # of float32
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
-
-
-class Strict(BaseModel):
-    """A group of settings: frozen, no unknown keys, no conversion of types, no infinite numbers."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True, protected_namespaces=())
 
 
 class SplitSpec(Strict):
@@ -148,8 +144,16 @@ class Config(Strict):
         description="classes in every task; wins over init_cls and increment")
     tasks: list[list[int | str]] | None = Field(None,
         description="the classes of every task, by number or name; wins over shuffle, init_cls and increment")
+    class_order: str | list[int | str] | None = Field(None, description="order in which classes are learned, by number or name: a list, "
+        "or a JSON file with a list or with an object that has it as \"class_order\" (python main.py order writes one); wins over shuffle")
+    few_shot: FewShot | None = Field(None, description="few training images of each class after the first task (docs/protocols.md)")
+    long_tail: LongTail | None = Field(None, description="exponentially fewer training images per class (docs/protocols.md)")
+    blurry: Blurry | None = Field(None, description="tasks whose classes overlap, in one pass; wins over init_cls and increment "
+        "(docs/protocols.md)")
     scenario: Literal["class", "domain"] = Field("class",
         description="class: new classes in every task; domain: the same classes, one domain after another")
+    domains_per_task: int | None = Field(None, ge=1,
+        description="scenario domain: domains that a task mixes, the last task takes the rest; default 1")
     all_at_once: bool | None = Field(None, description="all classes (of all domains) as one task, whatever the keys above say: the upper "
         "bound; default by method: true for joint, else false")
     added: list[AddedTask] | None = Field(None,
@@ -211,6 +215,11 @@ class Config(Strict):
     checkpoint_every: int | None = Field(None, ge=1, description="epochs between checkpoints inside a task, instead of minutes")
     resume: Literal["never", "auto"] = Field("never",
         description="auto: as --resume, continue the newest unfinished run, if there is one")
+    analyze: bool = Field(False, description="at the end also say why the run forgets, as python main.py analyze does (docs/analysis.md)")
+    tensorboard: bool = Field(False,
+        description="write event files for tensorboard into each seed's folder; needs the package (docs/trackers.md)")
+    wandb: Literal["offline", "online"] | None = Field(None,
+        description="write to Weights & Biases: offline into the run's folder, online to its server; needs the package (docs/trackers.md)")
     deterministic: bool = Field(False,
         description="deterministic kernels alone, slower on a GPU; the CPU repeats bit for bit without it, given the "
         "same number of threads")

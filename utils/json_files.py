@@ -27,9 +27,18 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         UserError: the file is missing, is not UTF-8 or no strict JSON, names a key twice, or holds no object.
     """
+    values = read_value(path)
+    if not isinstance(values, dict):
+        kind = {list: "a list", str: "a text", bool: "true or false", type(None): "null"}.get(type(values), "a number")
+        raise UserError(f"{path}: expected one JSON object of settings, {{ ... }}, got {kind}")
+    return values
+
+
+def read_value(path: Path) -> Any:
+    """Whatever a JSON file holds. Raises UserError: it is missing, is not UTF-8 or no strict JSON, or names a key twice."""
     text = _read_text(path)
     try:
-        values = json.loads(text, object_pairs_hook=_unique_keys, parse_constant=refuse_constant)
+        return json.loads(text, object_pairs_hook=_unique_keys, parse_constant=refuse_constant)
     except json.JSONDecodeError as error:
         place, cause = explain_json(text, error)
         line, column = text.count("\n", 0, place) + 1, place - text.rfind("\n", 0, place)
@@ -40,10 +49,6 @@ def read_json(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: {error}") from None
     except ValueError:  # python's own limit
         raise UserError(f"{path}: a number has more than 4,300 digits; no setting is that large") from None
-    if not isinstance(values, dict):
-        kind = {list: "a list", str: "a text", bool: "true or false", type(None): "null"}.get(type(values), "a number")
-        raise UserError(f"{path}: expected one JSON object of settings, {{ ... }}, got {kind}")
-    return values
 
 
 def json_text(value: Any) -> str:

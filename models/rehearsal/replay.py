@@ -8,6 +8,10 @@ Differs from ER: several epochs per task and a memory by herding instead of one 
 
 from __future__ import annotations
 
+from typing import ClassVar
+
+import numpy as np
+
 from models.registry import learner
 from models.rehearsal.memory import Rehearsal
 
@@ -15,3 +19,9 @@ from models.rehearsal.memory import Rehearsal
 @learner("replay")
 class Replay(Rehearsal):
     title = "Replay"
+    takes_known_classes: ClassVar = True
+
+    def training_indices(self, task: int) -> np.ndarray:
+        """With the task's images of known classes, in a blurry stream."""
+        new = super().training_indices(task)
+        return new if self.config.blurry is None else np.concatenate([new, self.data.task_indices("again", task)])

@@ -8,7 +8,7 @@ default; docs/beyond.md has the mathematics and what was measured.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field, ValidationInfo, field_validator
@@ -80,6 +80,7 @@ class GaussianLearner(MovingBackbone):
     """Keeps one Gaussian per class seen, of the features of its training images under the test transform."""
 
     Settings = GaussianSettings
+    takes_known_classes: ClassVar = True
 
     def __init__(self, config: GaussianSettings, *args, **kwargs) -> None:
         refuse_contradictions(config, type(self))
@@ -135,6 +136,11 @@ class GaussianLearner(MovingBackbone):
     def known_region(self) -> GaussianRegion:
         return GaussianRegion(self.gaussians)
 
+    @property
+    def classifies_while_training(self) -> bool:
+        """A classifier that is read from the Gaussians knows a class when its task ends."""
+        return self.readout.uses_heads
+
     # Statistics ----------------------------------------------------------------------------------------------
 
     def update_statistics(self, task: int, monitor: Monitor) -> None:
@@ -164,9 +170,22 @@ class GaussianLearner(MovingBackbone):
             features, labels = torch.cat([features, held_out]), torch.cat([labels, held_out_labels])
         classes = self.stream.classes_of(task)
         thin = self.gaussians.fit(features, labels, classes)
+        if self.config.blurry is not None:
+            self.take_known_classes(task)
         if thin:
             monitor.log(f"statistics: {len(thin)} of {len(classes)} classes have no more images than the {features.shape[1]} "
                         f"feature dimensions; their covariances are regularised by the ridge {self.gaussians.ridge:g}")
+
+    def take_known_classes(self, task: int) -> None:
+        """Of a blurry stream: the task's images of known classes go into their Gaussians too."""
+        indices = self.data.task_indices("again", task)
+        if len(indices):
+            self.pool(*self.extract_images(indices))
+
+    def pool(self, features: Tensor, labels: Tensor) -> None:
+        """More features (N, D) of known classes, labels (N,), into their Gaussians: pooled means and covariances."""
+        for label in labels.unique().tolist():
+            self.gaussians.update(label, features[labels == label])
 
     @torch.inference_mode()
     def judge_held_out(self, task: int, monitor: Monitor) -> None:
@@ -218,8 +237,7 @@ class GaussianLearner(MovingBackbone):
 
     def refine(self, features: Tensor, labels: Tensor, monitor: Monitor) -> None:
         """Pooled means and covariances (models/slca/gaussian.py), and the classifier read from them anew."""
-        for label in labels.unique().tolist():
-            self.gaussians.update(label, features[labels == label])
+        self.pool(features, labels)
         self.readout.refresh(self.gaussians)
 
     def join_statistics(self, other: GaussianLearner) -> None:

@@ -24,7 +24,8 @@ from utils.rng import torch_generator
 from utils.run.monitor import Monitor
 
 MEASURED_IMAGES = 512  # of the new task, on which staleness is measured where nothing follows the backbone
-STALE_COSINE = 0.95  # below this mean cosine the statistics are called stale
+STALE_COSINE = 0.95  # below this mean cosine the statistics are called stale,
+STALE_DISTANCE = 0.1  # and above this |W - I| / |I|, since features share a large mean that keeps cosines high
 
 
 class MovingBackbone(AdaptsFirst):
@@ -59,10 +60,11 @@ class MovingBackbone(AdaptsFirst):
         if follows:
             self.gaussians.transport(operator)
             monitor.log(f"drift: the statistics follow the backbone. {told}")
-        elif cosine < STALE_COSINE:
-            monitor.log(f"warning: the statistics of old classes are stale. {told} (below {STALE_COSINE}). Let them follow with drift "
-                        "'linear', move the backbone less (fewer epochs, a lower bcb_lrscale, kd 1), or keep it as it is (bcb_lrscale 0 "
-                        "with readout 'rgda'); docs/own_data.md shows what each is worth")
+        elif cosine < STALE_COSINE or self.measured["operator_distance"] > STALE_DISTANCE:
+            monitor.log(f"warning: the statistics of old classes are stale. {told} (they hold from {STALE_COSINE} and up to "
+                        f"{STALE_DISTANCE:g}). Let them follow with drift 'linear', move the backbone less (fewer epochs, a lower "
+                        "bcb_lrscale, kd 1), or keep it as it is (bcb_lrscale 0 with readout 'rgda'); docs/own_data.md shows what each is "
+                        "worth")
         else:
             monitor.log(f"statistics: {told}")
 

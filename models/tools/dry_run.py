@@ -19,6 +19,7 @@ from utils.data.check import check_data
 from utils.data.registry import dataset_info
 from utils.data.stream import TaskStream
 from utils.methods import resolve_name
+from utils.report.describe import protocol_words
 
 META = torch.device("meta")
 SGD_COPIES = 3  # of each trained parameter: itself, its gradient, its momentum
@@ -72,6 +73,7 @@ def describe_run(config: Config, name: str = "") -> str:
         "", "settings", json.dumps(config.model_dump(mode="json"), indent=2),
         "", f"tasks: {stream.num_classes} classes in {stream.num_tasks} tasks of {_sizes(stream.task_sizes)}; {images} training images; "
         f"{len(config.seeds)} seed(s)",
+        *([f"protocol: {words}"] if (words := protocol_words(config.model_dump())) else []),
         *([f"data, not on this machine: {data.missing}"] if data.missing else []),
         f"parameters: {numbers['all']:,} in all, {numbers['trained_backbone']:,} trained in the backbone, "
         f"{numbers['trained_heads']:,} trained in the heads",

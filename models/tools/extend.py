@@ -22,7 +22,8 @@ Changed = tuple[MethodSettings, Parent, Callable[[Checkpoint], Checkpoint]]
 
 # Settings that what was learned depends on: another value would not change a task, but spoil it.
 FIXED = ("model_name", "torch_seed", "dataset", "added", "scenario", "all_at_once", "tasks", "task_sizes", "init_cls", "increment",
-         "shuffle", "normalize", "test_transform", "convnet_type", "pretrained", "reset_norm", "pool", "features", "views", "ca_cov")
+         "shuffle", "class_order", "few_shot", "long_tail", "blurry", "domains_per_task", "normalize", "test_transform",
+         "convnet_type", "pretrained", "reset_norm", "pool", "features", "views", "ca_cov")
 
 
 def extended(run: Path, data: str, test: str | None = None, overrides: Mapping[str, Any] | None = None) -> tuple[MethodSettings, Parent]:

@@ -27,7 +27,9 @@ from utils.config import Config
 from utils.data.data_manager import DataManager
 from utils.data.notes import told_before
 from utils.data.places import home_expanded
+from utils.data.protocols import planned_counts, protocol_of
 from utils.data.registry import count_images, dataset_info
+from utils.data.stream import TaskStream
 from utils.errors import UserError
 from utils.machine.device import make_fabric
 
@@ -68,10 +70,10 @@ def estimate_time(config: Config) -> str:
             train_images, test_images = count_images(config.dataset, config.data_root)
         if train_images is None:
             return f"time, not estimated: the number of images is not known ({why})"
-        stream = DataManager.plan(config, config.seeds[0])
+        stream, trained = _planned(config, train_images)
         learner = shape_learner(config, stream)
         share = [size / stream.num_classes for size in stream.task_sizes]
-        counts = [(train_images * s, (test_images or 0) * sum(share[: t + 1])) for t, s in enumerate(share)]
+        counts = [(train, (test_images or 0) * sum(share[: t + 1])) for t, train in enumerate(trained)]
         speed = _compute(learner, fabric.device, why)
     alignment = _alignment_seconds(learner, sum(train for train, _ in counts), fabric.device)
     seconds = [config.epochs * learner.planned_images(task, train) * speed.train + (train + test) * speed.test + align
@@ -82,6 +84,17 @@ def estimate_time(config: Config) -> str:
     return (f"time, {speed.source}: {training}{1000 * speed.test:.2f} ms per image without gradient; "
             f"{_span(min(seconds))} to {_span(max(seconds))} per task, {_span(sum(seconds))} for {len(seconds)} task(s){aligned}, "
             f"times {len(config.seeds)} seed(s){memory}")
+
+
+def _planned(config: Config, train_images: int) -> tuple[TaskStream, list[float]]:
+    """The stream and the training images of each task, as if all classes of the data set had as many. Raises UserError."""
+    classes, seed = dataset_info(config.dataset, config.data_root).num_classes, config.seeds[0]
+    labels = np.arange(train_images) % classes if classes else None
+    stream = DataManager.plan(config, seed, labels)
+    if labels is None or not protocol_of(config):
+        return stream, [train_images * size / stream.num_classes for size in stream.task_sizes]
+    counts = planned_counts(config, seed, stream, labels)
+    return stream, np.bincount(stream.task_of_class, counts, minlength=stream.num_tasks).tolist()
 
 
 def _measure(config: Config, fabric) -> tuple[BaseLearner, Speed, list[tuple[int, int]]]:
@@ -109,7 +122,7 @@ def _measure(config: Config, fabric) -> tuple[BaseLearner, Speed, list[tuple[int
 
     test = _per_image(look, batches, fabric.device)
     memory = torch.cuda.max_memory_allocated(fabric.device) if fabric.device.type == "cuda" else None
-    seen = [(data.count("train", t), data.count("test", list(range(t + 1)))) for t in range(data.stream.num_tasks)]
+    seen = [(data.count("train", t) + data.count("again", t), data.count("test", list(range(t + 1)))) for t in range(data.stream.num_tasks)]
     return learner, Speed(train, test, f"measured on {min(BATCHES, len(batches))} batches of {size} on {fabric.device}", memory), seen
 
 

@@ -5,136 +5,30 @@ Labels are new ones throughout (utils/data/stream.py).
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from utils.config import Config
-from utils.data.added import Learned, Part, load_added, load_parts, missing_test_classes
+from utils.data.added import Learned, Part, load_added, missing_test_classes
 from utils.data.fingerprint import Fingerprint
-from utils.data.folders import check_classes
-from utils.data.notes import tell
-from utils.data.places import home_expanded
-from utils.data.registry import DatasetInfo, ImageSet, dataset_info
+from utils.data.opened import OpenedImages
+from utils.data.registry import DatasetInfo, dataset_info
+from utils.data.splits import make_splits
 from utils.data.stream import InputFormat, StoredData, TaskStream
 from utils.data.tasks import plan_tasks
-from utils.data.types import members_by_group
 from utils.errors import UserError
-from utils.images.cache import open_files
 from utils.images.loader import BatchMaker, BatchPool
 from utils.images.passes import WorkItem
-from utils.images.store import ArrayStore, FileStore, ImageStore, JoinedStore
-from utils.images.transforms import SMALL, make_transform
+from utils.images.transforms import SMALL, Images, make_transform
 from utils.machine.cores import available_cores
 from utils.rng import numpy_generator
 
 Tasks = int | Sequence[int]
 MAX_WORKERS = 8  # "auto" takes no more processes than this
-
-
-@dataclass(frozen=True)
-class _Split:
-    """The images of one split that take part, as positions in a store."""
-
-    store: str  # "train" or "test"
-    labels: np.ndarray  # (N,) int64 new labels of all images of the store
-    members: np.ndarray  # (n,) int64 ascending: which of them belong to the split
-
-
-@dataclass(frozen=True)
-class _Images:
-    """All images as they are on disk or in memory, of one place or of several (`added`); the same for every seed."""
-
-    parts: list[Part]
-    stores: dict[str, ImageStore]
-    notes: tuple[str, ...] = ()  # what was passed over, reinterpreted or left out; told when it was found
-    learned: Learned | None = None  # what is extended by the last part
-
-    def count(self, split: str) -> int:
-        return sum(map(len, self._sets(split)))
-
-    def labels(self, split: str) -> np.ndarray:
-        """(N,) int64 own labels."""
-        return np.concatenate([images.labels for images in self._sets(split)])
-
-    def domains(self, split: str) -> np.ndarray | None:
-        """(N,) int64; None for a set without domains."""
-        return self._sets(split)[0].domains
-
-    @cached_property
-    def fingerprint(self) -> Fingerprint:
-        """Of all parts; of learned classes, whose images may be gone, as it was."""
-        before = {} if self.learned is None else self.learned.fingerprint
-        new = self.parts if self.learned is None else self.parts[-1:] if self.learned.extended else []
-        now = [part.fingerprint() for part in new]
-        return {split: {name: entry for found in (before, *now) for name, entry in found.get(split, {}).items()}
-                for split in ("train", "test")}
-
-    @classmethod
-    def open(cls, config: Config, world_size: int, learned: Learned | None, old_images: bool) -> _Images:
-        """Load the images, decode and keep them as `cache` says, leave out unreadable ones if they may be."""
-        parts, stores, notes = zip(*(_opened(part, config, world_size) for part in load_parts(config, learned, old_images=old_images)),
-                                   strict=True)
-        if len(parts) > 1:
-            counts = {"train": [len(part.train) for part in parts], "test": [len(part.test) for part in parts]}
-            stores = [{split: JoinedStore([opened[split] for opened in stores], counts[split]) for split in counts}]
-        return cls(list(parts), stores[0], tuple(itertools.chain.from_iterable(notes)), learned)
-
-    def _sets(self, split: str) -> list[ImageSet]:
-        return [part.train if split == "train" else part.test for part in self.parts]
-
-
-def _opened(part: Part, config: Config, world_size: int) -> tuple[Part, dict[str, ImageStore], list[str]]:
-    """One place's images that can be read, their stores, and notes."""
-    sets: list[ImageSet] = []
-    stores: dict[str, ImageStore] = {}
-    notes = list(part.train.notes)
-    for split, images in (("train", part.train), ("test", part.test)):
-        if isinstance(images.images, np.ndarray):
-            stores[split] = ArrayStore(images.images)
-        elif not len(images):
-            stores[split] = FileStore(images.images)
-        else:
-            stores[split], kept = open_files(images.images, config.cache, name=f"{part.where} {split}", processes=world_size,
-                                             folder=home_expanded(config.data_root) / "cache", skip_bad=config.bad_images == "skip")
-            if len(kept) < len(images):
-                notes.append(_left_out(images, kept, split))
-                images = images.subset(kept)
-        sets.append(images)
-    train, test = sets
-    later = validation_notes(config, train)
-    if len(train) + len(test) < len(part.train) + len(part.test):
-        later += check_classes(train, test, part.names, f"data set {part.where}")
-    later = [note for note in later if note not in notes]
-    return replace(part, train=train, test=test), stores, [*notes, *tell(f"data set {part.where}", later)]
-
-
-def validation_notes(config: Config, train: ImageSet) -> list[str]:
-    """A note about classes (of one domain, in that scenario) that are too small to give a validation image."""
-    if not config.val_fraction:
-        return []
-    by_domain = config.scenario == "domain" and train.domains is not None
-    groups = train.labels + (int(train.labels.max()) + 1) * train.domains if by_domain else train.labels
-    sizes = np.unique(groups, return_counts=True)[1]
-    single = int((sizes == 1).sum())
-    if not single:
-        return []
-    nothing = "; there is no validation image at all, and validation accuracies will be null" if single == len(sizes) else ""
-    return [f"{single} of {len(sizes)} classes have one training image, which is trained on, so they have no validation image{nothing}"]
-
-
-def _left_out(images: ImageSet, kept: np.ndarray, split: str) -> str:
-    """A note about unreadable images. Raises UserError if there are no others."""
-    bad = np.setdiff1d(np.arange(len(images)), kept)
-    told = f"{len(bad)} of {len(images)} images of the split {split!r} cannot be read"
-    if not len(kept):
-        raise UserError(f"{told}, the first is {images.images[0]}; no image is left, are these image files?")
-    return f"{told} and are left out, the first is {images.images[int(bad[0])]}"
 
 
 class DataManager:
@@ -163,31 +57,32 @@ class DataManager:
             before = learned.data.inputs
             self.info = replace(self.info, image_size=before.image_size, test_transform=before.test_transform)
             mean, std, channels = before.mean, before.std, before.channels
-        images = share_images_of._images if share_images_of is not None else _Images.open(config, world_size, learned, old_images)
-        self._images: _Images = images
+        images = share_images_of._images if share_images_of is not None else OpenedImages.open(config, world_size, learned, old_images)
+        self._images: OpenedImages = images
         self.stream = _stream(config, seed, self.info, images.parts, learned)
         self.rank, self.world_size = rank, world_size
         # tasks whose test images were there when they were learned and are gone now
         self.unmeasured = _tasks_of(self.stream, missing_test_classes(learned, images.parts)) if learned is not None else set()
 
         labels = {split: self._new_labels(images.labels(split), images.domains(split)) for split in ("train", "test")}
-        held_out = _validation_members(labels["train"], config.val_fraction, [len(part.train) for part in images.parts])
-        self._splits = {
-            "train": _Split("train", labels["train"], np.setdiff1d(np.arange(images.count("train")), held_out)),
-            "val": _Split("train", labels["train"], held_out),
-            "test": _Split("test", labels["test"], np.arange(images.count("test"))),
-        }
+        self._splits, chosen = make_splits(config, seed, self.stream, images, labels)
+        if learned is None:
+            self.stream = replace(self.stream, chosen=chosen)
         shared = share_images_of._pool if share_images_of is not None else None
         self._pool: BatchPool = shared or self._make_pool(config, mean, std, channels, device)
 
     @classmethod
-    def plan(cls, config: Config, seed: int) -> TaskStream:
-        """The stream of tasks from what is known without the data (a dry run). Raises UserError."""
+    def plan(cls, config: Config, seed: int, labels: np.ndarray | None = None) -> TaskStream:
+        """The stream of tasks from what is known without the data (a dry run). Raises UserError.
+
+        Args:
+            labels: (N,) own labels of the training images, where they are known; default: of all classes as many, if their number is.
+        """
         info = dataset_info(config.dataset, config.data_root)
         if info.num_classes is None:
             raise UserError(f"data set {info.name}: its number of classes is not known while the data is not there; place the data, "
                             'or add "num_classes" to the dataset object')
-        stream = _plan(config, seed, info, info.num_classes, info.class_names)
+        stream = _plan(config, seed, info, info.num_classes, info.class_names, even_labels(info) if labels is None else labels)
         for task in config.added or []:
             stream = replace(stream.with_task(load_added(task)[2]), class_names=[])
         return stream
@@ -212,7 +107,7 @@ class DataManager:
     # Images of tasks -----------------------------------------------------------------------------------------
 
     def count(self, split: str, tasks: Tasks) -> int:
-        """Number of images of `tasks` in `split` ("train", "val" or "test"), over all processes."""
+        """Number of images of `tasks` in `split` ("train", "val", "test" or "again", see `make_splits`), over all processes."""
         return len(self.task_indices(split, tasks))
 
     def task_indices(self, split: str, tasks: Tasks) -> np.ndarray:
@@ -220,7 +115,7 @@ class DataManager:
         chosen = self._splits[split]
         wanted = np.zeros(self.stream.num_tasks, dtype=bool)
         wanted[[tasks] if isinstance(tasks, (int, np.integer)) else list(tasks)] = True
-        return chosen.members[wanted[self.stream.task_of_class[chosen.labels[chosen.members]]]]
+        return chosen.members[wanted[chosen.tasks_of_members(self.stream)]]
 
     def labels(self, split: str, tasks: Tasks) -> np.ndarray:
         """(n,) int64 new labels, in the order in which `batches` without shuffling gives the images of all processes."""
@@ -233,6 +128,10 @@ class DataManager:
     def images_bytes(self, indices: np.ndarray) -> int:
         """Bytes that copies of these training images take: pixels of arrays, files as they are on disk."""
         return self._images.stores["train"].image_bytes(np.asarray(indices, dtype=np.int64))
+
+    def pixels(self, split: str, indices: np.ndarray) -> Images:
+        """The images at `indices` before any transform, uint8: (B, C, H, W), or a list of (C, H, W) where they differ in size."""
+        return self._images.stores[self._splits[split].store].get(np.asarray(indices, dtype=np.int64))
 
     # Batches -------------------------------------------------------------------------------------------------
 
@@ -288,8 +187,7 @@ class DataManager:
         if self.stream.domain_order is None:
             return np.argsort(self.stream.class_order)[labels]
         assert domains is not None, f"data set {self.info.name} has domains but its images have none"
-        task_of_domain = np.argsort(self.stream.domain_order)
-        return labels + self.stream.label_period * task_of_domain[domains]
+        return labels + self.stream.label_period * self.stream.task_of_domain[domains]
 
     def _make_pool(self, config: Config, mean: Sequence[float] | None, std: Sequence[float] | None, channels: int | None,
                    device: torch.device | None) -> BatchPool:
@@ -338,9 +236,15 @@ class Batches:
         return cls(passes[0]._pool, [item for step in zip(*(each._items for each in passes), strict=True) for item in step])
 
 
-def _plan(config: Config, seed: int, info: DatasetInfo, num_classes: int, names: Sequence[str] | None) -> TaskStream:
+def even_labels(info: DatasetInfo) -> np.ndarray | None:
+    """(N,) own labels as if all classes had as many training images; None where their number is not known."""
+    return None if info.train_count is None or info.num_classes is None else np.arange(info.train_count) % info.num_classes
+
+
+def _plan(config: Config, seed: int, info: DatasetInfo, num_classes: int, names: Sequence[str] | None,
+          labels: np.ndarray | None) -> TaskStream:
     return plan_tasks(config, num_classes, seed, class_order=info.class_order, class_names=names,
-                      num_domains=len(info.domains), fixed_domain_order=info.fixed_domain_order)
+                      num_domains=len(info.domains), fixed_domain_order=info.fixed_domain_order, labels=labels)
 
 
 def _stream(config: Config, seed: int, info: DatasetInfo, parts: Sequence[Part], learned: Learned | None) -> TaskStream:
@@ -351,7 +255,7 @@ def _stream(config: Config, seed: int, info: DatasetInfo, parts: Sequence[Part],
     if added and (config.scenario == "domain" or config.all_at_once):
         raise UserError("added: tasks of new classes follow a data set whose classes come task by task; allowed: null with scenario "
                         "'domain' and with all_at_once")
-    plan = _plan(config, seed, info, len(first.names), first.names)
+    plan = _plan(config, seed, info, len(first.names), first.names, first.train.labels)
     stream = replace(plan, class_names=_names_in_order(plan, first.names, info.domains))
     for part in added:
         stream = stream.with_task(part.names)
@@ -363,30 +267,11 @@ def _tasks_of(stream: TaskStream, names: set[str]) -> set[int]:
 
 
 def _names_in_order(stream: TaskStream, names: Sequence[str], domains: Sequence[str]) -> list[str]:
-    """Class names in learning order; in the domain scenario "domain/class"."""
+    """Class names in learning order; in the domain scenario "domain/class", "domain+domain/class" where a task mixes some."""
     if stream.domain_order is None:
         return [names[c] for c in stream.class_order]
-    return [f"{domains[d]}/{name}" for d in stream.domain_order for name in names]
-
-
-def _validation_members(labels: np.ndarray, fraction: float, sizes: Sequence[int] = ()) -> np.ndarray:
-    """Positions (n,) of `fraction` of each class's images, the same for every seed of the class order; ascending.
-
-    A class of two or more images gives at least one and keeps at least one.
-
-    Args:
-        sizes: images of each place that they come from (default: one); what is held out of one does not depend on the others.
-    """
-    if not fraction or not len(labels):
-        return np.empty(0, dtype=np.int64)
-    found, starts = [], np.cumsum([0, *(sizes or [len(labels)])])
-    for number, (start, stop) in enumerate(itertools.pairwise(starts)):
-        place = ("added", number) if number else ()
-        for members in members_by_group(labels[start:stop]):
-            count = min(max(1, round(fraction * len(members))), len(members) - 1)
-            # named by the first image, not by the label, which the class order changes
-            found.append(start + numpy_generator("validation", *place, int(members[0])).permutation(members)[:count])
-    return np.sort(np.concatenate(found))
+    mixed = ("+".join(domains[d] for d in stream.domains_of(task)) for task in range(stream.num_tasks))
+    return [f"{domain}/{name}" for domain in mixed for name in names]
 
 
 def _per_channel(values: Sequence[float], channels: int) -> tuple[float, ...]:

@@ -24,8 +24,10 @@ class TaskStream:
     class_order: list[int]  # (K,) class_order[new label] = the data set's own label; domain scenario: slot -> slot (identity)
     task_sizes: list[int]  # (T,) classes (slots) of each task
     label_period: int | None = None  # domain scenario: C; two slots with the same label modulo C are one class
-    domain_order: list[int] | None = None  # domain scenario: domain_order[task] = the data set's number of the domain
+    domain_order: list[int] | None = None  # domain scenario: the data set's numbers of the domains, in the order of learning
     class_names: list[str] = field(default_factory=list)  # (K,) in learning order, "domain/class"; empty where no data was seen
+    domains_per_task: int = 1  # domain scenario: how many of domain_order make a task, the last task takes the rest
+    chosen: str = ""  # digest of which training images a protocol takes, and when; empty: each class gives all to its task
 
     @property
     def num_tasks(self) -> int:
@@ -56,6 +58,17 @@ class TaskStream:
     def classes_of(self, task: int) -> range:
         """New labels of the classes of `task`."""
         return range(self._ends[task], self._ends[task + 1])
+
+    @property
+    def task_of_domain(self) -> np.ndarray:
+        """(D,) int64: the task of each of the data set's domains."""
+        assert self.domain_order is not None, "a stream of classes has no domains"
+        return np.argsort(self.domain_order) // self.domains_per_task
+
+    def domains_of(self, task: int) -> list[int]:
+        """The data set's numbers of the domains of `task`."""
+        assert self.domain_order is not None, "a stream of classes has no domains"
+        return self.domain_order[task * self.domains_per_task:(task + 1) * self.domains_per_task]
 
     def with_task(self, names: Sequence[str]) -> TaskStream:
         """One task more, of new classes with these names; their own labels follow the others'."""

@@ -1,8 +1,8 @@
 """From a config to the stream of tasks: which classes (or which domain) come in which order. Needs no image.
 
-Class-incremental (as PyCIL has it): class order by the seed, `init_cls` classes, then `increment`
-until they run out. Domain-incremental: every task has the same C classes of another domain; class c of task t has the
-slot c + t C, so each domain has a head of its own and a prediction is the slot modulo C.
+Class-incremental (as PyCIL has it): class order by the seed or a file, `init_cls` classes, then `increment`
+until they run out; or blurry tasks, whose classes overlap. Domain-incremental: every task has the same C classes of another domain, or of
+several; class c of task t has the slot c + t C, so each task has a head of its own and a prediction is the slot modulo C.
 """
 
 from __future__ import annotations
@@ -13,8 +13,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from utils.config import Config
+from utils.data.blurry import plan_blurry
+from utils.data.class_orders import given_order
 from utils.data.labels import are_numbers, class_labels
 from utils.data.notes import some
+from utils.data.protocols import check_protocol
 from utils.data.stream import TaskStream
 from utils.errors import UserError
 
@@ -41,18 +44,24 @@ def task_sizes(num_classes: int, init_cls: int, increment: int) -> list[int]:
 
 
 def plan_tasks(config: Config, num_classes: int, seed: int, *, class_order: Sequence[int | str] | None = None,
-               class_names: Sequence[str] | None = None, num_domains: int = 0, fixed_domain_order: bool = False) -> TaskStream:
+               class_names: Sequence[str] | None = None, num_domains: int = 0, fixed_domain_order: bool = False,
+               labels: np.ndarray | None = None) -> TaskStream:
     """The stream that `config` and `seed` define on a data set; with `all_at_once` its classes as one task.
 
     Args:
         class_order: the data set's own order, which overrides shuffle and seed
-        class_names: by old label; None in a dry run without the data
+        class_names: by own label; None in a dry run without the data
         num_domains: 0 for a data set without domains
         fixed_domain_order: the user listed the domains, so they are not shuffled
+        labels: (N,) int64 own label of each training image, on which blurry tasks depend
 
     Raises:
         UserError: the config asks for tasks that this data set cannot give.
     """
+    check_protocol(config)
+    class_order = given_order(config, class_order)
+    if config.blurry is not None:
+        return _plan_blurry(config, num_classes, seed, class_order, class_names, labels)
     if config.all_at_once:
         order = class_order if class_order is not None else class_permutation(num_classes, seed) if config.shuffle else range(num_classes)
         return TaskStream(_checked_order(order, num_classes, class_names if class_order is not None else None), [num_classes])
@@ -84,8 +93,30 @@ def _plan_domains(config: Config, num_classes: int, seed: int, num_domains: int,
             raise UserError(f"{key} and scenario 'domain' exclude each other: every task has all classes of one domain")
     shuffled = config.shuffle and not fixed_order
     order = class_permutation(num_domains, seed) if shuffled else list(range(num_domains))
-    slots = num_classes * num_domains
-    return TaskStream(list(range(slots)), [num_classes] * num_domains, label_period=num_classes, domain_order=order)
+    per_task = config.domains_per_task or 1
+    if per_task > num_domains:
+        raise UserError(f"domains_per_task: got {per_task}, allowed: 1 to {num_domains}, the number of domains of the data set")
+    tasks = -(-num_domains // per_task)
+    return TaskStream(list(range(num_classes * tasks)), [num_classes] * tasks, label_period=num_classes, domain_order=order,
+                      domains_per_task=per_task)
+
+
+def _plan_blurry(config: Config, num_classes: int, seed: int, class_order: Sequence[int | str] | None, class_names: Sequence[str] | None,
+                 labels: np.ndarray | None) -> TaskStream:
+    """Each class in the task in which its first image comes."""
+    if class_order is not None:
+        raise UserError("dataset.class_order and blurry exclude each other: blurry draws the order of the classes; leave one out")
+    if labels is None:
+        raise UserError("blurry: which class comes in which task depends on the images, and how many there are is not known while the data "
+                        "are not there; place the data set")
+    assert config.blurry is not None, "asked for by the caller"
+    plan = plan_blurry(config.blurry, labels, blurry_order(config, num_classes, seed), seed)
+    return TaskStream(plan.class_order, plan.task_sizes)
+
+
+def blurry_order(config: Config, num_classes: int, seed: int) -> list[int]:
+    """The classes in the order from which blurry and disjoint ones are cut."""
+    return class_permutation(num_classes, seed) if config.shuffle else list(range(num_classes))
 
 
 def _plan_listed(tasks: list[list[int | str]], num_classes: int, class_names: Sequence[str] | None) -> TaskStream:

@@ -35,6 +35,8 @@ class Evaluation:
     confusion: list[list[int]] = field(default_factory=list)  # (t + 1, t + 1) images by own and predicted task; domains: none
     confusion_before: list[list[int]] = field(default_factory=list)  # the same before alignment, of methods that align
     calibration_error: float | None = None  # of the probabilities, where they were given
+    base: float | None = None               # classes of the first task
+    novel: float | None = None              # classes of all later tasks
 
 
 def evaluate_predictions(
@@ -67,7 +69,7 @@ def evaluate_predictions(
     labels = np.asarray(labels)
     task_of_class = np.asarray(task_of_class)
     task_of_image = task_of_class[labels]                                           # (N,)
-    is_old = labels < known_classes                                                 # (N,)
+    is_old, is_base = labels < known_classes, task_of_image == 0                    # (N,)
     if period is not None:
         topk_predictions, task_predictions, labels = (a % period for a in (topk_predictions, task_predictions, labels))
     predictions = topk_predictions[:, 0]                                            # (N,)
@@ -89,13 +91,15 @@ def evaluate_predictions(
         confusion=confusion(predictions),
         confusion_before=confusion(earlier_predictions),
         calibration_error=None if confidences is None else calibration_error(np.asarray(confidences, dtype=np.float64), correct),
+        base=_percent(correct[is_base]),
+        novel=_percent(correct[~is_base]),
     )
 
 
 def without_old_images(evaluation: Evaluation) -> Evaluation:
     """The same where test images of some older task are gone: what is measured over all classes is not defined any more."""
     grouped = {key: value if key == "new" else None for key, value in evaluation.grouped.items()}
-    return replace(evaluation, top1=None, top5=None, task_il=None, grouped=grouped, old=None)
+    return replace(evaluation, top1=None, top5=None, task_il=None, grouped=grouped, old=None, base=None, novel=None)
 
 
 def _percent(correct: np.ndarray) -> float | None:
@@ -143,6 +147,25 @@ def average_incremental(curve: Sequence[float | None]) -> float | None:
     """mean(a_0 .. a_T) of the top-1 accuracies after each task that has one; None where none has."""
     defined = [accuracy for accuracy in curve if accuracy is not None]
     return float(np.mean(defined)) if defined else None
+
+
+def harmonic_accuracy(base: float | None, novel: float | None) -> float | None:
+    """2 a b / (a + b) of the accuracies on the first task's classes and on all later ones; 0 where one is 0, None where one is.
+
+    High only where both are, however many more test images one of them has. Source: few-shot class-incremental learning, e.g.
+    wire-wqz/ConCM, models/ConCM/fscil_trainer.py at 293e374, which gives it after each session and its mean over them.
+    """
+    if base is None or novel is None:
+        return None
+    return 2 * base * novel / (base + novel) if base + novel else 0.0
+
+
+def accuracy_at_any_time(points: Sequence[float]) -> float | None:
+    """A_AUC: the area under accuracy over the training images seen, its mean over measurements at equal distances; None without any.
+
+    Source: i-Blurry (Koh et al., ICLR 2022); as the mean in KHU-AGI/Si-Blurry, methods/_trainer.py at 2bb41d5.
+    """
+    return float(np.mean(points)) if len(points) else None
 
 
 def percent_text(accuracy: float | None) -> str:

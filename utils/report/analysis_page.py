@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from utils.files import write_atomic
-from utils.report.analysis import Analysis
+from utils.report.analysis import Analysis, WorstClass
 from utils.report.page import PAGES, Picture, write_picture
-from utils.report.plots_analysis import WORDS, cka_figure, heads_figure, knowledge_figure, map_figure, staleness_figure
+from utils.report.plots_analysis import (
+    WORDS,
+    cka_figure,
+    frechet_figure,
+    heads_figure,
+    knowledge_figure,
+    map_figure,
+    staleness_figure,
+)
+
+ANALYSIS_PAGE = "analysis.html"
 
 
 def write_analysis_page(found: Analysis, folder: Path) -> Path:
     """Write the pictures and the page into `folder`; returns the page's path."""
     drawn = {"knowledge": (knowledge_figure, knowledge_words(found)), "cka": (cka_figure, cka_words(found)),
-             "map": (map_figure, "Test images by principal components, by task")}
-    if any(cosine is not None for row in found.mean_cosine for cosine in row):
+             "map": (map_figure, map_words(found))}
+    if _any(found.mean_cosine):
         drawn["staleness"] = (staleness_figure, staleness_words(found))
+    if _any(found.frechet):
+        drawn["frechet"] = (frechet_figure, frechet_words(found))
     if found.heads:
         drawn["heads"] = (heads_figure, heads_words(found))
     pictures: dict[str, Picture] = {name: write_picture(folder / f"analysis_{name}", draw(found), words)
@@ -25,8 +39,8 @@ def write_analysis_page(found: Analysis, folder: Path) -> Path:
     text = PAGES.get_template("analysis.html.j2").render(
         title=f"Analysis of {found.title}", subtitle=f"{found.run}, seed {found.seed}, {len(found.class_names)} classes",
         note=found.note, pictures=pictures, words={name: words for name, (_, words) in drawn.items()}, knowledge=knowledge_table(found),
-        worst=worst_table(found))
-    return write_atomic(folder / "analysis.html", text)
+        method=found.map_method, kept="stored" if found.stored else "remembered", worst=[_worst_row(one) for one in found.worst])
+    return write_atomic(folder / ANALYSIS_PAGE, text)
 
 
 def knowledge_table(found: Analysis) -> list[list[str]]:
@@ -39,11 +53,11 @@ def knowledge_table(found: Analysis) -> list[list[str]]:
     return rows
 
 
-def worst_table(found: Analysis) -> list[list[str]]:
-    """Header and a row per class."""
-    return [["Class", "Accuracy (%)", "Taken for"],
-            *([one.name, f"{one.accuracy:.1f}", ", ".join(f"{name} {share:.1f} %" for name, share in one.taken_for) or "-"]
-              for one in found.worst)]
+def _worst_row(one: WorstClass) -> dict[str, Any]:
+    """A lost class as the page shows it."""
+    return {"name": one.name, "accuracy": f"{one.accuracy:.1f}", "examples": one.examples,
+            "taken_for": ", ".join(f"{name} {share:.1f} %" for name, share in one.taken_for) or "-",
+            "nearest": ", ".join(f"{'its own' if name == one.name else name} {distance:.2f}" for name, distance in one.nearest) or "-"}
 
 
 def knowledge_words(found: Analysis) -> str:
@@ -62,8 +76,30 @@ def cka_words(found: Analysis) -> str:
 
 def staleness_words(found: Analysis) -> str:
     """The first task's classes at the end."""
-    first = [cosine for cosine, task in zip(found.mean_cosine[-1], found.task_of_class, strict=True) if task == 1 and cosine is not None]
-    return f"After {found.states[-1]} the stored means of the first task's classes have cosine {np.mean(first):.3f} with their means now."
+    return (f"After {found.states[-1]} the {'stored' if found.stored else 'remembered'} means of the first task's classes have cosine "
+            f"{_first_task(found, found.mean_cosine):.3f} with their means now.")
+
+
+def frechet_words(found: Analysis) -> str:
+    """The first task's classes at the end."""
+    return (f"After {found.states[-1]} the {'stored' if found.stored else 'remembered'} Gaussians of the first task's classes are "
+            f"{_first_task(found, found.frechet):.2f} of the class's own spread away from their Gaussians now.")
+
+
+def map_words(found: Analysis) -> str:
+    """What the panels show, and by what."""
+    how = "UMAP" if found.map_method == "UMAP" else "principal components"
+    return f"Test images by {how} of their features, in the states {', '.join(found.map)}: by task, and by class where they are few."
+
+
+def _first_task(found: Analysis, table: Sequence[Sequence[float | None]]) -> float:
+    """Mean of the last row over the first task's classes; nan where none is defined."""
+    first = [value for value, task in zip(table[-1], found.task_of_class, strict=True) if task == 1 and value is not None]
+    return float(np.mean(first)) if first else float("nan")
+
+
+def _any(table: Sequence[Sequence[float | None]]) -> bool:
+    return any(value is not None for row in table for value in row)
 
 
 def heads_words(found: Analysis) -> str:

@@ -9,14 +9,14 @@ from typing import Any
 from utils.errors import UserError
 from utils.machine.speed import arithmetic
 from utils.report.compare_tables import Entry
-from utils.report.describe import backbone_words
+from utils.report.describe import SIZES, backbone_words
 from utils.report.results import RunResult
 from utils.report.tables import printable
 
 UNKNOWN = "not recorded"  # by an older version of the program; never a difference by itself
 # Settings that say where and how a run went, not what was learned, or that the figures show anyway.
 NOT_SHOWN = {"model_name", "model_postfix", "prefix", "notes", "device", "data_root", "num_workers", "cache", "keep_checkpoints",
-             "checkpoint_minutes", "checkpoint_every", "resume"}
+             "checkpoint_minutes", "checkpoint_every", "resume", "analyze", "tensorboard", "wandb"}
 SHORT_COMMIT = 12  # digits
 VERSIONS = ("torch", "torchvision", "timm", "numpy")
 
@@ -27,19 +27,22 @@ def check_comparable(entries: Sequence[Entry]) -> list[str]:
     Raises:
         UserError: the runs are on different data sets or numbers of classes, so that no figure compares.
     """
-    streams = _by(entries, _data)
+    streams = _by(entries, data_words)
     if len(streams) > 1:
         raise UserError(f"compare: these runs learned different data, so no figure compares: {_listed(streams)}. "
-                        "Compare runs of one data set with the same classes.")
+                        "Compare runs of one data set with the same classes, or rank methods over several with --streams.")
     several = [entry for entry in entries if entry.result.num_tasks > 1]
     checks = {
-        "splits into tasks, so average and forgetting do not compare": _by(several, _split),
+        "splits into tasks, so average and forgetting do not compare": _by(several, split_words),
         "seeds": _by(entries, lambda r: ", ".join(str(seed.seed) for seed in r.seeds)),
         "class orders of the same seeds": _by(several, lambda r: _class_orders(r, entries)),
         "images of that data set (fingerprint)": _by(entries, lambda r: _images(r, "fingerprint")),
         "image sizes": _by(entries, lambda r: _images(r, "size")),
-        "backbones": _by(entries, lambda r: backbone_words(r.config)),
-        "pre-trained weights (SHA-256)": _by(entries, _weights),
+        "backbones": _by(entries, network_words),
+        "pre-trained weights (SHA-256)": _by(entries, weights_words),
+        "shares of the training images held out": _by(several, lambda r: _number(r, "val_fraction")),
+        "transforms of the test images": _by(entries, lambda r: f"{_number(r, 'normalize')}, {_number(r, 'test_transform')}"
+                                             if "normalize" in r.config else UNKNOWN),
         "epochs": _by(several, lambda r: _number(r, "epochs")),
         "batch sizes": _by(several, lambda r: _number(r, "batch_size")),
         "precisions": _by(entries, lambda r: arithmetic(r.config)),
@@ -60,6 +63,19 @@ def settings_that_differ(entries: Sequence[Entry]) -> list[list[str]]:
     return [["Setting", *(entry.label for entry in entries)], *rows] if rows else []
 
 
+def by_value(differ: Sequence[Sequence[str]]) -> list[list[str]]:
+    """The same with a row per setting and value, and the runs that have it: what can be read of more than a few runs."""
+    if not differ:
+        return []
+    rows = [["Setting", "Value", "Runs"]]
+    for key, *values in differ[1:]:
+        groups: dict[str, list[str]] = {}
+        for label, value in zip(differ[0][1:], values, strict=True):
+            groups.setdefault(value, []).append(label)
+        rows += [[key, value, ", ".join(labels)] for value, labels in groups.items() if value != "-"]
+    return rows
+
+
 def _facts(result: RunResult) -> dict[str, str]:
     """Settings, versions and weights of a run by name, as text; objects by their parts ("dataset.image_size")."""
     environment = {name: result.environment.get(name) for name in ("python", *VERSIONS, "git_commit", "cpu", "gpu")}
@@ -78,15 +94,25 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _data(result: RunResult) -> str:
-    return f"{result.dataset}, {result.num_classes} classes, {result.config.get('scenario', 'class')}-incremental"
+def data_words(result: RunResult) -> str:
+    protocol = f", {result.protocol}" if result.protocol else ""
+    return f"{result.dataset}, {result.num_classes} classes, {result.config.get('scenario', 'class')}-incremental{protocol}"
+
+
+def network_words(result: RunResult) -> str:
+    """The backbone with every argument that makes it another one than its words say: patch size, heads, random weights."""
+    words, spec = backbone_words(result.config), result.config.get("convnet_type")
+    args = (spec.get("args") or {}) if isinstance(spec, dict) else {}
+    more = [f"{name} {value}" for name, value in sorted(args.items()) if name not in SIZES]
+    untrained = ["random weights"] if result.config.get("pretrained") is False and "random weights" not in words else []
+    return ", ".join([words, *more, *untrained])
 
 
 def _machine(result: RunResult) -> str:
     return str(result.environment.get("gpu") or result.environment.get("cpu"))
 
 
-def _split(result: RunResult) -> str:
+def split_words(result: RunResult) -> str:
     sizes = result.seeds[0].task_sizes
     return f"{len(sizes)} x {sizes[0]}" if len(set(sizes)) == 1 else " + ".join(map(str, sizes))
 
@@ -102,7 +128,7 @@ def _images(result: RunResult, fact: str) -> str:
     return str(images.get(fact, UNKNOWN)) if isinstance(images, dict) else UNKNOWN
 
 
-def _weights(result: RunResult) -> str:
+def weights_words(result: RunResult) -> str:
     weights = result.environment.get("weights")
     return f"{weights.get('sha256', '')[:12]} {weights.get('source', '')}".strip() if isinstance(weights, dict) else UNKNOWN
 

@@ -8,15 +8,17 @@ from utils.formulas.paired import PairedDifference, paired_difference
 from utils.report.results import RunResult
 
 WORDS = (
-    "Difference: mean over the seeds that both runs learned in the same class order. Interval: 95 % percentile bootstrap over these seeds; "
-    "with few seeds it is too narrow rather than too wide. Sign test: two-sided p; with {pairs} it cannot be less than {least:.2g}."
+    "Difference: mean over the seeds that both runs learned in the same class order (with --pool: and with the same torch seed). "
+    "Interval: 95 % percentile bootstrap over these seeds; with few seeds it is too narrow rather than too wide, and torch seeds of one "
+    "class order are not independent. Sign test: two-sided p; with {pairs} it cannot be less than {least:.2g}."
 )
 
 
 def paired(ours: RunResult, theirs: RunResult, figure: str) -> PairedDifference:
     """Difference of a seed's `figure` ("last", "forgetting", ...) over the seeds that both have, with the same order of classes."""
-    other = {seed.seed: seed for seed in theirs.seeds}
-    both = [(seed, other[seed.seed]) for seed in ours.seeds if seed.seed in other and seed.class_order == other[seed.seed].class_order]
+    other = {(seed.seed, seed.torch_seed): seed for seed in theirs.seeds}
+    both = [(seed, other[key]) for seed in ours.seeds
+            if (key := (seed.seed, seed.torch_seed)) in other and seed.class_order == other[key].class_order]
     values = [(getattr(mine, figure), getattr(its, figure)) for mine, its in both]
     defined = [(mine, its) for mine, its in values if mine is not None and its is not None]
     return paired_difference([mine for mine, _ in defined], [its for _, its in defined])

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from utils.report.compare_paired import best_continual, paired
 from utils.report.result_rows import MEMORY_KINDS
 from utils.report.results import RunResult, Statistic, statistic
-from utils.report.tables import bytes_text, count_text, mean_std_text, printable, seconds_text, stream_text, text_table
+from utils.report.tables import bytes_text, count_text, mean_std_text, seconds_text, text_table
 
 LATEX_SPECIAL = {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
@@ -26,6 +27,7 @@ class Entry:
     label: str              # unique within the comparison
     run: str                # its folder's last two names, "slca_demo/2025-01-31_12-00-00"
     result: RunResult
+    folder: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -86,10 +88,10 @@ SORTABLE = tuple(column.key for column in COLUMNS)
 HEADER = ("Method", "Rehearsal-free", *(column.header for column in COLUMNS))
 LOUD = "NOT LIKE FOR LIKE, these runs differ in more than the method"
 CAPTION = (
-    "Mean ± standard deviation over seeds, each of which is another class order. {mark}: best continual method, for accuracy and "
-    "forgetting, where it stands out: the 95 % bootstrap interval of its difference, seed by seed, to each other continual method leaves "
-    "out 0; joint training is not one. Memory kept: images, features, statistics and all parameters that are not the pre-trained "
-    "ones, after the last task. Training time: without evaluation."
+    "Mean ± standard deviation over seeds, each of which is another class order (with --pool: or torch seed). {mark}: best continual "
+    "method, for accuracy and forgetting, where it stands out: the 95 % bootstrap interval of its difference, seed by seed, to each other "
+    "continual method leaves out 0; joint training is not one. Memory kept: images, features, statistics and all parameters that are not "
+    "the pre-trained ones, after the last task. Training time: without evaluation."
 )
 
 
@@ -133,34 +135,43 @@ def _column_cells(column: Column, results: Sequence[RunResult]) -> list[Cell]:
     ]
 
 
-def terminal(rows: Sequence[Sequence[Cell]], notes: Sequence[str], differ: Sequence[str] = (), paired_rows: Sequence[Sequence[str]] = (),
-             words: str = "") -> str:
-    """Aligned plain text; the best figure has a star. Of the settings that `differ` only the names are here."""
+def terminal(rows: Sequence[Sequence[Cell]], notes: Sequence[str], differ: Sequence[str] = (),
+             more: Sequence[tuple[Sequence[Sequence[str]], str]] = ()) -> str:
+    """Aligned plain text; the best figure has a star. Of the settings that `differ` only the names are here; `more` are further
+    tables, each with the words below it.
+    """
     texts = [[cell.text + " *" if cell.best else cell.text + "  " for cell in row] for row in rows]
     lines = text_table([[header + "  " for header in HEADER], *texts])
     loud = [f"{LOUD}:", *(f"  - {note}" for note in notes), ""] if notes else []
     below = ["", f"Settings that differ (their values are on the page): {', '.join(differ)}"] if differ else []
-    below += ["", *text_table(paired_rows), "", words] if paired_rows else []
+    for table, words in more:
+        below += ["", *text_table(table), "", words] if table else []
     return "\n".join([*loud, *lines, "", CAPTION.format(mark="*"), *below])
 
 
 def markdown(rows: Sequence[Sequence[Cell]], notes: Sequence[str], differ: Sequence[Sequence[str]] = (),
-             paired_rows: Sequence[Sequence[str]] = (), words: str = "") -> str:
-    """Markdown tables: results, the best figure bold; differences seed by seed; settings that differ."""
-    def escaped(text: str) -> str:
-        return "".join(MARKDOWN_SPECIAL.get(character, character) for character in text)
-
-    def plain(table: Sequence[Sequence[str]]) -> list[str]:
-        head, *body = ["| " + " | ".join(map(escaped, row)) + " |" for row in table]
-        return ["", head, "|---|" + "---:|" * (len(table[0]) - 1), *body]
-
+             more: Sequence[tuple[Sequence[Sequence[str]], str]] = ()) -> str:
+    """Markdown tables: results, the best figure bold; `more` tables with the words below each; settings that differ."""
+    escaped = markdown_text
     lines = [f"> **{LOUD}:**\n>"] * bool(notes) + [f"> - {escaped(note)}" for note in notes] + [""] * bool(notes)
     lines += ["| " + " | ".join(HEADER) + " |", "|---|---|" + "---:|" * len(COLUMNS)]
     for row in rows:
         cells = [f"**{escaped(cell.text)}**" if cell.best else escaped(cell.text) for cell in row]
         lines.append("| " + " | ".join(cells) + " |")
-    lines += ["", CAPTION.format(mark="Bold"), *(plain(paired_rows) if paired_rows else []), *(["", words] if words else [])]
-    return "\n".join([*lines, *(["", "Settings that differ:", *plain(differ)] if differ else [])]) + "\n"
+    lines += ["", CAPTION.format(mark="Bold")]
+    for table, words in more:
+        lines += ["", *markdown_table(table), "", words] if table else []
+    return "\n".join([*lines, *(["", "Settings that differ:", "", *markdown_table(differ)] if differ else [])]) + "\n"
+
+
+def markdown_table(table: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a Markdown table with a header; nothing in the cells is read as Markdown."""
+    head, *body = ["| " + " | ".join(map(markdown_text, row)) + " |" for row in table]
+    return [head, "|---|" + "---:|" * (len(table[0]) - 1), *body]
+
+
+def markdown_text(text: str) -> str:
+    return "".join(MARKDOWN_SPECIAL.get(character, character) for character in text)
 
 
 def latex(rows: Sequence[Sequence[Cell]], notes: Sequence[str]) -> str:
@@ -196,27 +207,6 @@ def csv_row(entry: Entry, tasks: int, best: RunResult | None = None) -> dict[str
     for t in range(tasks):
         row |= {f"memory_{kind}_after_task_{t + 1}": kept_bytes_after(result, t, [kind])["mean"] for kind in MEMORY_KINDS}
     return row
-
-
-def page_context(entries: Sequence[Entry], rows: Sequence[Sequence[Cell]], notes: Sequence[str]) -> dict[str, Any]:
-    """What `compare.html.j2` shows."""
-    first = entries[0].result
-    tasks = most_tasks(entries)
-    memory = [["Method", *(kind.capitalize() for kind in MEMORY_KINDS)]]
-    growth = [["Method", *(f"Task {t + 1}" for t in range(tasks))]]
-    for entry in entries:
-        kept = entry.result.seeds[0].memory_bytes
-        memory.append([entry.label, *(bytes_text(kept.get(kind)) for kind in MEMORY_KINDS)])
-        growth.append([entry.label, *(bytes_text(kept_bytes_after(entry.result, t)["mean"]) for t in range(tasks))])
-    runs = [
-        (entry.label, f"{entry.run}, {entry.result.backbone}, {stream_text(entry.result)}") for entry in entries
-    ]
-    return {
-        "title": f"Comparison on {first.dataset}",
-        "subtitle": printable(f"{len(entries)} runs, {first.num_classes} classes"),
-        "loud": LOUD, "notes": notes, "header": HEADER, "rows": rows, "caption": CAPTION.format(mark="Bold"),
-        "memory": memory, "growth": growth, "runs": runs,
-    }
 
 
 def best_of(entries: Sequence[Entry]) -> RunResult | None:

@@ -38,17 +38,18 @@ class Theme:
     background: str
     text: str
     faint: str
+    other: str                                      # lines of a large comparison that are neither among the best nor chosen
     lines: tuple[str, ...]
     cells: tuple[str, ...]                          # of the matrix, from the lowest to the highest accuracy
 
 
 LIGHT = Theme(
-    background="#ffffff", text="#1f2430", faint="#d5d9e2",
+    background="#ffffff", text="#1f2430", faint="#d5d9e2", other="#7b8393",
     lines=("#0072B2", "#D55E00", "#009E73", "#C2629B", "#8A6D00", "#3FA0D8", "#555B66"),
     cells=("#f3f8fd", "#c6dbef", "#6baed6", "#2171b5", "#0b3a75"),
 )
 DARK = Theme(
-    background="#1a1e27", text="#e6e8ee", faint="#3d4352",
+    background="#1a1e27", text="#e6e8ee", faint="#3d4352", other="#8a92a3",
     lines=("#56B4E9", "#E69F00", "#2FC79A", "#E39BC4", "#F0E442", "#7C9DF2", "#B4BAC6"),
     cells=("#202836", "#1f3f66", "#2a6cab", "#69aee0", "#dcefff"),
 )
@@ -92,6 +93,7 @@ def freeze_layout(figure: Figure) -> None:
 def following_reader(svg: bytes) -> bytes:
     """An SVG drawn in LIGHT whose background, words and lines take DARK's colours where the reader's setting is dark."""
     pairs = [("background", LIGHT.background, DARK.background), ("text", LIGHT.text, DARK.text), ("faint", LIGHT.faint, DARK.faint),
+             ("other", LIGHT.other, DARK.other),
              *((f"line{n}", light, dark) for n, (light, dark) in enumerate(zip(LIGHT.lines, DARK.lines, strict=True)))]
     text = svg.decode()
     for name, light, _ in pairs:

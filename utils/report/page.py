@@ -20,7 +20,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from utils.files import write_atomic
-from utils.report.drawing import following_reader, freeze_layout, pdf_bytes, png_bytes, svg_bytes
+from utils.report.drawing import DARK, LIGHT, following_reader, freeze_layout, pdf_bytes, png_bytes, svg_bytes
+from utils.report.live_curves import live_seeds
 from utils.report.page_measured import (
     class_table,
     confusion_words,
@@ -41,13 +42,18 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PARTS = ("curve.png", "matrix.png", "report.html")
+FILES = [("JSON", "results.json"), ("CSV", "results.csv"), ("every number (CSV)", "results_tidy.csv"),
+         *((f"curve ({suffix.upper()})", f"curve.{suffix}") for suffix in ("png", "svg", "pdf")),
+         *((f"matrix ({suffix.upper()})", f"matrix.{suffix}") for suffix in ("png", "svg", "pdf"))]
 TILES = ("last", "average_incremental", "forgetting", "backward_transfer")
 PAGES = Environment(
     loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True, undefined=StrictUndefined,
     trim_blocks=True, lstrip_blocks=True,
 )
-SCRIPT = (Path(__file__).parent / "templates" / "sort.js").read_text(encoding="utf-8")  # sorts tables; nothing else may run in a page
-PAGES.globals |= {"script": Markup(SCRIPT), "script_sha256": base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()}
+# Sorts tables, and what a pointer does on curves; nothing else may run in a page.
+SCRIPT = "".join((Path(__file__).parent / "templates" / name).read_text(encoding="utf-8") for name in ("sort.js", "curves.js"))
+PAGES.globals |= {"light": LIGHT, "dark": DARK, "script": Markup(SCRIPT),
+                  "script_sha256": base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()}
 
 
 @dataclass(frozen=True)
@@ -119,6 +125,8 @@ def report_page(result: RunResult, pictures: Mapping[str, Picture], run: Sequenc
         subtitle=_subtitle(result),
         tiles=_tiles(result, reference),
         pictures=pictures,
+        live=live_seeds(result, curve_words([result.name], [result])),
+        files=FILES,
         classes=class_table(result),
         times=times_table(result),
         staleness=staleness_table(result),
@@ -153,7 +161,7 @@ def _after_tasks(result: RunResult) -> list[list[str]]:
     """A row per task: classes seen and accuracies (%), mean ± std over the seeds."""
     accuracies = ("Top-1", "Top-5", "Task-incremental", "Old classes", "New classes")
     measured = {"Old taken for new": "old_as_new_curve", "New taken for old": "new_as_old_curve",
-                "Calibration error": "calibration_curve"}
+                "Calibration error": "calibration_curve", "Harmonic": "harmonic_curve"}
     measured = {words: name for words, name in measured.items() if all(getattr(seed, name) for seed in result.seeds)}
     rows = [["After task", "Classes seen", *(f"{name} (%)" for name in (*accuracies, *measured))]]
     for t, seen in enumerate(result.seeds[0].classes_seen):

@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from utils.report.drawing import LIGHT, SMALL, TEXT, Theme, few_ticks, import_matplotlib, ink_on, new_figure, plain, seeds_title
+from utils.report.line_styles import DASHES as DASHES
+from utils.report.line_styles import MARKERS as MARKERS
+from utils.report.line_styles import line_styles
 from utils.report.results import RunResult
 
 if TYPE_CHECKING:
@@ -22,31 +25,32 @@ if TYPE_CHECKING:
 LINE_GAP = 1.25                                     # of two labels, in heights of their text
 MOST_BANDS = 7                                      # lines with a band of one std before bands hide the lines
 DECIMALS_UP_TO, NUMBERS_UP_TO = 10, 25              # tasks: "75.2" in a matrix's cells, then "75", then nothing
-DASHES = ("-", (0, (5, 1.5)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)))  # with the markers, lines differ without their colours
-MARKERS = ("o", "s", "^", "D", "v")                 # another one as long as dashes repeat
 
 
-def curve_figure(results: Sequence[RunResult], labels: Sequence[str] | None = None, theme: Theme = LIGHT) -> Figure:
+def curve_figure(
+    results: Sequence[RunResult], labels: Sequence[str] | None = None, theme: Theme = LIGHT, chosen: Sequence[str] = (),
+) -> Figure:
     """Top-1 accuracy (%) over the classes seen: mean over seeds as a line, mean ± std as a band, one line per run.
 
     Each line is named at its end, with its last accuracy. A run of one task is a single point: it is drawn as a
-    dashed level across the picture. With more than MOST_BANDS runs the bands are left out; the picture grows with
-    the number of names.
+    dashed level across the picture. With more than MOST_BANDS runs the bands are left out, and all but the best and the
+    `chosen` ones are grey (`line_styles`); the picture grows with the number of names.
     """
     assert results and all(result.seeds for result in results), "a curve needs runs with at least one finished seed"
     figure, axes = new_figure(7.4, max(4.2, 1.6 + LINE_GAP * SMALL / 72 * len(results)), theme)
     banded = len(results) <= MOST_BANDS
     labels = labels or [result.name for result in results]
     ends: list[tuple[float, str, str]] = []                                         # height, label, colour
-    for number, (result, label) in enumerate(zip(results, labels, strict=True)):
-        colour = theme.lines[number % len(theme.lines)]
-        dash, marker = DASHES[number % len(DASHES)], MARKERS[number % len(MARKERS)]
+    for result, label, style in zip(results, labels, line_styles(results, labels, chosen), strict=True):
+        grey = style.colour is None
+        colour = theme.other if style.colour is None else theme.lines[style.colour]
         curves = np.array([seed.top1_curve for seed in result.seeds], dtype=float)  # (S, T), nan where there was no test image
         seen, mean = result.seeds[0].classes_seen, curves.mean(axis=0)
         if len(seen) == 1:
             axes.axhline(mean[0], color=colour, linewidth=1.5, linestyle=(0, (7, 4)))
         else:
-            axes.plot(seen, mean, color=colour, linewidth=2.0, linestyle=dash, marker=marker, markersize=5)
+            axes.plot(seen, mean, color=colour, linewidth=1.0 if grey else 2.0, linestyle=style.dash,
+                      marker=style.marker, markersize=3 if grey else 5, alpha=0.6 if grey else 1.0, zorder=2.0 if grey else 2.1)
         if banded and len(seen) > 1 and len(curves) > 1:
             spread = curves.std(axis=0, ddof=1)
             axes.fill_between(seen, mean - spread, mean + spread, color=colour, alpha=0.18, linewidth=0)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NUMBERS_UP_TO = 12  # columns with a number in each cell
+LEGEND_ROWS, LEGEND_SCALE = 14, 2.0  # of the map's legend: names below each other, size of its points to those on the map
 POINT = 9  # area of a point on the map, in square points
 WORDS = {"probe_all": "Linear probe, all classes", "nearest_mean_all": "Nearest mean, all classes",
          "probe_seen": "Linear probe, classes seen", "classifier_seen": "The run's classifier, classes seen"}
@@ -34,15 +35,29 @@ def cka_figure(found: Analysis, theme: Theme = LIGHT) -> Figure:
 
 
 def staleness_figure(found: Analysis, theme: Theme = LIGHT) -> Figure:
-    """Cosine of each class's stored mean with its mean in each state: the classes of a task as one line, mean over them."""
+    """Cosine of each class's remembered mean with its mean in each state: the classes of a task as one line, mean over them."""
+    return _by_task(found, found.mean_cosine, f"Cosine of the {_kept(found)} means with the means now", theme)
+
+
+def frechet_figure(found: Analysis, theme: Theme = LIGHT) -> Figure:
+    """Frechet distance of each class's remembered Gaussian to its own in each state, the same way."""
+    return _by_task(found, found.frechet, f"Distance of the {_kept(found)} Gaussians to those now (in the class's spread)", theme)
+
+
+def _kept(found: Analysis) -> str:
+    return "stored" if found.stored else "remembered"
+
+
+def _by_task(found: Analysis, table: list[list[float | None]], title: str, theme: Theme) -> Figure:
+    """table: (S, K). One line per task, the mean over its classes."""
     figure, axes = new_figure(7.4, 3.8, theme)
-    owner, table = np.array(found.task_of_class), np.array(found.mean_cosine, dtype=float)  # (K,), (S, K)
+    owner, values = np.array(found.task_of_class), np.array(table, dtype=float)  # (K,), (S, K)
     lines = {}
     for task in sorted(set(found.task_of_class)):
-        means = table[:, owner == task].mean(axis=1)
+        means = values[:, owner == task].mean(axis=1)
         lines[f"classes of task {task}"] = [None if np.isnan(value) else float(value) for value in means]
     _lines(axes, found.states, lines, theme)
-    _finish(axes, "Cosine of the stored means with the means now", theme)
+    _finish(axes, title, theme)
     return figure
 
 
@@ -60,19 +75,29 @@ def heads_figure(found: Analysis, theme: Theme = LIGHT) -> Figure:
 
 
 def map_figure(found: Analysis, theme: Theme = LIGHT) -> Figure:
-    """The test images by the two directions in which their features vary most, a colour and marker per task; one panel per state."""
-    figure, axes = new_figure(3.3 * len(found.map) + 1.3, 3.6, theme, columns=len(found.map))
-    owner = np.array(found.map_tasks)
-    for panel, (state, points) in zip(np.atleast_1d(axes), found.map.items(), strict=True):
-        places = np.array(points)
-        for task in sorted(set(found.map_tasks)):
-            panel.scatter(*places[owner == task].T, s=POINT, alpha=0.7, linewidth=0, color=theme.lines[(task - 1) % len(theme.lines)],
-                          marker=MARKERS[(task - 1) % len(MARKERS)], label=f"task {task}", rasterized=True)
-        panel.set_xticks([])
-        panel.set_yticks([])
-        panel.set_title(state, loc="left", fontsize=TEXT, color=theme.text)
-    np.atleast_1d(axes)[-1].legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize=SMALL, labelcolor=theme.text)
+    """The test images as points, one panel per state: by task, and below by class where colour and marker tell all classes apart."""
+    rows: list[tuple[list[int], list[str]]] = [(found.map_tasks, [f"task {task}" for task in sorted(set(found.map_tasks))])]
+    if found.map_classes and len(found.class_names) <= len(theme.lines) * len(MARKERS):
+        rows.append((found.map_classes, [found.class_names[label] for label in sorted(set(found.map_classes))]))
+    figure, axes = new_figure(3.3 * len(found.map) + 1.5, 3.5 * len(rows), theme, rows=len(rows), columns=len(found.map))
+    panels = np.atleast_2d(axes) if len(rows) == 1 else np.reshape(axes, (len(rows), len(found.map)))
+    for line, (owners, names) in zip(panels, rows, strict=True):
+        for panel, (state, points) in zip(line, found.map.items(), strict=True):
+            _points(panel, np.array(points), np.array(owners), names, theme)
+            panel.set_title(f"{state}, {found.map_method}", loc="left", fontsize=TEXT, color=theme.text)
+        line[-1].legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize=SMALL, labelcolor=theme.text,
+                        ncols=-(-len(names) // LEGEND_ROWS), markerscale=LEGEND_SCALE)
     return figure
+
+
+def _points(panel: Axes, places: np.ndarray, owners: np.ndarray, names: list[str], theme: Theme) -> None:
+    """places: (N, 2), owners: (N,) with one name for each that occurs; neighbours in their order differ in colour and in marker."""
+    for number, (owner, name) in enumerate(zip(sorted(set(owners.tolist())), names, strict=True)):
+        turn, colour = divmod(number, len(theme.lines))
+        panel.scatter(*places[owners == owner].T, s=POINT, alpha=0.7, linewidth=0, color=theme.lines[colour],
+                      marker=MARKERS[(colour + turn) % len(MARKERS)], label=plain(name), rasterized=True)
+    panel.set_xticks([])
+    panel.set_yticks([])
 
 
 def _lines(axes: Axes, places: list[str], lines: dict[str, list[float | None]], theme: Theme, words_for_line: str = "") -> None:

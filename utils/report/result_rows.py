@@ -33,6 +33,7 @@ def wide_rows(result: RunResult) -> list[dict[str, Any]]:
                 "old": seed.grouped[t].get("old"), "new": seed.grouped[t].get("new"),
                 "average_incremental": metrics.average_incremental(seed.top1_curve[: t + 1]),
                 "forgetting": forgetting[t], "backward_transfer": transfer[t],
+                **({"harmonic": seed.harmonic_curve[t]} if seed.harmonic_curve else {}),  # of few-shot runs
                 **{f"memory_{kind}": seed.memory_curve[t].get(kind) if seed.memory_curve else None for kind in MEMORY_KINDS},
                 **{name: seed.diagnostics[t].get(name) if seed.diagnostics else None for name in DIAGNOSTICS},
                 "calibration_error": _at(seed.calibration_curve, t), "old_as_new": _at(seed.old_as_new_curve, t),
@@ -56,6 +57,9 @@ def tidy_rows(result: RunResult) -> list[dict[str, Any]]:
             figures += [("top1", f"classes {name}", value) for name, value in seed.grouped[t].items()]
             figures += [("top1", f"class {name}", value) for _, name, value in class_figures(result, seed, t)]
             figures += [("calibration_error", "all", curve[t]) for curve in [seed.calibration_curve] if curve]
+            figures += [("harmonic", "all", curve[t]) for curve in [seed.harmonic_curve] if curve]
+            figures += [("anytime", f"after {point['images']} images", point["accuracy"]) for point in seed.anytime
+                        if point["task"] == t + 1]
             if t + 1 == len(seed.task_sizes):
                 figures += _confusion_figures(seed)
             rows += [

@@ -22,7 +22,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from utils.errors import UserError
 from utils.files import encodable, write_atomic
-from utils.report.describe import backbone_words
+from utils.formulas import metrics
+from utils.report.describe import backbone_words, protocol_words
 from utils.report.result_rows import tidy_rows, wide_rows
 
 Statistic = dict[str, "float | None"]       # {"mean": ..., "std": ...}, std with ddof 1 and None for one seed
@@ -36,11 +37,15 @@ HEADLINES = {                               # key of the summary and attribute o
     "last_task_il": "Last task-incremental accuracy",
     "last_all_domains": "Last accuracy on all domains",
     "last_validation": "Last validation accuracy",
+    "last_harmonic": "Last harmonic accuracy",
+    "average_harmonic": "Average harmonic accuracy",
+    "anytime_accuracy": "A_AUC, accuracy at any time",
 }
-WHERE_DEFINED = ("last_all_domains", "last_validation")     # shown only for runs that have them
+# Shown only for runs that have them.
+WHERE_DEFINED = ("last_all_domains", "last_validation", "last_harmonic", "average_harmonic", "anytime_accuracy")
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "＝", "＋", "－", "＠")   # full-width forms too (OWASP, CSV injection)
 OPTIONAL_CURVES = ("validation_curve", "all_domains_curve", "memory_curve", "class_accuracies", "old_as_new_curve", "new_as_old_curve",
-                   "calibration_curve", "task_seconds", "task_images")     # empty in the files of older versions
+                   "calibration_curve", "harmonic_curve", "task_seconds", "task_images")     # empty in the files of older versions
 NEEDS_TWO_TASKS = ("average_incremental", "forgetting", "backward_transfer")
 
 
@@ -73,9 +78,12 @@ class SeedResult:
     old_as_new_curve: list[float | None] = field(default_factory=list)  # (T,) of earlier tasks' images, taken for new classes
     new_as_old_curve: list[float | None] = field(default_factory=list)  # (T,) of the new task's images, taken for old classes
     calibration_curve: list[float | None] = field(default_factory=list)  # (T,) expected calibration error of the probabilities
+    harmonic_curve: list[float | None] = field(default_factory=list)  # (T,) few-shot: of the first task's classes and all later ones
+    anytime: list[dict[str, Any]] = field(default_factory=list)  # blurry: "task" from 1, training "images" seen, "accuracy" then
     task_seconds: list[dict[str, float]] = field(default_factory=list)  # (T,) by stage
     task_images: list[int] = field(default_factory=list)    # (T,) that training went through, over its epochs
     timeline: list[dict[str, Any]] = field(default_factory=list)  # "task" from 1, "stage", "begin", "end" in seconds
+    torch_seed: int | None = None                   # only where runs of several are compared as one (compare --pool)
 
     @property
     def last_top5(self) -> float | None:
@@ -92,6 +100,19 @@ class SeedResult:
     @property
     def last_validation(self) -> float | None:
         return self.validation_curve[-1] if self.validation_curve else None
+
+    @property
+    def last_harmonic(self) -> float | None:
+        return self.harmonic_curve[-1] if self.harmonic_curve else None
+
+    @property
+    def average_harmonic(self) -> float | None:
+        """Mean over the tasks after the first."""
+        return metrics.average_incremental(self.harmonic_curve[1:])
+
+    @property
+    def anytime_accuracy(self) -> float | None:
+        return metrics.accuracy_at_any_time([point["accuracy"] for point in self.anytime])
 
     @property
     def memory_bytes(self) -> dict[str, int]:
@@ -122,9 +143,11 @@ class RunResult:
     title: str = ""                                 # its name for people, "SLCA"
     rehearsal_free: bool = True                     # keeps no old image
     class_names: list[str] = field(default_factory=list)                # (K,) by the data set's own label
+    protocol: str = ""                              # in words, where the stream is not plain tasks of new classes
 
     def __post_init__(self) -> None:
         self.summary = self.summary or summarise(self.seeds)
+        self.protocol = self.protocol or protocol_words(self.config)
 
     @property
     def name(self) -> str:
@@ -176,9 +199,14 @@ def summarise(seeds: Sequence[SeedResult]) -> dict[str, Statistic]:
 def write_results(result: RunResult, folder: Path | str) -> None:
     """Write `results.csv`, `results_tidy.csv` and then `results.json` into `folder`, each in one atomic step."""
     folder = Path(folder)
+    write_tables(result, folder)
+    write_atomic(folder / "results.json", TypeAdapter(RunResult).dump_json(_encodable(result), indent=2) + b"\n")
+
+
+def write_tables(result: RunResult, folder: Path) -> None:
+    """Write the CSV files into `folder`."""
     for name, text in _tables(result).items():
         write_atomic(folder / name, text)
-    write_atomic(folder / "results.json", TypeAdapter(RunResult).dump_json(_encodable(result), indent=2) + b"\n")
 
 
 def tables_are_current(result: RunResult, folder: Path | str) -> bool:

@@ -65,9 +65,10 @@ def title_line(result: RunResult) -> str:
 
 
 def stream_text(result: RunResult) -> str:
-    """"100 classes in 10 tasks, 3 seeds, bf16-mixed, TF32"."""
+    """"100 classes in 10 tasks, 3 seeds, bf16-mixed, TF32", with a protocol named after the tasks."""
     size = f"{_count(result.num_classes, 'class', 'classes')} in {_count(result.num_tasks, 'task')}"
-    return f"{size}, {_count(len(result.seeds), 'seed')}, {printable(arithmetic(result.config))}"
+    protocol = f", {result.protocol}" if result.protocol else ""
+    return f"{size}{protocol}, {_count(len(result.seeds), 'seed')}, {printable(arithmetic(result.config))}"
 
 
 def _count(number: int, noun: str, plural: str = "") -> str:

@@ -32,12 +32,15 @@ class Figures:
     old_as_new_curve: list[float | None] = field(default_factory=list)  # percent of old images taken for new classes
     new_as_old_curve: list[float | None] = field(default_factory=list)  # and of new images for old ones
     calibration_curve: list[float | None] = field(default_factory=list)  # expected calibration error
+    harmonic_curve: list[float | None] = field(default_factory=list)  # few-shot streams
+    anytime: list[dict[str, Any]] = field(default_factory=list)  # blurry streams: "task" from 1, "images" seen, "accuracy" then
     seconds_curve: list[dict[str, float]] = field(default_factory=list)  # `seconds` after each task
     images_curve: list[int] = field(default_factory=list)  # images that training has gone through after each task
     timeline: list[dict[str, Any]] = field(default_factory=list)  # every stage of every task, with begin and end in seconds
     trained_images: int = 0
 
-    def add(self, evaluation: metrics.Evaluation, validation: float | None, all_domains: float | None) -> None:
+    def add(self, evaluation: metrics.Evaluation, validation: float | None, all_domains: float | None,
+            harmonic: float | None = None) -> None:
         self.top1_curve.append(evaluation.top1)
         self.top5_curve.append(evaluation.top5)
         self.task_il_curve.append(evaluation.task_il)
@@ -52,6 +55,7 @@ class Figures:
         self.old_as_new_curve.append(old_as_new)
         self.new_as_old_curve.append(new_as_old)
         self.calibration_curve.append(evaluation.calibration_error)
+        self.harmonic_curve.append(harmonic)
 
     def add_times(self, seconds: dict[str, float], trained_images: int, spans: Sequence[dict[str, Any]]) -> None:
         """What the task that was just evaluated cost; `seconds` and `trained_images` count from the seed's beginning."""
@@ -86,6 +90,7 @@ class Figures:
         """Forget task `task` and everything later."""
         for curve in (self.top1_curve, self.top5_curve, self.task_il_curve, self.accuracy_rows, self.grouped, self.validation_curve,
                       self.all_domains_curve, self.memory_curve, self.diagnostics, self.class_accuracies, self.old_as_new_curve,
-                      self.new_as_old_curve, self.calibration_curve, self.seconds_curve, self.images_curve):
+                      self.new_as_old_curve, self.calibration_curve, self.harmonic_curve, self.seconds_curve, self.images_curve):
             del curve[task:]
         self.timeline = [span for span in self.timeline if span["task"] <= task]
+        self.anytime = [point for point in self.anytime if point["task"] <= task]

@@ -18,6 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from utils.files import storage_errors_told, write_atomic
+from utils.run.events import Events
 from utils.run.metrics_file import METRICS, read_metrics
 from utils.terminal import shows_bars
 
@@ -77,6 +78,9 @@ class Monitor:
     def log(self, message: str) -> None:
         """One line for the log and the terminal."""
 
+    def begin_epoch(self, task: int, epoch: int, epochs: int) -> None:
+        """An epoch of stage 1 begins; nothing was drawn for it yet. `task` and `epoch` count from 0."""
+
     def end_epoch(self, task: int, epoch: int, epochs: int, losses: Sequence[float], accuracy: float, groups: Sequence[dict]) -> None:
         """An epoch of stage 1 is done; `task` and `epoch` count from 0.
 
@@ -96,14 +100,16 @@ class RunMonitor(Monitor):
         logger: gets readable lines.
         num_tasks: of the stream.
         writes: of several processes one writes.
+        events: hears each line of metrics.jsonl too.
     """
 
-    def __init__(self, folder: Path, logger: logging.Logger, num_tasks: int, writes: bool = True) -> None:
+    def __init__(self, folder: Path, logger: logging.Logger, num_tasks: int, writes: bool = True, events: Events | None = None) -> None:
         super().__init__()
         self.folder = folder
         self.logger = logger
         self.num_tasks = num_tasks
         self.writes = writes
+        self.events = events or Events(tells=False)
         self._epoch_start = time.perf_counter()
 
     def log(self, message: str) -> None:
@@ -126,6 +132,9 @@ class RunMonitor(Monitor):
                 shown = time.monotonic()
         return show
 
+    def begin_epoch(self, task: int, epoch: int, epochs: int) -> None:
+        self.events.tell("epoch_start", task=task + 1, epoch=epoch + 1, epochs=epochs)
+
     def end_epoch(self, task: int, epoch: int, epochs: int, losses: Sequence[float], accuracy: float, groups: Sequence[dict]) -> None:
         loss = sum(losses) / max(len(losses), 1)
         rates = {group.get("name", f"group {i}"): group["lr"] for i, group in enumerate(groups, start=1)}
@@ -141,10 +150,11 @@ class RunMonitor(Monitor):
         self.write({"kind": "alignment", "task": task + 1, "epoch": epoch + 1, "loss": loss, "top1": accuracy})
 
     def write(self, record: dict[str, Any]) -> None:
-        """Append one line to metrics.jsonl, whole, so that whoever reads along sees it at once. Raises StorageError."""
+        """Append one line to metrics.jsonl, whole, so that whoever reads along sees it at once, and tell it. Raises StorageError."""
         if self.writes:
             with storage_errors_told(self.folder / METRICS) as path, path.open("ab") as stream:
                 stream.write(f"{json.dumps(record)}\n".encode())
+        self.events.tell(**record)
 
     def forget_after(self, task: int, epoch: int) -> None:
         """Drop the lines of metrics.jsonl that a run resumed in `task`, with `epoch` epochs done, will write again.

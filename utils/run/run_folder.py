@@ -5,9 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-import shlex
 import shutil
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,14 +21,14 @@ from utils.files import links_that_leave, storage_errors_told, write_atomic
 from utils.json_files import json_text
 from utils.machine.environment import environment
 from utils.run.locks import folder_lock
-from utils.run.runs import next_number, read_status, runs_in
+from utils.run.runs import command_line, next_number, read_status, runs_in
 
 log = logging.getLogger("slca")
 
 # Settings that change where or how fast a run computes, not what; a resumed run may change them.
 NEUTRAL_KEYS = frozenset({"num_workers", "device", "notes", "prefix", "model_postfix", "data_root", "cache", "save_before_ca", "ca_eval",
                           "test_batch_size", "keep_checkpoints", "checkpoint_every", "checkpoint_minutes", "resume", "accumulate",
-                          "grad_checkpointing"})
+                          "grad_checkpointing", "analyze", "tensorboard", "wandb"})
 
 
 @dataclass(frozen=True)
@@ -172,12 +170,6 @@ class RunFolder:
     def _write(self, content: dict[str, Any]) -> None:
         with storage_errors_told(self.path / "run.json") as path:
             write_atomic(path, json_text(content))
-
-
-def command_line() -> str | None:
-    """The command that started this process, as a person would type it again; None in a notebook or another program."""
-    program = Path(sys.argv[0]).name if sys.argv else ""
-    return shlex.join(["python", program, *sys.argv[1:]]) if program == "main.py" else None
 
 
 def experiment_folder(out_dir: Path, name: str) -> Path:

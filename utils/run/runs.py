@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,12 @@ def read_status(run: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) and isinstance(content.get("config", {}), dict) else {}
+
+
+def command_line() -> str | None:
+    """The command that started this process, as a person would type it again; None in a notebook or another program."""
+    program = Path(sys.argv[0]).name if sys.argv else ""
+    return shlex.join(["python", program, *sys.argv[1:]]) if program == "main.py" else None
 
 
 def _number(run: Path) -> int:

@@ -205,3 +205,24 @@ def test_the_share_of_held_out_images_that_old_classes_take_is_measured_and_told
     learner.measure_taken(torch.tensor([[1.0, 0, 0, 0], [1.0, 0, 0, 0], [0, 0, 0, 1.0]]), 1, monitor)
     assert learner.diagnostics()["taken_by_old"] == pytest.approx(2 / 3)
     assert told[-1].startswith("warning: 66.7 % of the new task's held-out images are taken for old classes")
+
+
+@pytest.mark.parametrize(("step", "stale"), [(0.3, True), (1e-6, False)])
+def test_statistics_that_the_backbone_left_behind_are_told_with_the_settings_that_help(step, stale):
+    learner = synthetic_learner("slca", ca_epochs=0)
+    learn(learner, [0])
+
+    def train(*_):
+        with torch.no_grad():
+            for p in learner.net.backbone.parameters():
+                p += step * torch.randn(p.shape, generator=torch.Generator().manual_seed(0))
+
+    learner.train = train
+    told = []
+    monitor = Monitor()
+    monitor.log = told.append
+    learner.learn_task(1, monitor)
+    measured = learner.diagnostics()
+    assert stale == (measured["mean_cosine"] < 0.95 or measured["operator_distance"] > 0.1)
+    warned = [line for line in told if line.startswith("warning: the statistics of old classes are stale")]
+    assert bool(warned) == stale and all("drift 'linear'" in line for line in warned)

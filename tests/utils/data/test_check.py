@@ -132,7 +132,7 @@ def test_unreadable_images_are_left_out_with_a_note_and_all_of_them_are_an_error
 
 
 def test_a_training_set_of_many_classes_is_split_for_validation_like_class_by_class():
-    from utils.data.data_manager import _validation_members
+    from utils.data.held_out import validation_members
     from utils.rng import numpy_generator
     labels = np.random.default_rng(0).integers(0, 20, 200)
     expected = []
@@ -140,4 +140,4 @@ def test_a_training_set_of_many_classes_is_split_for_validation_like_class_by_cl
         members = np.flatnonzero(labels == label)
         count = min(max(1, round(0.3 * len(members))), len(members) - 1)
         expected += numpy_generator("validation", int(members[0])).permutation(members)[:count].tolist()
-    assert _validation_members(labels, 0.3).tolist() == sorted(expected)
+    assert validation_members(labels, 0.3).tolist() == sorted(expected)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from pathlib import Path
 
 import numpy as np
@@ -130,3 +131,25 @@ def test_curves_are_the_figures_of_every_prefix():
     table = np.array(matrix, dtype=float)
     drops = [np.nanmax(table[:5, i]) - table[5, i] for i in range(5)]
     assert metrics.forgetting_curve(matrix)[5] == pytest.approx(np.nanmean(drops))
+
+
+def test_harmonic_accuracy_is_the_harmonic_mean_of_both_groups() -> None:
+    assert metrics.harmonic_accuracy(80.0, 40.0) == pytest.approx(statistics.harmonic_mean([80.0, 40.0])) == pytest.approx(160 / 3)
+    assert metrics.harmonic_accuracy(90.0, 0.0) == 0.0 == metrics.harmonic_accuracy(0.0, 0.0)
+    assert metrics.harmonic_accuracy(None, 50.0) is None is metrics.harmonic_accuracy(50.0, None)
+
+
+def test_base_classes_are_the_first_tasks_and_novel_ones_all_others() -> None:
+    labels = np.array([0, 0, 1, 2, 3, 3])  # tasks of two, one and one classes
+    guesses = np.array([0, 1, 1, 2, 2, 3])
+    found = metrics.evaluate_predictions(guesses[:, None], labels, guesses, np.array([0, 0, 1, 2]), task=2, known_classes=3)
+    assert (found.base, found.novel) == (pytest.approx(200 / 3), pytest.approx(200 / 3))
+    first = metrics.evaluate_predictions(guesses[:3, None], labels[:3], guesses[:3], np.array([0, 0, 1, 2]), task=0, known_classes=0)
+    assert first.novel is None
+
+
+def test_accuracy_at_any_time_is_the_area_under_the_measurements() -> None:
+    points, every = [10.0, 30.0, 50.0, 20.0], 100
+    area = np.cumsum(np.repeat(points, every))[-1]  # image by image; an accuracy stands for the images before it
+    assert metrics.accuracy_at_any_time(points) == pytest.approx(area / (every * len(points)))
+    assert metrics.accuracy_at_any_time([]) is None

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import csv
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.result_samples import make_result
 from utils.errors import UserError
-from utils.report.comparable import check_comparable, settings_that_differ
+from utils.report.comparable import by_value, check_comparable, settings_that_differ
 from utils.report.compare import compare, find_results, load_entries
+from utils.report.compare_page import settings_shown
 from utils.report.compare_paired import paired
+from utils.report.compare_published import published_table
 from utils.report.compare_tables import Entry, latex, markdown, sort_entries, table_rows
 from utils.report.results import RunResult, summarise, write_results
 from utils.report.tables import bytes_text, count_text, seconds_text
@@ -73,8 +77,8 @@ def test_a_run_without_a_finished_seed_is_a_user_error(tmp_path: Path) -> None:
 
 
 def test_every_form_of_the_comparison_is_written(written: Path) -> None:
-    names = {"comparison.md", "comparison.csv", "comparison.tex", "comparison.png", "comparison.svg", "comparison.pdf",
-             "comparison.html"}
+    names = {f"comparison.{suffix}" for suffix in ("md", "csv", "tex", "html")} | {
+        f"{name}.{suffix}" for name in ("comparison", "comparison_ranked") for suffix in ("png", "svg", "pdf")}
     assert {path.name for path in written.iterdir()} == names
     for name in ("comparison.md", "comparison.tex", "comparison.html"):
         text = (written / name).read_text()
@@ -158,6 +162,19 @@ def test_what_makes_runs_incomparable_is_told_and_what_is_not_recorded_is_no_dif
     assert check_comparable(entries(one, bare)) == []
 
 
+@pytest.mark.parametrize(("one", "other", "told"), [
+    ({"convnet_type": {"timm": "v", "args": {"depth": 2, "patch_size": 4}}}, {"convnet_type": {"timm": "v", "args": {"depth": 2,
+      "patch_size": 7}}}, "backbones: v, 2 blocks, patch_size 4 (SLCA 0); v, 2 blocks, patch_size 7 (SLCA 1)"),
+    ({"pretrained": True}, {"pretrained": False}, "backbones: vit-b-p16 (SLCA 0); vit-b-p16, random weights (SLCA 1)"),
+    ({"val_fraction": 0.0}, {"val_fraction": 0.1}, "held out: 0.0 (SLCA 0); 0.1 (SLCA 1)"),
+    ({"normalize": "dataset", "test_transform": None}, {"normalize": "dataset", "test_transform": "resize224"},
+     "transforms of the test images: dataset, None (SLCA 0); dataset, resize224 (SLCA 1)"),
+])
+def test_a_network_or_images_that_only_seem_alike_are_told_apart(one: dict, other: dict, told: str) -> None:
+    notes = check_comparable(entries(make_result(**one), make_result(**other)))
+    assert len(notes) == 1 and told in notes[0]
+
+
 def test_settings_that_several_runs_have_and_not_alike_are_listed(tmp_path: Path) -> None:
     one, other = make_result(lr=0.1, own=1, dataset={"name": "x", "image_size": 28}), make_result(
         lr=0.2, device="cuda", dataset={"name": "x", "image_size": 32})
@@ -166,6 +183,49 @@ def test_settings_that_several_runs_have_and_not_alike_are_listed(tmp_path: Path
     assert table[0] == ["Setting", "SLCA 0", "SLCA 1"]
     assert table[1:] == [["dataset.image_size", "28", "32"], ["lr", "0.1", "0.2"], ["torch", "2.14.1", "3"]]
     assert settings_that_differ(entries(one, one)) == []
+
+
+def test_of_many_runs_a_row_per_value_says_which_have_it() -> None:
+    differ = [["Setting", "A", "B", "C"], ["lr", "0.1", "0.2", "0.1"], ["drift", "-", "x", "y"]]
+    assert by_value(differ) == [["Setting", "Value", "Runs"], ["lr", "0.1", "A, C"], ["lr", "0.2", "B"], ["drift", "x", "B"],
+                                ["drift", "y", "C"]]
+    assert settings_shown(differ) == differ and settings_shown([row * 3 for row in differ])[0] == ["Setting", "Value", "Runs"]
+
+
+def test_the_papers_figures_stand_beside_the_papers_experiments_alone() -> None:
+    paper = make_result(task_sizes=(10,) * 10, drop=1, dataset="cifar100_224")
+    other = make_result(task_sizes=(10,) * 10, drop=1, dataset="cifar100_224", epochs=1)
+    rows, words = published_table(["mine", "short"], [paper, other])
+    assert [row[0] for row in rows[1:]] == ["mine"] and "91.53 ± 0.28" in rows[1] and "2303.05118" in words
+    assert published_table(["short"], [other]) == ([], "")
+
+
+def test_runs_alike_but_for_the_torch_seed_are_one_row_where_asked_for(logs: Path, tmp_path: Path) -> None:
+    for torch_seed, drop in ((1, 4), (2, 5)):
+        write_results(make_result(torch_seed=torch_seed, drop=drop), tmp_path / f"slca_{torch_seed}")
+        write_results(make_result("finetune", "Seq FT", torch_seed=torch_seed, drop=9), tmp_path / f"ft_{torch_seed}")
+    folders = sorted(tmp_path.iterdir())
+    assert len(load_entries(folders)) == 4
+    ours, theirs = load_entries(folders, pool=True)
+    assert [ours.label, theirs.label, len(ours.result.seeds)] == ["Seq FT", "SLCA", 6]
+    found = paired(ours.result, theirs.result, "last")
+    assert found.pairs == 6 and found.mean == pytest.approx(np.mean([
+        a.last - b.last for drop in (4, 5) for a, b in zip(make_result(drop=9).seeds, make_result(drop=drop).seeds, strict=True)]))
+    assert len(load_entries([folders[0], folders[0]], pool=True)[0].result.seeds) == 3  # the same run twice counts once
+
+
+def test_names_for_the_rows_are_one_for_each_run_and_highlighted_ones_are_among_them(logs: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="got 1 names for 2 runs"):
+        compare([logs / "finetune_demo", logs / "slca_demo"], tmp_path, labels=["one"])
+    with pytest.raises(UserError, match="--highlight got 'nobody', allowed: SLCA"):
+        compare([logs / "slca_demo"], tmp_path, highlight=["nobody"])
+
+
+def test_the_page_says_when_and_of_which_folders_it_was_made_and_links_their_files(written: Path, logs: Path) -> None:
+    text = (written / "comparison.html").read_text()
+    assert "Made</th><td>20" in text and "finetune_demo/2026-01-01_10-00-00" in text
+    for link in re.findall(r'href="([^"]+)"', text):
+        assert (written / link).is_file(), link
 
 
 def test_the_difference_to_the_best_is_taken_seed_by_seed(written: Path, logs: Path) -> None:
@@ -264,14 +324,14 @@ def test_another_comparison_that_is_there_is_kept_and_the_same_one_is_not_double
     assert str(tmp_path / "older-1") in capsys.readouterr().out
     compare(runs, tmp_path)
     assert (tmp_path / "older-1" / "comparison.csv").read_text() == first == (tmp_path / "comparison.csv").read_text()
-    assert len(list((tmp_path / "older-2").iterdir())) == 7
+    assert len(list((tmp_path / "older-2").iterdir())) == 10
 
 
 def test_a_comparison_is_written_where_nothing_can_be_printed(logs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with open("/dev/full", "w") as full:
         monkeypatch.setattr("sys.stdout", full)
         compare([logs / "finetune_demo"], tmp_path)
-    assert len(list(tmp_path.iterdir())) == 7
+    assert len(list(tmp_path.iterdir())) == 10
 
 
 def test_a_comparison_imports_no_torch(logs: Path, tmp_path: Path) -> None:

@@ -52,10 +52,11 @@ def test_the_report_holds_figures_pictures_config_environment_and_the_papers_ref
 
 def test_the_report_needs_no_other_file_and_no_network(page: str) -> None:
     attributes = [pair for _, attributes in Tags(page).tags for pair in attributes.items()]
-    sources = [value for name, value in attributes if name in ("src", "srcset", "href")]
-    assert len(sources) == 4 and all(source.startswith("data:image/svg+xml;base64,") for source in sources)
+    sources = [value for name, value in attributes if name in ("src", "srcset")]
+    assert len(sources) == 3 and all(source.startswith("data:image/svg+xml;base64,") for source in sources)
     pictures = [base64.b64decode(source.partition(",")[2]).decode() for source in sources]
     assert not any(re.search(r"@import|<script|href=\"(?!#|data:)|url\((?!#)", picture) for picture in pictures)
+    assert all(re.fullmatch(r"[a-z_]+\.[a-z]+", value) for name, value in attributes if name == "href")  # files beside it, to click on
     assert not re.search(r"@import|url\(|<script src|<link", page) and page.count("<script>") == 1
 
 
@@ -117,7 +118,7 @@ def test_the_report_shows_classes_the_worst_first_and_what_the_pictures_say(tmp_
         seed.class_accuracies[-1][seed.class_order.index(7)] = 12.5
     found = Tags(write_report(result, tmp_path).read_text())
     assert class_table(result)[1][0] == "class 7" and class_table(result)[1][2] == "12.5 ± 0.0"
-    alts = " ".join(attributes["alt"] or "" for tag, attributes in found.tags if tag == "img")
+    alts = " ".join(attributes.get("alt") or attributes.get("aria-label") or "" for tag, attributes in found.tags if tag in ("img", "svg"))
     assert f"SLCA {result.summary['last']['mean']:.1f}" in alts and "before alignment 66.7 %, after alignment 66.7 %" in alts
     assert "Calibration error (%)" in found.text and "Training images per second" in found.text
 
@@ -130,8 +131,20 @@ def test_the_report_says_which_run_it_is_about_and_what_the_spread_is_over(tmp_p
         assert expected in text
 
 
+def test_every_table_has_a_caption_or_a_heading_and_headers_that_say_what_they_head(page: str) -> None:
+    tags = [(tag, attributes) for tag, attributes in Tags(page).tags if tag in ("table", "caption", "th", "tr")]
+    assert all(attributes.get("scope") in ("col", "row") for tag, attributes in tags if tag == "th")
+    data = [tags[number + 1][0] for number, (tag, attributes) in enumerate(tags) if tag == "table" and attributes.get("class") != "keys"]
+    assert len(data) >= 4 and set(data) == {"caption"}
+
+
+def test_the_report_links_its_numbers_and_pictures(page: str) -> None:
+    links = {attributes["href"] for tag, attributes in Tags(page).tags if tag == "a"}
+    assert {"results.json", "results.csv", "results_tidy.csv", "curve.pdf", "matrix.svg"} <= links
+
+
 def test_a_machine_without_a_gpu_has_none(page: str) -> None:
-    assert re.search(r"<td>gpu</td><td>none</td>", page)
+    assert re.search(r"gpu</th><td>none</td>", page)
 
 
 def test_a_page_of_names_that_are_not_utf8_is_written(tmp_path: Path) -> None:
