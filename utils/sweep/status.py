@@ -53,7 +53,8 @@ def lines_of(folder: Path) -> Iterator[Line]:
         yield line_of_run(folder.parent.name, folder)
         return
     queues, runs = _found(folder)
-    in_slurm = slurm_states() if queues else None
+    records = [queue.record(job.name) for queue in queues for job in queue.jobs]
+    in_slurm = slurm_states() if any(record is not None and record["on"] == "slurm" for record in records) else None
     shown: set[Path] = set()
     for queue in queues:
         for job in queue.jobs:
