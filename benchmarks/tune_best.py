@@ -70,7 +70,7 @@ def page(found: dict[str, dict[Answer, float]], fraction: float) -> str:
     for name, views in product(PARTS, VIEWS):
         a, g = max(product(SHARES, IDENTITIES), key=lambda pair: mean[(name, views, *pair)])
         of_it = [f"{each[name, views, a, g]:.2f}" for each in found.values()]
-        rows.append([name, views, f"{a:g}, {g:g}", *of_it, f"{mean[name, views, a, g]:.2f}"])
+        rows.append([name, str(views), f"{a:g}, {g:g}", *of_it, f"{mean[name, views, a, g]:.2f}"])
     name, views, a, g = best
     return (f"# What `slca_best` reads\n\n{__doc__.strip().splitlines()[0]}\nMade by `python benchmarks/tune_best.py`; percent of held-out "
             f"images ({100 * fraction:.0f} % of each class's training images) over all classes, frozen backbone, each row with the a and g "

@@ -41,6 +41,7 @@ def run_arguments(argv: list[str], commands: Sequence[str] = (), description: st
     _add_place(parser, None)
     parser.add_argument("--profile", action="store_true", help="trace every stage once and write where the time went")
     parser.add_argument("--quiet", action="store_true", help="show warnings and errors only; log.txt in the run's folder has everything")
+    parser.add_argument("-v", "--verbose", action="store_true", help="show each line's time and origin, and tracebacks")
     parser.add_argument("--version", action=ShowVersions, nargs=0, help="print the versions that a result depends on, and stop")
     if argv and not argv[0].startswith("-"):
         raise UserError(_no_command(argv[0], commands))
@@ -157,7 +158,9 @@ def prepare_arguments(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="main.py prepare", description="Arrange a downloaded data set as a run reads it.",
                                      epilog="docs/datasets.md says where to get each data set")
     parser.add_argument("name", metavar="NAME", help="as in python main.py list datasets")
-    parser.add_argument("--source", type=Path, required=True, metavar="ARCHIVE_OR_FOLDER", help="what you downloaded; it is only read")
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--source", type=Path, metavar="ARCHIVE_OR_FOLDER", help="what you downloaded; it is only read")
+    where.add_argument("--download", action="store_true", help="download it first, where its source allows; says before what and how large")
     parser.add_argument("--root", type=Path, default=Path("data"), metavar="DIR", help="data_root of the configs (default: data)")
     return parser.parse_args(argv)
 
@@ -170,10 +173,39 @@ def predict_arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--top", type=int, default=5, metavar="K", help="classes per image (default: 5)")
     parser.add_argument("--unknown", type=float, nargs="?", const=0.95, metavar="SHARE",
                         help="also tell which images are of no known class, keeping this share of the known ones (default: 0.95)")
+    parser.add_argument("--unknown_score", default="distance", metavar="SCORE",
+                        help="by which with --unknown: distance, from the classes' Gaussians, or energy, of the logits (default: distance)")
     parser.add_argument("--csv", type=Path, metavar="FILE",
                         help="where the table goes; a file of that name is replaced (default: predictions.csv in RUN, or the first free "
                              "name of predictions_2.csv, predictions_3.csv, ...)")
     return _checked(parser.parse_args(argv))
+
+
+def serve_arguments(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="main.py serve", description="Answer over HTTP with a trained run, on this machine alone unless "
+                                     "--host says otherwise.", epilog="docs/use_it.md has the requests, and an example")
+    _add_run(parser)
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, which only this machine reaches)")
+    parser.add_argument("--port", type=int, default=8000, help="0 takes a free one (default: 8000)")
+    parser.add_argument("--allow_host", nargs="+", default=[], metavar="NAME", action="extend",
+                        help="names that others may call this server by, such as that of a proxy before it (default: addresses alone)")
+    parser.add_argument("--collect", type=Path, metavar="FOLDER",
+                        help="let the page collect images of new classes, which are kept in FOLDER, and learn them (default: it may not)")
+    parser.add_argument("--unknown", type=float, default=0.95, metavar="SHARE",
+                        help="share of the known classes' images that is not called unknown (default: 0.95)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1")
+    for name, default, what in (("megabytes", 32, "MiB of one request"), ("images", 256, "images of one request"),
+                                ("megapixels", 50, "million pixels of one image")):
+        parser.add_argument(f"--max_{name}", type=int, default=default, metavar="N", help=f"most {what} (default: {default})")
+    arguments = _checked(parser.parse_args(argv))
+    if not 0 < arguments.unknown < 1:
+        raise UserError(f"--unknown: got {arguments.unknown:g}, allowed: above 0 and below 1, such as 0.95")
+    if not 0 <= arguments.port < 2**16:
+        raise UserError(f"--port: got {arguments.port}, allowed: 0 to 65535")
+    too_small = [key for key in ("max_megabytes", "max_images", "max_megapixels") if getattr(arguments, key) < 1]
+    if too_small:
+        raise UserError(f"--{too_small[0]}: got {getattr(arguments, too_small[0])}, allowed: 1 or more")
+    return arguments
 
 
 def export_arguments(argv: list[str]) -> argparse.Namespace:
@@ -188,8 +220,10 @@ def extend_arguments(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="main.py extend", description="Learn one task more: new classes, without the old images.",
                                      epilog="docs/use_it.md has an example from the first photo on")
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of a finished run, or of an experiment (its newest finished run)")
-    parser.add_argument("--data", required=True, metavar="FOLDER", help="one sub-folder of images per new class, or an npz file")
-    parser.add_argument("--test", metavar="FOLDER", help="test images of the same classes (default: none, their accuracy is not measured)")
+    parser.add_argument("--data", required=True, metavar="FOLDER",
+                        help="one sub-folder of images per new class, an npz file, or a list file of 'path label' lines")
+    parser.add_argument("--test", metavar="FOLDER",
+                        help="test images of the same classes, for a list file another (default: none, their accuracy is not measured)")
     parser.add_argument("--set", nargs="+", default=[], metavar="key=value", action="extend",
                         help="settings of training for the new task, values in JSON (default: those of the run)")
     parser.add_argument("--update", action="store_true",
@@ -226,6 +260,7 @@ def _add_new_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, metavar="DIR", help="where the new run is written (default: beside RUN)")
     parser.add_argument("--name", help="name of its experiment (default: that of RUN)")
     parser.add_argument("--quiet", action="store_true", help="show warnings and errors only")
+    parser.add_argument("-v", "--verbose", action="store_true", help="show each line's time and origin, and tracebacks")
 
 
 def analyze_arguments(argv: list[str]) -> argparse.Namespace:
@@ -263,6 +298,24 @@ def report_arguments(argv: list[str]) -> argparse.Namespace:
 
 def schema_arguments(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="main.py schema", description="Write exps/schema.json, which editors check configs with.")
+    return parser.parse_args(argv)
+
+
+def doctor_arguments(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="main.py doctor", description="What works on this machine, which weights and data sets are "
+                                     "there, what they enable, and a self-test. Exit code 0 where all that a run needs works, else 1.")
+    parser.add_argument("--data_root", default="data", metavar="DIR", help="folder of registered data sets (default: data)")
+    parser.add_argument("--device", default="auto", help="where the self-test runs: auto, cpu, cuda or cuda:1")
+    parser.add_argument("--no_self_test", action="store_true", help="look only: torch is not even imported")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of lines")
+    return parser.parse_args(argv)
+
+
+def cache_arguments(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="main.py cache", description="Show or delete what runs keep under data_root/cache.")
+    parser.add_argument("what", nargs="?", choices=["list", "clear"], default="list", help="show it, or delete it (default: list)")
+    parser.add_argument("--only", choices=["images", "features"], help="decoded images alone, or features alone (default: both)")
+    parser.add_argument("--data_root", type=Path, default=Path("data"), metavar="DIR", help="data_root of the configs (default: data)")
     return parser.parse_args(argv)
 
 
