@@ -13,7 +13,7 @@ import socket
 import subprocess
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -189,6 +189,8 @@ def local_job_lives(record: Mapping[str, Any]) -> bool:
     if record["host"] != socket.gethostname():
         return False
     try:
+        with suppress(ChildProcessError):  # another process started it
+            os.waitpid(int(record["id"]), os.WNOHANG)  # or it would stay in the list of processes after its end
         os.kill(int(record["id"]), 0)
         return b"submitit" in Path(f"/proc/{record['id']}/cmdline").read_bytes()  # numbers are used again
     except FileNotFoundError:  # no /proc on this system

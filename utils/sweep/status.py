@@ -21,6 +21,7 @@ from utils.sweep.queue import Queue, last_line
 from utils.terminal import show
 
 LONGEST_NOTE = 160  # characters
+STOPPED = "stopped;"  # how main.py begins the last line of a run that was asked to end
 NOT_ENTERED = {"submitit", "configs", "points", "jobs"}  # of a sweep's folder
 
 
@@ -52,18 +53,20 @@ def lines_of(folder: Path) -> Iterator[Line]:
         yield line_of_run(folder.parent.name, folder)
         return
     queues, runs = _found(folder)
-    in_slurm = slurm_states() if queues else None
+    records = [queue.record(job.name) for queue in queues for job in queue.jobs]
+    in_slurm = slurm_states() if any(record is not None and record["on"] == "slurm" for record in records) else None
     shown: set[Path] = set()
     for queue in queues:
         for job in queue.jobs:
             newest = runs_in(job.experiment)[-1:]
             state = queue.state(job, in_slurm)
+            word = "stopped" if state.last.startswith(STOPPED) else state.word
             name = os.path.relpath(job.experiment, folder)
             if newest and queue.record(job.name) is not None:
                 shown.add(newest[0].resolve())
-                yield Line(name, state.word, _progress(newest[0]), state.last or (_left(newest[0]) if state.word == "running" else ""))
+                yield Line(name, word, _progress(newest[0]), state.last or (_left(newest[0]) if state.word == "running" else ""))
             else:
-                yield Line(name, state.word, "", state.last)
+                yield Line(name, word, "", state.last)
     yield from (line_of_run(os.path.relpath(run, folder), run) for run in runs if run.resolve() not in shown)
 
 

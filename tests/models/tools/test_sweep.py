@@ -71,6 +71,7 @@ def test_a_search_tries_its_trials_and_is_extended_by_a_larger_number(config, tm
         Path(command.exit_file).write_text("0")
         return {"id": "1", "on": "local", "host": "here", "log": str(folder / name)}
     monkeypatch.setattr("utils.sweep.places.Place.start", start_here)
+    monkeypatch.setattr("models.tools.sweep.write_pictures", lambda folder, study: [])
     monkeypatch.setitem(queue.LOOK_SECONDS, "local", 0.0)
     words = ["sweep", "--config", str(config), "--set", 'torch_seed={"low":1,"high":99}', "--jobs", "1", "--out", str(tmp_path)]
     for trials in (1, 2):

@@ -49,8 +49,10 @@ def test_jobs_wait_until_they_are_started_and_their_runs_are_listed_once(tmp_pat
         (sweep / "jobs").mkdir(exist_ok=True)
         (sweep / "jobs" / f"{job.name}.json").write_text(json.dumps({"id": "1", "on": "local", "host": "x", "log": str(sweep / job.name)}))
         (sweep / "jobs" / f"{job.name}.exit").write_text("0" if job.name == "a" else "1")
-    (sweep / "b.err").write_text("error: no room\n")
+    (sweep / "b.err").write_text("stopped; continue with: x\n")
     Queue(sweep).plan(jobs)
+    assert shown(tmp_path)["sweep/runs/b"][0] == "stopped"
+    (sweep / "b.err").write_text("error: no room\n")
     assert shown(tmp_path) == {"sweep/runs/a": ("done", "2 of 10", ""), "sweep/runs/b": ("failed", "2 of 10", "error: no room"),
                                "sweep/runs/c": ("waiting", "", "")}
     status(tmp_path)
