@@ -174,7 +174,7 @@ def instead_of_images(learner: BaseLearner, task: int, compute: Callable[[np.nda
     indices, backbone = learner.data.task_indices("train", task), learner.net.backbone
     labels = torch.from_numpy(learner.data.labels_of("train", indices)).to(learner.fabric.device)
     learner.task_features = TaskFeatures(learner.data, read(learner, store, "train", indices, compute), labels)
-    backbone.forward = _passing_features(backbone.forward)  # type: ignore[method-assign]
+    backbone.forward = _passing_features(backbone.forward)  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:
