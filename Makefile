@@ -52,6 +52,8 @@ bench: $(VENV)/.installed
 	$(PY) benchmarks/report.py
 
 bench-methods: $(VENV)/.installed
+	$(PY) -m utils.extras sweep > $(VENV)/sweep.txt
+	$(PY) -m pip install --quiet --requirement $(VENV)/sweep.txt
 	$(PY) benchmarks/methods.py --jobs $(THREADS)
 
 docs: $(VENV)/.installed
