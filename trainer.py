@@ -108,7 +108,7 @@ def listeners_of(config: Config) -> list[Subscriber]:
     return open_trackers(config)
 
 
-def _train_seeds(config: Config, fabric: Fabric, run: RunFolder, result: RunResult, profile: bool, parent: Parent | None,
+def _train_seeds(config: MethodSettings, fabric: Fabric, run: RunFolder, result: RunResult, profile: bool, parent: Parent | None,
                  edit: Edit | None, events: Events) -> RunResult:
     """All seeds of one run but those that `result` has already. Raises UserError."""
     failures: dict[int, str] = {}
@@ -146,7 +146,8 @@ def _train_seeds(config: Config, fabric: Fabric, run: RunFolder, result: RunResu
                 del session  # with its network, before the next seed's is made
                 continue
         result.environment["weights"] = session.net.backbone.weights
-        result.environment["images"] = {"size": session.data.info.image_size, "fingerprint": digest(session.data.fingerprint)}
+        result.environment["images"] = {"size": session.data.info.image_size, "fingerprint": digest(session.data.fingerprint),
+                                        **({"split": session.data.split} if session.data.split else {})}
         if session.data.notes:
             result.environment["data"] = list(session.data.notes)
         result.class_names = session.data.stream.names_by_own_label()

@@ -56,12 +56,16 @@ class GaussianRegion:
 
     def threshold(self, share: float, torch_seed: int = 1) -> float:
         """The distance that `share` of the known classes' drawn features stay within; the same for the same seed."""
-        means = self.gaussians.means()
-        count = max(min(DRAWN_PER_CLASS, DRAWN // len(means)), 1)
-        drawn, _ = self.gaussians.sample(means, count, torch_generator(torch_seed, "unknown", device=means.device))
-        distances = self.distances(drawn)
-        self.gaussians.free_buffers()
-        return distances.quantile(share).item()
+        return self.distances(drawn_features(self.gaussians, torch_seed)).quantile(share).item()
+
+
+def drawn_features(gaussians: ClassGaussians, torch_seed: int) -> Tensor:
+    """Features (M, D) of the known classes as their Gaussians have them; the same for the same seed."""
+    means = gaussians.means()
+    count = max(min(DRAWN_PER_CLASS, DRAWN // len(means)), 1)
+    drawn, _ = gaussians.sample(means, count, torch_generator(torch_seed, "unknown", device=means.device))
+    gaussians.free_buffers()
+    return drawn
 
 
 def _whitener(covariance: Tensor) -> Tensor:

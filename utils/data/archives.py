@@ -22,15 +22,21 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
+from tqdm import tqdm
+
 from utils.data.folders import EXTENSIONS
+from utils.data.official import is_cars_test
 from utils.errors import UserError
+from utils.terminal import shows_bars
 
 log = logging.getLogger("slca.data")
 
 ByteFile = IO[bytes] | gzip.GzipFile
 # Small files that say what the others are; kept while the names are listed, so that a .tgz is not unpacked again for each.
 NOTES = {"images.txt", "image_class_labels.txt", "train_test_split.txt", "classes.txt", "cars_annos.mat", "cars_meta.mat",
-         "cars_train_annos.mat", "cars_test_annos_withlabels.mat", "split.json"}
+         "cars_train_annos.mat", "split.json", "train.json", "test.json", "train.txt", "test.txt", "trainval.txt", "variants.txt",
+         "images_variant_trainval.txt", "images_variant_test.txt", "imagelabels.mat", "setid.mat", "train1.txt", "val1.txt", "test1.txt",
+         "ClassName.txt", "Training_01.txt", "Testing_01.txt", "val_annotations.txt"}
 LISTS = ("_train.txt", "_test.txt")  # DomainNet's
 MAX_NOTE = 16 * 2**20  # bytes of one; the largest of them (DomainNet's lists) take 8 MiB
 MAX_KEPT = 64 * 2**20  # bytes of all that are kept
@@ -71,7 +77,7 @@ class Source:
         if not path.exists():
             raise UserError(f"--source {path} does not exist; name the archive you downloaded, or the folder it is in")
         source, announced, kept = cls(path, [folder.resolve() for folder in without]), 0, 0
-        for member in source.members():
+        for member in tqdm(source.members(), desc=f"listing {path.name}", unit="file", disable=not shows_bars()):
             if member.name in source.sizes:
                 raise UserError(f"{path}: {member.name} is there twice; name one archive or folder at a time")
             source.sizes[member.name] = member.size
@@ -210,7 +216,7 @@ def _folder_told(error: OSError) -> None:
 
 def _is_note(member: Member) -> bool:
     name = PurePosixPath(member.name).name
-    return (name in NOTES or name.endswith(LISTS)) and member.size is not None and member.size <= MAX_NOTE
+    return (name in NOTES or name.endswith(LISTS) or is_cars_test(name)) and member.size is not None and member.size <= MAX_NOTE
 
 
 def _first_bytes(path: Path) -> bytes:

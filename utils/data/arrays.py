@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import pickle
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,10 @@ from utils.data.types import ImageSet, Splits
 from utils.errors import UserError
 from utils.rng import numpy_generator
 
+log = logging.getLogger("slca.data")
+
+DOWNLOADS = {"CIFAR10": "0.17 GB from https://www.cs.toronto.edu/~kriz/", "CIFAR100": "0.17 GB from https://www.cs.toronto.edu/~kriz/",
+             "FashionMNIST": "0.03 GB from http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"}
 DIGIT_SIZE = 28  # pixels the 8x8 digits are enlarged to
 SYNTHETIC_CELLS = 4  # a class's pattern is a grid of so many coloured cells a side
 SYNTHETIC_BYTES = 32 * 2**30  # of all images made; they are kept in memory
@@ -39,6 +44,7 @@ def load_torchvision(name: str, root: Path) -> Splits:
         raise UserError(f"{name}: files under {root}/ hold more than arrays, and loading them could run code; remove "
                         f"{root / name / 'processed'}/, then {_where_to_put(name, root)}") from None
     except RuntimeError:
+        log.info("%s: downloading %s to %s/", name, DOWNLOADS[name], root)
         try:
             train, test = _quietly(kind, root, download=True)
         except (OSError, RuntimeError) as error:

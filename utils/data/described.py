@@ -145,7 +145,8 @@ def load_spec(spec: DatasetSpec) -> Splits:
     except UserError as error:
         raise DataMissing(str(error)) if sources.nothing_there else error from None
     notes += duplicate_notes(train, test)
-    return replace(train, notes=tell(f"data set {spec.name}", notes)), test, names
+    split = f"{spec.split.test_fraction:.3g} of each class for testing, seed {spec.split.seed}" if spec.split else ""
+    return replace(train, notes=tell(f"data set {spec.name}", notes), split=split), test, names
 
 
 def _read(spec: DatasetSpec, sources: Sources) -> Splits:

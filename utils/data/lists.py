@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from utils.config import SplitSpec
-from utils.data.folders import label_limit, split_set
+from utils.data.folders import label_limit, split_set, without_tests
+from utils.data.index import note_place
 from utils.data.labels import are_numbers
 from utils.data.notes import together
 from utils.data.paths import Paths, PathsBuilder
@@ -66,6 +67,7 @@ def read_list_file(file: Path, root: Path, *, look: bool = True) -> Listed:
 
 def _lines(file: Path) -> list[tuple[int, str]]:
     """Numbered lines without the empty ones and comments. Raises UserError."""
+    note_place(file)
     try:
         if file.exists() and not is_regular(file):
             raise UserError(f"list file {file} cannot be read (it is a {'folder' if file.is_dir() else 'pipe or device'}); it should hold "
@@ -116,6 +118,7 @@ class _Looks:
 
     def _entries(self, folder: str) -> dict[str, bool]:
         if folder not in self._there:
+            note_place(folder or ".")
             try:
                 with os.scandir(folder or ".") as entries:
                     self._there[folder] = {entry.name: is_file(entry) for entry in entries}
@@ -174,7 +177,7 @@ def _folder_names(lists: Sequence[Listed], numbers: dict[str, int]) -> dict[int,
 
 
 def read_lists(train: Path, test: Path | None, root: Path | None, split: SplitSpec | None) -> Splits:
-    """A list file for training and one for testing, or one that is split. Raises UserError."""
+    """A list file for training and one for testing, or one that is split; without both, no test images. Raises UserError."""
     problems, lists = [], []
     for file in (train, test) if test else (train,):
         try:
@@ -187,8 +190,9 @@ def read_lists(train: Path, test: Path | None, root: Path | None, split: SplitSp
     notes += [note for listed in lists for note in listed.notes]
     sets = [list_set(listed, numbers) for listed in lists]
     train_set = sets[0].noted(*notes)
+    if test is None and split is None:
+        return without_tests(train_set, names)
     if test is None:
-        assert split is not None, "either a test list or a split"
         return (*split_set(train_set, split.test_fraction, split.seed, names), names)
     return train_set, sets[1], names
 

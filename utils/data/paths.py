@@ -97,7 +97,8 @@ class Paths(Sequence[Path]):
     def __getitem__(self, at: int | slice | np.ndarray) -> Path | Paths:
         if isinstance(at, (int, np.integer)):
             return Path(self.text(range(len(self))[at]))
-        positions = np.arange(len(self))[at]
+        whole = isinstance(at, np.ndarray) and at.dtype.kind == "i" and (not len(at) or (at.min() >= 0 and at.max() < len(self)))
+        positions = at if whole else np.arange(len(self))[at]
         return Paths(self.folders, self.folder_of[positions], self.names.take(positions))
 
     def __iter__(self) -> Iterator[Path]:

@@ -1,9 +1,10 @@
-"""`python main.py prepare NAME --source ARCHIVE_OR_FOLDER [--root DIR]`: a downloaded benchmark -> the folder that a run reads.
+"""`python main.py prepare NAME --source ARCHIVE_OR_FOLDER | --download [--root DIR]`: a benchmark -> the folder that a run reads.
 
 Benchmarks with class labels end up as <root>/<folder>/{train,val}/<class>/<image>, which the authors' release reads too;
-DomainNet keeps its own layout. Files are copied into <folder>.partial/<folder>, each under a temporary name until it is
-whole; the folder moves to its place when all are there and load as the data set they should be. An interrupted run goes
-on where it stopped, nobody sees half a set, and two runs at once keep out of each other's way.
+sets with domains as <root>/<folder>/<domain>/{train,val}/<class>/<image>; DomainNet keeps its own layout. Files are copied
+into <folder>.partial/<folder>, each under a temporary name until it is whole; the folder moves to its place when all are
+there and load as the data set they should be. An interrupted run goes on where it stopped, nobody sees half a set, and two
+runs at once keep out of each other's way.
 """
 
 from __future__ import annotations
@@ -21,7 +22,11 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from utils.data.archives import BLOCK, ByteFile, Source, damage_told
-from utils.data.official import Entry, domainnet_entries, imagenet_r_entries, write_split
+from utils.data.cards import wrong_classes
+from utils.data.downloads import check_sums
+from utils.data.entries import Entry
+from utils.data.five_datasets import five_targets
+from utils.data.official import domainnet_entries, imagenet_r_entries, write_split
 from utils.data.registry import REGISTRY, Registered, load_dataset, registered
 from utils.data.types import DatasetInfo
 from utils.errors import UserError
@@ -61,9 +66,10 @@ def prepare(name: str, source: str | Path, root: str | Path = "data") -> Path:
     target, partial = root / info.folder, root / f"{info.folder}.partial"
     if _is_there(info, target, root):
         return target
+    check_sums(Path(source).expanduser(), entry.card.archives)
     files = Source.open(Path(source).expanduser(), without=[partial])
     arrangement = _arrange(entry, files)
-    _check_counts(info, arrangement.entries)
+    _check_counts(entry, arrangement.entries)
     files.measure(arrangement.targets)
     with _disk_told(root), _alone_in(partial):
         if _is_there(info, target, root):  # another process was faster
@@ -97,6 +103,7 @@ def _check_staged(info: DatasetInfo, files: Source, partial: Path) -> None:
     """Load what was copied before it takes its place; what does not load is deleted. Raises UserError."""
     try:
         _load(info, partial)
+        shutil.rmtree(partial / "cache", ignore_errors=True)  # a list of files that are about to move
     except UserError as error:
         shutil.rmtree(partial / info.folder)
         raise UserError(f"{files.path} is not {info.name} as it should be ({error}); nothing of it is kept, is it the right "
@@ -130,13 +137,16 @@ def _arrange(entry: Registered, files: Source) -> Arrangement:
     info = entry.info
     if info.folder in TORCHVISION_FILES:
         return _arrange_torchvision(info, files)
-    if info.domains:
+    if info.name == "five_datasets":
+        return Arrangement(five_targets(files.names()))
+    if info.domains and entry.entries is None:
         entries = domainnet_entries(files, info.domains)
         lists = {name: name.rpartition("/")[2] for name in files.names() if name.endswith(("_train.txt", "_test.txt"))}
         return Arrangement({e.path: "/".join(PurePosixPath(e.path).parts[-3:]) for e in entries} | lists, entries)
     assert entry.entries is not None, f"{info.name} has a folder but no reader of its layout"
     entries = entry.entries(files)
-    targets = {e.path: f"{'val' if e.test else 'train'}/{_plain(e.label)}/{_plain(PurePosixPath(e.path).name)}" for e in entries}
+    targets = {e.path: f"{_plain(e.domain) + '/' if e.domain else ''}{'val' if e.test else 'train'}/{_plain(e.label)}/"
+                       f"{_plain(PurePosixPath(e.path).name)}" for e in entries}
     twice = [target for target, count in Counter(targets.values()).items() if count > 1]
     if twice:
         raise UserError(f"{files.path}: two files would become {twice[0]}; is the source one data set only?")
@@ -162,24 +172,41 @@ def _plain(name: str) -> str:
     return name
 
 
-def _check_counts(info: DatasetInfo, entries: list[Entry]) -> None:
+def _check_counts(entry: Registered, entries: list[Entry]) -> None:
     """Images per split and per class, before anything is copied. Raises UserError."""
-    if info.folder in TORCHVISION_FILES:
+    info = entry.info
+    if not entries:
         return  # the files hold many images each; they are checked when they are loaded
     counts = {test: Counter(e.label for e in entries if e.test == test) for test in (False, True)}
     labels = set(counts[False]) | set(counts[True])
     if len(labels) != info.num_classes:
         raise UserError(f"{info.name}: the source has {len(labels)} classes, expected {info.num_classes}; is it complete, and the "
                         "right one?")
-    for test, word in ((False, "training"), (True, "test")):
-        expected, got = (info.test_count if test else info.train_count), sum(counts[test].values())
-        if expected is not None and got != expected:
-            raise UserError(f"{info.name}: the source has {got} {word} images, expected {expected}; is it complete, and the right version?")
-        empty = sorted(labels - set(counts[test]))
+    train, test = counts[False].total(), counts[True].total()
+    found = [split for split in entry.splits if split.counts(train, test) and (
+        split.train is not None or len(entry.splits) == 1 or (split.first_class and min(labels).startswith(split.first_class)))]
+    if not found and entry.splits and not entry.splits[0].sure:
+        log.warning("%s: the source has %d training and %d test images; tables of papers name %s and %s, which no public code that was "
+                    "read confirms", info.name, train, test, info.train_count, info.test_count)
+    elif not found:
+        _refuse_counts(info, train, test)
+    for is_test, word in ((False, "training"), (True, "test")):
+        empty = sorted(labels - set(counts[is_test]))
         if empty:
             raise UserError(f"{info.name}: class {empty[0]!r} has no {word} image in the source; is it complete?")
-    log.info("%s: %d training and %d test images, %d to %d per class", info.name, counts[False].total(), counts[True].total(),
+    wrong = wrong_classes(found[0], entries) if found and len(found) == 1 else []
+    if wrong:
+        more = f" (and {len(wrong) - 1} more classes)" if len(wrong) > 1 else ""
+        raise UserError(f"{info.name}: {wrong[0]}{more}; is the source complete?")
+    log.info("%s: %d training and %d test images, %d to %d per class", info.name, train, test,
              min((counts[False] + counts[True]).values()), max((counts[False] + counts[True]).values()))
+
+
+def _refuse_counts(info: DatasetInfo, train: int, test: int) -> None:
+    """Raises UserError if the numbers are not those of the published split."""
+    for word, expected, got in (("training", info.train_count, train), ("test", info.test_count, test)):
+        if expected is not None and got != expected:
+            raise UserError(f"{info.name}: the source has {got} {word} images, expected {expected}; is it complete, and the right version?")
 
 
 # Copying -----------------------------------------------------------------------------------------------------

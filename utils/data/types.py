@@ -25,6 +25,7 @@ class ImageSet:
     labels: np.ndarray  # (N,) int64, the data set's own labels 0..num_classes-1
     domains: np.ndarray | None = None  # (N,) int64 domain of each image, sets with domains only
     notes: tuple[str, ...] = ()  # what the reader passed over or reinterpreted; the training set's speak of the whole data set
+    split: str = ""  # which images train and which test, in words; on the training set, "" where nobody gave it a name
 
     def __post_init__(self) -> None:
         assert len(self.images) == len(self.labels), f"{len(self.images)} images, {len(self.labels)} labels"

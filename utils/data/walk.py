@@ -13,6 +13,7 @@ import unicodedata
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
+from utils.data.index import note_place
 from utils.data.notes import PassedOver
 from utils.errors import UserError
 
@@ -101,11 +102,12 @@ def images_below(folder: Path, passed: PassedOver) -> Iterator[tuple[str, str]]:
 def files_below(folder: Path) -> list[str]:
     """Paths of all files under `folder`, relative to it, with forward slashes, sorted; links are followed, cycles end."""
     found, seen, waiting = [], {_identity(str(folder))}, [str(folder)]
+    cut = len(os.path.join(folder, ""))
     while waiting:
         for entry in _entries(waiting.pop()):
             kind = _kind(entry)
             if kind == "file":
-                found.append(Path(entry.path).relative_to(folder).as_posix())
+                found.append(entry.path[cut:].replace(os.sep, "/"))
             elif kind == "folder" and _identity(entry.path) not in seen:
                 seen.add(_identity(entry.path))
                 waiting.append(entry.path)
@@ -118,6 +120,7 @@ def has_images(folder: Path) -> bool:
 
 
 def _entries(folder: str) -> list[os.DirEntry[str]]:
+    note_place(folder)
     try:
         with os.scandir(folder) as entries:
             return sorted(entries, key=lambda entry: entry.name)

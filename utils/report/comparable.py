@@ -15,8 +15,8 @@ from utils.report.tables import printable
 
 UNKNOWN = "not recorded"  # by an older version of the program; never a difference by itself
 # Settings that say where and how a run went, not what was learned, or that the figures show anyway.
-NOT_SHOWN = {"model_name", "model_postfix", "prefix", "notes", "device", "data_root", "num_workers", "cache", "keep_checkpoints",
-             "checkpoint_minutes", "checkpoint_every", "resume", "analyze", "tensorboard", "wandb"}
+NOT_SHOWN = {"model_name", "model_postfix", "prefix", "notes", "device", "data_root", "num_workers", "cache", "feature_cache_gb",
+             "keep_checkpoints", "checkpoint_minutes", "checkpoint_every", "resume", "analyze", "tensorboard", "wandb"}
 SHORT_COMMIT = 12  # digits
 VERSIONS = ("torch", "torchvision", "timm", "numpy")
 
@@ -31,6 +31,10 @@ def check_comparable(entries: Sequence[Entry]) -> list[str]:
     if len(streams) > 1:
         raise UserError(f"compare: these runs learned different data, so no figure compares: {_listed(streams)}. "
                         "Compare runs of one data set with the same classes, or rank methods over several with --streams.")
+    splits = _by([entry for entry in entries if entry.result.split], lambda r: f"{r.dataset}, split {r.split}")
+    if len(splits) > 1:
+        raise UserError(f"compare: these runs learned and were tested on other images of one data set, so no figure compares: "
+                        f"{_listed(splits)}. Compare runs of one split.")
     several = [entry for entry in entries if entry.result.num_tasks > 1]
     checks = {
         "splits into tasks, so average and forgetting do not compare": _by(several, split_words),

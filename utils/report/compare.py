@@ -76,7 +76,7 @@ def compare(
         entries = sort_entries(entries, sort)
     notes = check_comparable(entries)
     rows = table_rows(entries)
-    text = terminal(rows, notes, [row[0] for row in settings_that_differ(entries)[1:]], more_tables(entries))
+    text = data_line(entries) + terminal(rows, notes, [row[0] for row in settings_that_differ(entries)[1:]], more_tables(entries))
     page, older = write_comparison(Path(out_dir), entries, rows, notes, highlight)
     show(text)
     show(f"\ncomparison: {page}" + (f"\nthe one that was there before: {older}" if older else ""))
@@ -100,7 +100,7 @@ def write_comparison(
     write_picture(out / "comparison", curve_figure(results, labels, chosen=highlight), words)
     write_picture(out / "comparison_ranked", ranked_figure(results, labels, chosen=highlight), words)
     more, differ = more_tables(entries), settings_that_differ(entries)
-    write_atomic(out / "comparison.md", markdown(rows, notes, settings_shown(differ), more))
+    write_atomic(out / "comparison.md", data_line(entries) + markdown(rows, notes, settings_shown(differ), more))
     write_atomic(out / "comparison.csv", table)
     write_atomic(out / "comparison.tex", latex(rows, notes))
     context = page_context(out, entries, rows, notes) | {
@@ -108,6 +108,12 @@ def write_comparison(
         "files": FILES}
     page = write_atomic(out / "comparison.html", PAGES.get_template("compare.html.j2").render(**context))
     return page, older
+
+
+def data_line(entries: Sequence[Entry]) -> str:
+    """"cub200_224 (split: official, 5,994 / 5,794)" above a table, where the split is known; else nothing."""
+    words = next((entry.result.dataset_words for entry in entries if entry.result.split), "")
+    return f"{printable(words)}\n\n" if words else ""
 
 
 def keep_older(out: Path, table: str) -> Path | None:

@@ -32,7 +32,7 @@ def page_context(out: Path, entries: Sequence[Entry], rows: Sequence[Sequence[Ce
         growth.append([entry.label, *(bytes_text(kept_bytes_after(entry.result, t)["mean"]) for t in after)])
     made = datetime.now().astimezone().isoformat(" ", "minutes")
     return {
-        "title": f"Comparison on {first.dataset}",
+        "title": f"Comparison on {first.dataset_words}",
         "subtitle": printable(f"{len(entries)} runs, {first.num_classes} classes"),
         "loud": LOUD, "notes": notes, "header": HEADER, "rows": rows, "caption": CAPTION.format(mark="Bold"),
         "memory": memory, "growth": growth, "runs": [_run(out, entry) for entry in entries],

@@ -196,7 +196,8 @@ def csv_row(entry: Entry, tasks: int, best: RunResult | None = None) -> dict[str
     result = entry.result
     row: dict[str, Any] = {
         "method": entry.label, "learner": result.method, "rehearsal_free": result.rehearsal_free,
-        "tasks": result.num_tasks, "seeds": len(result.seeds), "run": entry.run,
+        "tasks": result.num_tasks, "seeds": len(result.seeds), "run": entry.run, "dataset": result.dataset,
+        "split": result.split,
     }
     for column in COLUMNS:
         figure = column.figure(result)

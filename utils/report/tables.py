@@ -17,7 +17,7 @@ SPREAD = "Mean ± standard deviation over the seeds, each of which is another cl
 
 def results_table(result: RunResult) -> str:
     """The run as plain text: headline figures per seed, mean ± std, the paper's figure if there is one, the curve."""
-    reference = published(result.config, result.method, [seed.task_sizes for seed in result.seeds])
+    reference = published(result.config, result.method, [seed.task_sizes for seed in result.seeds]) if result.on_published_split else None
     lines = [title_line(result), "", *text_table(headline_rows(result, reference, SEEDS_SHOWN)), ""]
     lines += _curve_lines(result)
     learned = [len(seed.task_sizes) for seed in result.seeds]
@@ -61,7 +61,7 @@ def datasets_table() -> str:
 
 def title_line(result: RunResult) -> str:
     """"SLCA on cifar100_224 with vit-b-p16: 100 classes in 10 tasks, 3 seeds, 32-true"."""
-    return printable(f"{result.name} on {result.dataset} with {result.backbone}: {stream_text(result)}")
+    return printable(f"{result.name} on {result.dataset_words} with {result.backbone}: {stream_text(result)}")
 
 
 def stream_text(result: RunResult) -> str:

@@ -226,6 +226,10 @@ def test_images_of_no_known_class_are_told_by_methods_that_keep_gaussians(tmp_pa
     told = {Path(row["file"]).parent.name: row["unknown"] for row in rows}
     assert told == {"cat": "0", "yak": "1"}
     assert capsys.readouterr().out.count("unknown, most like") == 3
+    assert main(["predict", str(run), str(tmp_path / "asked"), "--unknown", "0.9", "--unknown_score", "energy"]) == 0
+    assert {row["unknown"] for row in predicted(run / "predictions_2.csv")} <= {"0", "1"}
+    assert main(["predict", str(run), str(tmp_path / "asked"), "--unknown", "--unknown_score", "colour"]) == 2
+    assert "allowed: distance, energy" in capsys.readouterr().err
     assert main(["predict", str(run), str(tmp_path / "asked"), "--unknown", "1.5"]) == 2
     assert "above 0 and below 1" in capsys.readouterr().err
     train(config_of(tmp_path / "others", "ncm", [["ant", "bee"]]), tmp_path, name="means")

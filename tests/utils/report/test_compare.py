@@ -282,6 +282,25 @@ def test_runs_on_different_data_are_a_user_error(other: RunResult) -> None:
         check_comparable(entries(make_result(), other))
 
 
+def on_split(split: str, dataset: str = "cub200_224") -> RunResult:
+    result = make_result(dataset=dataset)
+    result.environment["images"] = {"size": 224, "fingerprint": "f", "split": split}
+    return result
+
+
+def test_two_splits_of_one_data_set_are_not_compared_and_one_is_named_in_every_form(tmp_path: Path) -> None:
+    official, other = on_split("official, 5,994 / 5,794"), on_split("9,430 / 2,358, not a published split (test images 1a2b3c4d)")
+    with pytest.raises(UserError, match=r"other images of one data set.*cub200_224, split official.*\(SLCA 0\).*not a published split"):
+        check_comparable(entries(official, other))
+    assert check_comparable(entries(official, make_result(dataset="cub200_224"))) == []  # an older run, which recorded none
+    for number in (1, 2):
+        write_results(official, tmp_path / f"run{number}" / "2026-01-01_10-00-00")
+    text, words = compare([tmp_path / "run1", tmp_path / "run2"], tmp_path / "out"), "cub200_224 (split: official, 5,994 / 5,794)"
+    assert text.startswith(words)
+    assert all(words in (tmp_path / f"out/comparison.{kind}").read_text() for kind in ("md", "html"))
+    assert next(csv.DictReader((tmp_path / "out/comparison.csv").open()))["split"] == official.split
+
+
 def test_runs_with_the_same_title_are_told_apart_by_experiment_then_by_run(logs: Path) -> None:
     older, newer = sorted((logs / "slca_demo").iterdir())
     labels = [entry.label for entry in load_entries([logs / "finetune_demo", older, newer])]

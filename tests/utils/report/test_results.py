@@ -85,6 +85,15 @@ def test_tidy_csv_holds_every_cell_of_the_accuracy_matrix_once(tmp_path: Path) -
     assert float(cells["5", "task 1"]) == result.seeds[0].accuracy_matrix[4][0]
 
 
+def test_csv_has_how_well_classes_to_come_were_told_and_nothing_after_the_last_task(tmp_path: Path) -> None:
+    write_results(make_result(), tmp_path)
+    rows = list(csv.DictReader((tmp_path / "results.csv").open()))
+    assert [row["unknown_auroc_distance"] for row in rows[:5]] == ["90.0"] * 4 + [""]
+    assert [row["uncalibrated_error"] for row in rows[:2]] == ["", "9.5"]
+    tidy = [row for row in csv.DictReader((tmp_path / "results_tidy.csv").open()) if row["metric"] == "fpr95_energy"]
+    assert len(tidy) == 15 and {row["images"] for row in tidy} == {"classes to come"}
+
+
 def test_tidy_csv_holds_every_class_after_every_task_and_every_cell_of_the_confusions(tmp_path: Path) -> None:
     result = make_result(seeds=(5,))
     result.seeds[0].confusion["before"][1] = [30, 10, 0, 0, 0]
@@ -152,6 +161,15 @@ def test_the_table_shows_the_papers_figure_labelled_where_the_config_is_the_pape
     assert table.splitlines()[2].endswith("paper")
     assert next(line for line in table.splitlines() if line.startswith("Last accuracy")).endswith("91.53 ± 0.28")
     assert "arXiv 2303.05118" in table
+
+
+def test_the_table_names_the_split_and_gives_no_papers_figure_beside_another_one() -> None:
+    result = make_result(task_sizes=(10,) * 10, **PAPER_CONFIG)
+    result.environment["images"] = {"split": "official, 50,000 / 10,000"}
+    table = results_table(result)
+    assert table.startswith("SLCA on cifar100_224 (split: official, 50,000 / 10,000) with ") and "paper" in table
+    result.environment["images"] = {"split": "100 / 10, not a published split"}
+    assert "paper" not in results_table(result)
 
 
 def test_the_table_of_one_task_shows_a_dash_where_tasks_are_averaged() -> None:
