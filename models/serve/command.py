@@ -8,8 +8,6 @@ import socket
 import warnings
 from pathlib import Path
 
-from PIL import Image
-
 from models.serve.answers import Model
 from models.serve.collection import Collection
 from models.serve.service import Service
@@ -52,7 +50,7 @@ def serve_run(arguments: argparse.Namespace) -> None:
 
 def make_service(arguments: argparse.Namespace) -> Service:
     """The run's model, loaded, with what it may do. Raises UserError."""
-    warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit here is lower
+    warnings.filterwarnings("ignore", module="PIL")  # of strangers' images, who are told
     collecting = arguments.collect is not None
     run = _run(arguments.run, finished=collecting)
     if collecting:

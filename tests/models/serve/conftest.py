@@ -22,7 +22,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("served")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trainer, "write_report", lambda result, folder: None)
-        config = config_of(out / "images", "slca", [["ant", "bee"], ["cat"]], bcb_lrscale=0.0, epochs=1)
+        config = config_of(out / "images", "slca", [["ant", "bee"], ["cat"]], bcb_lrscale=0.0, epochs=1, readout="rgda")
         trainer.train(config, out, name="run")
     return only_run(out / "run")
 

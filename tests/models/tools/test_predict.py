@@ -215,18 +215,6 @@ def test_mistakes_are_told(arguments, message, slcapp, capsys):
     assert re.search(message, capsys.readouterr().err)
 
 
-def test_onnx_gives_the_scores_of_the_run_or_says_what_is_missing(slcapp, tmp_path):
-    trained = load_learner(slcapp, device="cpu")
-    try:
-        import onnx  # noqa: F401
-        import onnxscript  # noqa: F401
-    except ImportError:
-        with pytest.raises(UserError, match="pip install onnx onnxscript"):
-            export(trained, tmp_path / "model.onnx")
-    else:
-        assert export(trained, tmp_path / "model.onnx") <= 1e-4
-
-
 def test_images_of_no_known_class_are_told_by_methods_that_keep_gaussians(tmp_path, capsys):
     train(config_of(tmp_path / "images", "slca", [["ant", "bee"], ["cat"]], bcb_lrscale=0.0), tmp_path, name="run")
     run = only_run(tmp_path / "run")
