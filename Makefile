@@ -52,6 +52,8 @@ bench: $(VENV)/.installed
 	$(PY) benchmarks/report.py
 
 bench-methods: $(VENV)/.installed
+	$(PY) -m utils.extras sweep > $(VENV)/sweep.txt
+	$(PY) -m pip install --quiet --requirement $(VENV)/sweep.txt
 	$(PY) benchmarks/methods.py --jobs $(THREADS)
 
 docs: $(VENV)/.installed
@@ -61,6 +63,7 @@ docs: $(VENV)/.installed
 
 lint: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
 
 clean:
 	rm -rf $(VENV)

@@ -1,6 +1,9 @@
+# PYTHON_ARGCOMPLETE_OK
 """Command line. Everything it does is one call elsewhere; see README.md.
 
     python main.py --config exps/slca_demo.json          train
+    python main.py sweep --config FILE --set key=[a,b]   many runs side by side or on a cluster, and the best settings
+    python main.py status [FOLDER]                       which runs wait, run, are done or failed
     python main.py list methods|datasets|backbones       what there is
     python main.py compare logs/slca_demo logs/...       one table and picture of several runs
     python main.py analyze logs/slca_demo                why it forgets, from its checkpoints
@@ -10,7 +13,10 @@
     python main.py forget logs/slca_demo CLASS ...       a run that does not know some classes any more
     python main.py merge RUN_A RUN_B                     one run of two with other classes, where that is exact
     python main.py predict logs/slca_demo FOLDER         classify images with a trained run
+    python main.py serve logs/slca_demo                  answer over HTTP with a trained run, and a page to drop images on
     python main.py export logs/slca_demo model.pt2       the aligned model as one torch.export program (or .onnx)
+    python main.py doctor                                what works on this machine, what is there, and a self-test
+    python main.py cache [clear]                         decoded images and features that runs keep
     python main.py order --config FILE --by similar ...  an order of classes by how alike the backbone finds them
     python main.py schema                                write exps/schema.json, which editors check configs with
 
@@ -21,22 +27,24 @@ backbones or data sets (docs/add_a_method.md).
 from __future__ import annotations
 
 import argparse
+import os
 import sys
-from contextlib import nullcontext
+import traceback
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from models.registry import load_plugin
-from utils import command_line
+from utils import command_line, completion
 from utils.errors import RunFailed, UserError
 from utils.last_resort import told
 from utils.machine.cores import prepare_openmp
 from utils.run.interrupt import INTERRUPTED, TERMINATED, Terminated, how_to_resume, signals_stop
-from utils.terminal import quiet_terminal, show, steady_terminal
+from utils.terminal import quiet_terminal, show, steady_terminal, verbose_terminal
 
 if TYPE_CHECKING:
     from trainer import Edit
     from utils.config import Config
+    from utils.doctor.check import Check
     from utils.run.parent import Parent
 
 
@@ -54,6 +62,11 @@ def run_experiments(arguments: argparse.Namespace) -> None:
         overrides["device"] = arguments.device
     configs = [(path, load_experiment(path, overrides)) for path in arguments.config]  # every mistake is told before the first run
 
+    if arguments.on is not None:
+        from utils.sweep.side_by_side import run_side_by_side
+        run_side_by_side(arguments, configs)
+        return
+
     from utils.machine.distributed import several_processes  # imports torch, which takes seconds
 
     if len(configs) > 1 and not (arguments.dry_run or arguments.test_only or several_processes()):
@@ -69,10 +82,22 @@ def run_experiments(arguments: argparse.Namespace) -> None:
             if len(configs) == 1 or several_processes():  # of several processes some may be waiting for this one
                 raise
             failed.append(path)
-            show(f"error: {path}: {error if isinstance(error, UserError) else told(error)}", error=True)
+            show(f"{path}: {error if isinstance(error, UserError) else told(error)}", error=True, label="error:", style="red")
     if failed:
         raise RunFailed(f"{len(failed)} of {len(configs)} experiments failed: {', '.join(map(str, failed))} (see above); the others "
                         "are done")
+
+
+def sweep(arguments: argparse.Namespace) -> None:
+    """Run many points of some settings, and choose the best by validation accuracy."""
+    from models.tools.sweep import sweep as run_sweep
+    run_sweep(arguments)
+
+
+def status(arguments: argparse.Namespace) -> None:
+    """Print what became of the runs in a folder."""
+    from utils.sweep.status import status as print_status
+    print_status(arguments.folder)
 
 
 def run_experiment(config: Config, name: str, arguments: argparse.Namespace) -> None:
@@ -160,6 +185,12 @@ def predict(arguments: argparse.Namespace) -> None:
     predict_folder(arguments)
 
 
+def serve(arguments: argparse.Namespace) -> None:
+    """Answer over HTTP with a trained run."""
+    from models.serve.command import serve_run
+    serve_run(arguments)
+
+
 def export(arguments: argparse.Namespace) -> None:
     """Write a trained run as one program."""
     from models.tools.export import export_run
@@ -170,6 +201,31 @@ def analyze(arguments: argparse.Namespace) -> None:
     """Say from a run's checkpoints why it forgets."""
     from models.tools.analyze import analyze_run
     analyze_run(arguments)
+
+
+def doctor(arguments: argparse.Namespace) -> None:
+    """Say what works on this machine and what is there."""
+    from utils.doctor.report import examine
+
+    def project_checks(given: argparse.Namespace) -> list[Check]:
+        from models.tools.doctor import project_checks as checks  # needs packages, and it is the doctor who tells that one is missing
+        return checks(given)
+
+    examine(arguments, project_checks)
+
+
+def cache(arguments: argparse.Namespace) -> None:
+    """Show or delete what runs keep under data_root/cache."""
+    from utils.data.cache_folder import KINDS, clear, kept, table
+    from utils.data.places import home_expanded
+
+    root = home_expanded(arguments.data_root) / "cache"
+    kinds = [arguments.only] if arguments.only else KINDS
+    if arguments.what == "clear":
+        gone = clear(root, kinds)
+        show(f"deleted: {sum(each.bytes for each in gone) / 1e6:,.1f} MB of {' and '.join(kinds)} in {root}")
+    else:
+        show(table([each for each in kept(root) if each.kind in kinds], root))
 
 
 def order(arguments: argparse.Namespace) -> None:
@@ -193,36 +249,51 @@ def schema(arguments: argparse.Namespace) -> None:
     show(str(write_schema()))
 
 
-COMMANDS = {"extend": (command_line.extend_arguments, extend), "forget": (command_line.forget_arguments, forget),
+COMMANDS = {"sweep": (command_line.sweep_arguments, sweep), "status": (command_line.status_arguments, status),
+            "extend": (command_line.extend_arguments, extend), "forget": (command_line.forget_arguments, forget),
             "merge": (command_line.merge_arguments, merge), "list": (command_line.list_arguments, list_what),
             "compare": (command_line.compare_arguments, compare_runs),
             "analyze": (command_line.analyze_arguments, analyze), "report": (command_line.report_arguments, report),
             "predict": (command_line.predict_arguments, predict),
+            "serve": (command_line.serve_arguments, serve),
             "export": (command_line.export_arguments, export), "prepare": (command_line.prepare_arguments, prepare_data),
+            "doctor": (command_line.doctor_arguments, doctor), "cache": (command_line.cache_arguments, cache),
             "order": (command_line.order_arguments, order), "schema": (command_line.schema_arguments, schema)}
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit code (docs/checkpoints.md lists them)."""
     argv = sys.argv[1:] if argv is None else argv
+    if completion.ASKED in os.environ:
+        completion.complete(parse_arguments, {name: parse for name, (parse, _) in COMMANDS.items()})
     prepare_openmp()
     with steady_terminal():
-        hint = ""
+        hint, verbose = "", False
         try:
             words, plugins = command_line.take_plugins(argv)
             parse, act = COMMANDS[words[0]] if words and words[0] in COMMANDS else (parse_arguments, run_experiments)
             arguments = parse(words if act is run_experiments else words[1:])
-            for plugin in plugins:
-                load_plugin(plugin)
+            arguments.plugins = plugins
+            if plugins:
+                from models.registry import load_plugin  # and with it pydantic; what needs no package runs without any
+                for plugin in plugins:
+                    load_plugin(plugin)
             if act is extend or (act is run_experiments and not (arguments.dry_run or arguments.test_only)):
                 hint = f"; {how_to_resume(argv)}"
-            with signals_stop(), quiet_terminal() if getattr(arguments, "quiet", False) else nullcontext():
+            verbose = getattr(arguments, "verbose", False)
+            with signals_stop(), ExitStack() as terminal:
+                if getattr(arguments, "quiet", False):
+                    terminal.enter_context(quiet_terminal())
+                if verbose:
+                    terminal.enter_context(verbose_terminal())
                 act(arguments)
         except UserError as error:
-            show(f"error: {error}", error=True)
+            show(str(error), error=True, label="error:", style="red")
             return 1 if isinstance(error, RunFailed) else 2
         except Exception as error:  # nobody foresaw it
-            show(f"error: {told(error)}{hint}", error=True)
+            if verbose:
+                show(traceback.format_exc(), error=True)
+            show(f"{told(error)}{hint}", error=True, label="error:", style="red")
             return 1
         except (KeyboardInterrupt, Terminated) as stop:
             show(f"\nstopped{hint}", error=True)

@@ -108,7 +108,7 @@ def listeners_of(config: Config) -> list[Subscriber]:
     return open_trackers(config)
 
 
-def _train_seeds(config: Config, fabric: Fabric, run: RunFolder, result: RunResult, profile: bool, parent: Parent | None,
+def _train_seeds(config: MethodSettings, fabric: Fabric, run: RunFolder, result: RunResult, profile: bool, parent: Parent | None,
                  edit: Edit | None, events: Events) -> RunResult:
     """All seeds of one run but those that `result` has already. Raises UserError."""
     failures: dict[int, str] = {}

@@ -3,7 +3,8 @@
     python benchmarks/methods.py [--streams near far demo ...] [--methods slca ease ...] [--seeds 0 1 2] [--jobs 1]
 
 A method is a file exps/<method>_demo.json; another stream replaces its data, tasks and weights, nothing else, so no setting was chosen
-on the icons. Each seed is another class order. Interrupted, the same command goes on where it was; what is done is not done again.
+on the icons. Each seed is another class order. Runs go side by side (`--on local`). Interrupted, the same command goes on where it was;
+what is done is not done again.
 Writes benchmarks/methods.json and METHODS.md, of all runs that are there.
 """
 
@@ -11,18 +12,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from common import PROJECT, WORK, machine
 from report import table
 
 from utils.json_files import read_json
-from utils.machine.cores import available_cores
 from utils.report.results import RunResult, read_results
 from utils.report.tables import bytes_text, mean_std_text
 
@@ -54,15 +52,17 @@ def settings(method: str, stream: str, seeds: list[int]) -> dict[str, Any]:
     return {key: value for key, value in found.items() if key != "$schema" and value is not None}
 
 
-def run(method: str, stream: str, seeds: list[int], threads: int) -> None:
-    """Train, or go on with, one experiment in a process of its own."""
-    config = OUT / "configs" / f"{method}_{stream}.json"
-    config.parent.mkdir(parents=True, exist_ok=True)
-    config.write_text(json.dumps(settings(method, stream, seeds), indent=2), encoding="utf-8")
-    command = [sys.executable, "main.py", "--config", str(config), "--out", str(OUT / stream), "--resume"]
-    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": str(threads)})
-    ended = "done" if done.returncode == 0 else f"failed: {(done.stderr.strip().splitlines() or ['?'])[-1]}"
-    print(f"{stream} {method}: {ended}", flush=True)
+def run(stream: str, chosen: list[str], seeds: list[int], jobs: int) -> None:
+    """Train, or go on with, the experiments of one stream, `jobs` at a time, each in a process of its own."""
+    folder = OUT / "configs" / stream
+    folder.mkdir(parents=True, exist_ok=True)
+    files = []
+    for method in chosen:
+        files.append(folder / f"{method}_{stream}.json")
+        files[-1].write_text(json.dumps(settings(method, stream, seeds), indent=2), encoding="utf-8")
+    command = [sys.executable, "main.py", "--config", *map(str, files), "--out", str(OUT / stream), "--resume", "--on", "local",
+               "--jobs", str(jobs)]
+    subprocess.run(command, cwd=PROJECT, check=False)  # what fails is told there, and missing in the table
 
 
 def results(stream: str) -> dict[str, RunResult]:
@@ -124,11 +124,8 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
     arguments = parser.parse_args()
-    threads = max(available_cores() // arguments.jobs, 1)
-    with ThreadPoolExecutor(arguments.jobs) as pool:
-        for stream in arguments.streams:
-            for method in arguments.methods:
-                pool.submit(run, method, stream, arguments.seeds, threads)
+    for stream in arguments.streams:
+        run(stream, arguments.methods, arguments.seeds, arguments.jobs)
     target = PROJECT / "benchmarks" / "METHODS.md"
     target.write_text(page(figures()), encoding="utf-8")
     print(target)

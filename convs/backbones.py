@@ -7,6 +7,7 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 from urllib.parse import urlsplit
 
 import torch
@@ -23,6 +24,7 @@ from utils.files import PROJECT, file_sha256
 __all__ = ["REGISTRY", "Backbone", "BackboneEntry", "build_backbone", "check_finite", "describe", "find_weights", "register_backbone"]
 
 log = logging.getLogger("slca")
+TimmModel = Any  # an nn.Module of timm, whose attributes differ by architecture
 
 # timm.create_model's own arguments that name files, addresses or folders, or that this module sets itself.
 LOADING_ARGS = frozenset({"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir", "num_classes",
@@ -39,7 +41,7 @@ class Backbone(nn.Module):
         weights: where the weights came from and their SHA-256, for logs and results.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: TimmModel) -> None:
         super().__init__()
         self.model = model
         self.dim: int = feature_dim(model)
@@ -174,7 +176,7 @@ def _reset_final_norm(model: nn.Module, device: str) -> None:
     raise UserError(f"reset_norm: {type(model).__name__} has no final LayerNorm to reset; set reset_norm to false")
 
 
-def _checkpoint_activations(model: nn.Module) -> None:
+def _checkpoint_activations(model: TimmModel) -> None:
     try:
         model.set_grad_checkpointing(True)
     except (AttributeError, AssertionError):

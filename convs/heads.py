@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ LINEAR_STD = 0.02  # SLCA's release: trunc_normal(std 0.02), bias 0
 
 def head_of_rows(head: nn.Module, rows: Sequence[int]) -> nn.Module:
     """A copy of `head` for some of its classes."""
-    cut = copy.deepcopy(head)
+    cut: Any = copy.deepcopy(head)  # of one of the two classes below
     for name in ("weight", "bias"):
         whole = getattr(head, name)
         if whole is not None:

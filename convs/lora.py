@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +42,7 @@ class LoRALinear(Part):
         super().__init__()
         self.weight, self.bias, self.scale = base.weight, base.bias, scale
         self.in_features, self.out_features = base.in_features, base.out_features
-        like = {"device": base.weight.device, "dtype": base.weight.dtype}
+        like: dict[str, Any] = {"device": base.weight.device, "dtype": base.weight.dtype}
         self.lora_A = nn.Parameter(torch.empty(rank, base.in_features, **like))
         self.lora_B = nn.Parameter(torch.zeros(base.out_features, rank, **like))
         self.reset_A(start, generator)

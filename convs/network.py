@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -32,7 +35,7 @@ class IncrementalNet(nn.Module):
 
     @property
     def head_sizes(self) -> list[int]:
-        return [head.out_features for head in self.heads]
+        return [head.out_features for head in cast("Iterable[nn.Linear]", self.heads)]
 
     def add_head(self, num_classes: int, generator: torch.Generator | None = None) -> nn.Module:
         """Append a head for `num_classes` new classes, initialised from `generator`."""
@@ -54,9 +57,10 @@ class IncrementalNet(nn.Module):
     def classify(self, features: Tensor) -> Tensor:
         """Features (N, D) -> logits of all classes seen so far (N, K)."""
         if len(self.heads) >= FUSED_FROM and not torch.is_grad_enabled() and all(type(head) is nn.Linear for head in self.heads):
+            heads = cast("list[nn.Linear]", list(self.heads))
             weight = torch.cat([head.weight if scale == 1 else head.weight * scale
-                                for head, scale in zip(self.heads, self.head_scales, strict=True)])  # (K, D)
-            bias = [head.bias for head in self.heads if head.bias is not None]
+                                for head, scale in zip(heads, self.head_scales, strict=True)])  # (K, D)
+            bias: list[Tensor] = [head.bias for head in heads if head.bias is not None]
             return F.linear(features, weight, torch.cat(bias) if bias else None)
         return torch.cat([head(features if scale == 1 else features * scale)
                           for head, scale in zip(self.heads, self.head_scales, strict=True)], dim=1)  # (N, K)
@@ -82,6 +86,6 @@ class OwnTask(nn.Module):
 class OwnTaskWithFeatures(OwnTask):
     """The same, and the features (N, D) that the logits were computed from; for losses on features."""
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         features = self.backbone(images)
         return self.head(features), features

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
 
-from convs.backbones import Backbone
+from convs.backbones import Backbone, TimmModel
 from convs.parts import Part, block_layer
 from utils.errors import UserError
 
@@ -103,7 +103,7 @@ class PromptedBackbone(Backbone):
 
 
 @contextmanager
-def hooked(model: nn.Module, prompt: Prompt) -> Iterator[None]:
+def hooked(model: TimmModel, prompt: Prompt) -> Iterator[None]:
     """Inside, the model's forward sees `prompt`; outside, the model is as it was."""
     handles = []
     if prompt.tokens is not None:
@@ -125,7 +125,7 @@ def check_promptable(model: nn.Module, blocks: Sequence[int], key: str) -> None:
                         "without them")
 
 
-def check_class_position(model: nn.Module, key: str) -> None:
+def check_class_position(model: TimmModel, key: str) -> None:
     """Raises UserError unless `model` adds a position embedding to its class token."""
     position = getattr(model, "pos_embed", None)
     if position is None or position.shape[1] <= model.patch_embed.num_patches:
@@ -159,7 +159,7 @@ def _put_before(tokens: Tensor):
     return hook
 
 
-def _prefix_hooks(attention: nn.Module, prefix: Tensor) -> list[RemovableHandle]:
+def _prefix_hooks(attention: TimmModel, prefix: Tensor) -> list[RemovableHandle]:
     keys, values = prefix.unbind(dim=1)  # (B, L, D) each
     length = keys.shape[1]
     rows = torch.cat([torch.zeros_like(keys), keys, values], dim=2)  # (B, L, 3 D) as qkv orders them

@@ -13,8 +13,8 @@ that the next task needs is in `network_state` and `extra_state`. That is what m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any, ClassVar, Protocol
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ClassVar, Protocol, cast
 
 import numpy as np
 import torch
@@ -25,12 +25,15 @@ from torch.nn import functional as F
 from convs.backbones import Backbone
 from convs.heads import HeadFactory, linear_head
 from convs.network import IncrementalNet, OwnTask
-from models import evaluation, stage1
+from models import evaluation, shared_features, stage1
 from models.known_classes import KnownClasses
+from models.shared_features import FeatureBatches, TaskFeatures
 from models.stage1 import AfterEpoch, Batch, TrainingState
 from utils.config import MethodSettings
-from utils.data.data_manager import Batches
+from utils.data.data_manager import Batches, DataManager
+from utils.data.feature_store import FeatureStore
 from utils.data.stream import TaskStream
+from utils.formulas.calibration import fit_temperature
 from utils.formulas.metrics import Evaluation
 from utils.formulas.schedules import multistep
 from utils.machine.sgd import make_sgd
@@ -50,7 +53,7 @@ class HasStream(Protocol):
 
 
 class KnownRegion(Protocol):
-    """Where the images of the classes seen so far lie among the features (models/slca/unknown.py)."""
+    """Where the images of the classes seen so far lie among the features (models/unknown.py)."""
 
     def distances(self, features: Tensor) -> Tensor:
         """Features (N, D) -> (N,), larger is less known."""
@@ -77,12 +80,14 @@ class BaseLearner(KnownClasses):
     defaults: ClassVar[dict[str, Any]] = {}  # common settings whose default depends on the method
     frozen_backbone: ClassVar[bool] = False  # the pre-trained weights never move; bcb_lrscale can only be 0
     not_extended: ClassVar[str] = ""  # why no task can be added once the planned ones are learned; empty: it can
-    has_heads: ClassVar[bool] = True  # False: classifies by statistics of the features; no head, no stage 1, epochs are ignored
+    trains_on_features: ClassVar[bool] = False  # stage 1 sees an image through `net.backbone` alone; a frozen one's feature will do
+    has_heads: bool = True  # False: classifies by statistics of the features; no head, no stage 1, epochs are ignored
+    scores_are_logits: ClassVar[bool] = True  # or log densities; False where `scores` are probabilities, cosines or distances
 
     def __init__(self, config: MethodSettings, data: HasStream, net: IncrementalNet, fabric: Fabric) -> None:
         self.config = config
         self.check_stream()
-        self.data = data
+        self.data = cast(DataManager, data)  # of a prediction or a dry run the stream alone is there
         self.stream = data.stream
         self.fabric = fabric
         net.backbone = self.prepare_backbone(net.backbone)
@@ -92,14 +97,16 @@ class BaseLearner(KnownClasses):
         self.epoch = 0  # of stage 1, kept by it
         self.step = 0  # of the epoch, kept by stage 1
         self.after_step: Callable[[Tensor], None] | None = None  # gets each batch's labels; measures inside a task (models/anytime.py)
-        self.temperature = 1.0  # of `probabilities`; a method may fit it on validation images
+        self.temperature = 1.0  # of `probabilities`, fitted on validation images where there are any
         self.ever_trained: set[str] = set()  # names in `net` of the backbone's parameters that trained in some task
         self.feature_cache: dict[tuple[str, int], tuple[Tensor, Tensor]] = {}  # (split, task) -> features, labels
+        self.feature_stores: dict[str, FeatureStore] = {}  # what other runs share (models/shared_features.py), by recipe
+        self.task_features: TaskFeatures | None = None  # of the task's training images, while stage 1 reads them instead
         self.choose_trained()
 
     @classmethod
-    def title_of(cls, config: MethodSettings) -> str:
-        """The name in tables of a run with `config`."""
+    def title_of(cls, config: Any) -> str:
+        """The name in tables of a run with `config`, an instance of `Settings`."""
         return cls.title
 
     # One task ------------------------------------------------------------------------------------------------
@@ -122,6 +129,7 @@ class BaseLearner(KnownClasses):
                     self.feature_cache.clear()
                 self.train(task, monitor, start, after_epoch)
         self.end_task(task, monitor)
+        self.judge_held_out(task, monitor)
         self.feature_cache.pop(("train", task), None)  # of no use to later tasks
 
     def begin_task(self, task: int) -> None:
@@ -134,7 +142,12 @@ class BaseLearner(KnownClasses):
 
     def train(self, task: int, monitor: Monitor, start: TrainingState | None = None, after_epoch: AfterEpoch | None = None) -> None:
         """Stage 1: `epochs` passes over the task's images."""
-        stage1.train(self, task, monitor, start, after_epoch)
+        with shared_features.instead_of_images(self, task, self._plain_features):
+            stage1.train(self, task, monitor, start, after_epoch)
+
+    def _plain_features(self, indices: np.ndarray) -> Tensor:
+        """Features (n, D) of the backbone alone of the training images at `indices`."""
+        return evaluation.computed_pass(self, "train", features=self.net.features, indices=indices)[0]
 
     def end_task(self, task: int, monitor: Monitor) -> None:
         """What a method does after training: statistics, alignment, choosing exemplars."""
@@ -151,7 +164,7 @@ class BaseLearner(KnownClasses):
 
     def trains(self, name: str) -> bool:
         """Whether the backbone's parameter `name` (timm's) trains. The Slow Learner trains all, or none at rate 0."""
-        return not self.frozen_backbone and self.config.bcb_lrscale > 0
+        return not self.frozen_backbone and self.backbone_scale > 0
 
     def choose_trained(self) -> None:
         """Let exactly the backbone's parameters train that `trains` names and that `freeze_blocks` does not freeze."""
@@ -165,6 +178,12 @@ class BaseLearner(KnownClasses):
     def trained_now(self) -> set[str]:
         """Names in `net` of the backbone's parameters that train at present."""
         return {name for name, p in self.net.named_parameters() if p.requires_grad and name.startswith("backbone.")}
+
+    @property
+    def backbone_scale(self) -> float:
+        """The backbone's learning rate as a multiple of lr."""
+        assert self.config.bcb_lrscale is not None, f"{type(self).__name__}.defaults has no bcb_lrscale"
+        return self.config.bcb_lrscale
 
     @property
     def backbone_trains(self) -> bool:
@@ -181,10 +200,12 @@ class BaseLearner(KnownClasses):
         last = epoch + 1 == self.config.epochs
         return self.epoch_batches(task, epoch).before(self.statistics_batches(task) if last else self.epoch_batches(task, epoch + 1))
 
-    def epoch_batches(self, task: int, epoch: int) -> Batches:
+    def epoch_batches(self, task: int, epoch: int) -> Batches | FeatureBatches:
         """The pass of `training_batches`; the same whenever it is asked for while the task is trained."""
-        return self.data.batches("train", task, batch_size=self.config.batch_size, augment=True,
-                                 shuffle_seed=seed_of(self.config.torch_seed, "train", task, epoch))
+        shuffle_seed = seed_of(self.config.torch_seed, "train", task, epoch)
+        if self.task_features is not None:
+            return self.task_features.batches(self.config.batch_size, shuffle_seed)
+        return self.data.batches("train", task, batch_size=self.config.batch_size, augment=True, shuffle_seed=shuffle_seed)
 
     def statistics_batches(self, task: int) -> Batches | None:
         """The pass over images that follows the task's training, where the method has one; it is made ahead."""
@@ -216,7 +237,7 @@ class BaseLearner(KnownClasses):
 
     def parameter_groups(self, task: int) -> list[dict[str, Any]]:
         """SGD's groups with their learning rates: backbone lr * bcb_lrscale, new head lr (SLCA section 3.2)."""
-        return [*self.backbone_groups(self.config.lr * self.config.bcb_lrscale),
+        return [*self.backbone_groups(self.config.lr * self.backbone_scale),
                 {"params": list(self.net.heads[task].parameters()), "lr": self.config.lr, "name": "head"}]
 
     def backbone_groups(self, lr: float, wanted: Callable[[str], bool] = lambda name: True, name: str = "backbone") -> list[dict[str, Any]]:
@@ -248,6 +269,10 @@ class BaseLearner(KnownClasses):
         """Images (N, C, H, W) -> features (N, D)."""
         return self.net.features(images)
 
+    def feature_recipe(self) -> Mapping[str, Any] | None:
+        """What beside the backbone decides `features`, in JSON, for those that runs share (`feature_cache`); None: they are not shared."""
+        return shared_features.PLAIN if shared_features.of_parent(self, BaseLearner) else None
+
     def scores(self, features: Tensor) -> Tensor:
         """Features (N, D) -> one score per class seen so far (N, K); the largest wins."""
         return self.net.classify(features)
@@ -260,12 +285,30 @@ class BaseLearner(KnownClasses):
         """Scores (N, K) -> probabilities of the classes (N, K), domain-incremental (N, C)."""
         return (self.fold_domains(scores) / self.temperature).softmax(dim=1)
 
+    @torch.inference_mode()
+    def judge_held_out(self, task: int, monitor: Monitor) -> None:
+        """What the validation images of this task, the only ones at hand, say: the temperature of `probabilities` (1 without any)."""
+        self.temperature = 1.0
+        if self.config.val_fraction and self.data.count("val", task):
+            features, labels = self.extract("val", task)
+            self.measure_held_out(self.scores(features), task, monitor)
+            features, labels = self.with_old_classes(features, labels, task)
+            period = self.stream.label_period
+            self.temperature = fit_temperature(self.fold_domains(self.scores(features)), labels if period is None else labels % period)
+
+    def with_old_classes(self, features: Tensor, labels: Tensor, task: int) -> tuple[Tensor, Tensor]:
+        """Features (N, D) and labels (N,) of the new task, with others of older classes where the method can make some."""
+        return features, labels
+
+    def measure_held_out(self, scores: Tensor, task: int, monitor: Monitor) -> None:
+        """What a method measures of the task's validation images, from their scores (N, K)."""
+
     def classifier_before_alignment(self) -> Callable[[Tensor], Tensor] | None:
         """Features (N, D) -> logits (N, K) of the heads as they were before they were aligned; None where none were."""
         return None
 
-    def known_region(self) -> KnownRegion | None:
-        """What tells images of no known class from others; None where the method keeps nothing to tell it by."""
+    def known_region(self, score: str = "distance") -> KnownRegion | None:
+        """What tells images of no known class by the "distance" or the "energy"; None where the method keeps nothing to tell it by."""
         return None
 
     def fold_domains(self, scores: Tensor) -> Tensor:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor
 
 from convs.backbones import check_finite
-from convs.network import IncrementalNet
+from models import shared_features
 from models.by_class import positions_by_class
-from utils.config import MethodSettings
-from utils.data.data_manager import Batches, DataManager
+from utils.data.data_manager import Batches
 from utils.data.stream import TaskStream
 from utils.formulas.metrics import Evaluation, evaluate_predictions
 from utils.machine.distributed import gather_rows
@@ -23,21 +21,17 @@ TOP_K = 5
 SCORED_AT_ONCE = 512  # features per call of `scores`; bounds a read-out's memory
 
 
-class Classifier(Protocol):
+class Classifier(shared_features.SharesFeatures, Protocol):
     """What evaluation asks of a learner."""
 
-    config: MethodSettings
-    data: DataManager
     stream: TaskStream
-    net: IncrementalNet
-    fabric: Fabric
     feature_cache: dict[tuple[str, int], tuple[Tensor, Tensor]]
+    temperature: float
 
-    @property
-    def backbone_trains(self) -> bool: ...
     @property
     def feature_dim(self) -> int: ...
     def features(self, images: Tensor) -> Tensor: ...
+    def feature_recipe(self) -> Mapping[str, Any] | None: ...
     def scores(self, features: Tensor) -> Tensor: ...
     def fold_domains(self, scores: Tensor) -> Tensor: ...
     def to_probabilities(self, scores: Tensor) -> Tensor: ...
@@ -65,20 +59,35 @@ def plain_batches(learner: Classifier, split: str, **which: Any) -> Batches:
     return learner.data.batches(split, batch_size=batch_size, augment=False, **which)
 
 
-@torch.no_grad()  # not inference mode: what a method keeps of it may meet autograd later
 def extract_pass(learner: Classifier, split: str, **which: Any) -> tuple[Tensor, Tensor]:
-    """The same for any images (`tasks` or `indices` of `DataManager.batches`), never kept."""
-    fabric, net = learner.fabric, learner.net
+    """The same for any images (`tasks` or `indices` of `DataManager.batches`), never kept but by `feature_cache`."""
+    store = shared_features.store_of(learner, split, learner.feature_recipe())
+    if store is None:
+        return computed_pass(learner, split, **which)
+    indices = which["indices"] if "indices" in which else learner.data.task_indices(split, which["tasks"])
+    labels = torch.from_numpy(learner.data.labels_of(split, indices)).to(learner.fabric.device)
+    return shared_features.read(learner, store, split, indices, lambda some: computed_pass(learner, split, indices=some)[0]), labels
+
+
+@torch.no_grad()  # not inference mode: what a method keeps of it may meet autograd later
+def computed_pass(learner: Classifier, split: str, *, features: Callable[[Tensor], Tensor] | None = None,
+                  **which: Any) -> tuple[Tensor, Tensor]:
+    """Features (N, D) float32 and labels (N,) from a pass over the images.
+
+    Args:
+        features: images -> features (B, D); default the learner's.
+    """
+    fabric, net, read = learner.fabric, learner.net, features or learner.features
     was_training = net.training
     net.eval()
-    features, labels = [], []
+    found, labels = [], []
     for images, targets in plain_batches(learner, split, **which):
         check_stop()
         with fabric.autocast():
-            features.append(learner.features(fabric.to_device(images)).float())
+            found.append(read(fabric.to_device(images)).float())
         labels.append(targets)
     net.train(was_training)
-    own = torch.cat(features) if features else torch.zeros(0, learner.feature_dim, device=fabric.device)
+    own = torch.cat(found) if found else torch.zeros(0, learner.feature_dim, device=fabric.device)
     check_finite(own, learner.config.precision)
     own_labels = torch.cat(labels) if labels else torch.zeros(0, dtype=torch.long)
     return gather_rows(fabric, own), gather_rows(fabric, own_labels.to(fabric.device))
@@ -120,7 +129,7 @@ def evaluate(learner: Classifier, task: int, split: str = "test") -> Evaluation:
     features, labels = extract_tasks(learner, split, range(task + 1))
     task_of_class = torch.as_tensor(stream.task_of_class[: stream.classes_upto(task)], device=features.device)  # (K,)
     unaligned = learner.classifier_before_alignment() if split == "test" else None
-    best, own, confidences, before = [], [], [], []
+    best, own, confidences, uncalibrated, before = [], [], [], [], []
     for part, targets in zip(features.split(SCORED_AT_ONCE), labels.split(SCORED_AT_ONCE), strict=True):
         if not len(part):  # torch splits nothing into one part
             continue
@@ -129,6 +138,8 @@ def evaluate(learner: Classifier, task: int, split: str = "test") -> Evaluation:
         other_task = task_of_class != task_of_class[targets][:, None]  # (n, K)
         own.append(scores.masked_fill(other_task, -torch.inf).argmax(dim=1))
         confidences.append(learner.to_probabilities(scores).amax(dim=1))
+        if learner.temperature != 1:
+            uncalibrated.append(learner.fold_domains(scores).softmax(dim=1).amax(dim=1))
         if unaligned is not None:
             before.append(unaligned(part).argmax(dim=1))
     nothing = labels.new_empty(0, 1)
@@ -137,6 +148,7 @@ def evaluate(learner: Classifier, task: int, split: str = "test") -> Evaluation:
     return evaluate_predictions(found[:, 3:], found[:, 0], found[:, 1], stream.task_of_class, task=task,
                                 known_classes=stream.classes_before(task), period=stream.label_period,
                                 confidences=torch.cat(confidences).cpu().numpy() if confidences else None,
+                                uncalibrated=torch.cat(uncalibrated).cpu().numpy() if uncalibrated else None,
                                 earlier_predictions=found[:, 2] if before else None)
 
 

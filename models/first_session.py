@@ -18,9 +18,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from convs.backbones import Backbone
-from convs.first_session import adapt
+from convs.first_session import Kind, adapt
 from convs.heads import HeadFactory, cosine_head, linear_head
 from models.base import BaseLearner
+from models.shared_features import PLAIN, of_parent
 from models.stage1 import AfterEpoch, TrainingState
 from utils.config import MethodSettings, Strict
 from utils.formulas.schedules import cosine
@@ -44,6 +45,7 @@ class PartSettings(Strict):
 class AdaptsFirst(BaseLearner):
     """A learner whose backbone may be adapted in the first task and frozen afterwards."""
 
+    config: Any  # of a method that has `PartSettings` among its settings
     adapted: frozenset[str] = frozenset()  # names in the timm model of what trains in the first task
 
     def adapts(self, task: int) -> bool:
@@ -52,7 +54,7 @@ class AdaptsFirst(BaseLearner):
 
     def prepare_backbone(self, backbone: Backbone) -> Backbone:
         c = self.config
-        kind = "vpt_deep" if c.first_session == "vpt" else c.first_session
+        kind: Kind = "vpt_deep" if c.first_session == "vpt" else c.first_session
         self.adapted = frozenset(adapt(backbone, kind, width=c.adapter_width, tokens=c.vpt_tokens, rank=c.lora_rank,
                                        generator=torch_generator(c.torch_seed, "first session")))
         return backbone
@@ -95,6 +97,7 @@ class FirstSession(AdaptsFirst):
     """A learner on a frozen backbone, without heads but in the first task of an adaptation."""
 
     Settings = FirstSessionSettings
+    config: FirstSessionSettings
     frozen_backbone = True
     has_heads = False  # an instance has one while it adapts
 
@@ -114,6 +117,9 @@ class FirstSession(AdaptsFirst):
         self.has_heads = False
         self.net.heads, self.net.head_scales = nn.ModuleList(), []
         self.net.backbone.requires_grad_(False)
+
+    def feature_recipe(self) -> Mapping[str, Any] | None:
+        return PLAIN if of_parent(self, FirstSession) and self.config.first_session == "none" else None
 
     def planned_images(self, task: int, new: float) -> float:
         return new if self.adapts(task) else 0.0

@@ -6,7 +6,7 @@ A method says by overriding that it can, and how; what is here refuses, with the
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -18,8 +18,8 @@ from utils.data.stream import TaskStream
 from utils.errors import UserError
 from utils.run.monitor import Monitor
 
-FORGETS = ("These can: slca and its kin, ncm, aper, fecam, and methods that keep nothing beside heads; with another method, train again "
-           "without the class")
+FORGETS = ("These can: slca and its kin, ncm, aper, fecam, methods that keep images, and those that keep nothing beside heads; with "
+           "another method, train again without the class")
 
 
 class KnownClasses(LearnerState):
@@ -49,8 +49,8 @@ class KnownClasses(LearnerState):
         raise UserError(f"--update: a run of {self.config.model_name} does not keep of its old images what new ones could be joined with; "
                         "allowed: runs of slca and its kin, which keep a Gaussian per class with its number of images")
 
-    def join_statistics(self, other: KnownClasses) -> None:
-        """Take over what another learner keeps of its classes, which follow this one's; exact, as if one run had learned all.
+    def join_statistics(self, other: Any) -> None:
+        """Take over what another learner of the same class keeps of its classes, which follow this one's; as if one run had learned all.
 
         Raises:
             UserError: the method's classes depend on one another, so that two runs are not one.

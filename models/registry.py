@@ -71,7 +71,12 @@ def resolve_config(config: Config) -> MethodSettings:
 
 
 def load_experiment(path: str | Path, overrides: Mapping[str, Any] | None = None) -> MethodSettings:
-    """`load_config` and `resolve_config` in one.
+    """A config file with `overrides`, every key checked and the method's defaults filled in. Raises UserError."""
+    return resolve_config(load_given(path, overrides))
+
+
+def load_given(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Config:
+    """What a config file and `overrides` say, before the method's defaults.
 
     Where `overrides` choose another method than the file's, settings of the file that the new method does not have are left
     out, with one warning. Raises UserError.
@@ -83,11 +88,11 @@ def load_experiment(path: str | Path, overrides: Mapping[str, Any] | None = None
         dropped = {key: value for key, value in read_json(Path(path)).items()
                    if key not in own and key not in overrides and catalogue().owners(key)}
     if not dropped:
-        return resolve_config(load_config(path, overrides))
+        return load_config(path, overrides)
     kept = {key: value for key, value in read_json(Path(path)).items() if key not in dropped}
     log.warning(f"{path}: {', '.join(dropped)} left out, {overrides['model_name']} does not have "
                 f"{'this setting' if len(dropped) == 1 else 'these settings'}")
-    return resolve_config(parse_config(with_overrides(kept, overrides), str(path)))
+    return parse_config(with_overrides(kept, overrides), str(path))
 
 
 def load_plugin(path: str | Path) -> None:

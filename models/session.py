@@ -18,6 +18,7 @@ from models.evaluation import accuracy_on_all_domains
 from models.stage1 import TrainingState
 from models.tools.build import make_learner
 from models.tools.dry_run import count_parameters
+from models.unknown import unknown_figures
 from utils.config import MethodSettings
 from utils.data.added import Learned
 from utils.data.data_manager import DataManager
@@ -105,11 +106,15 @@ class Session:
             end |= {key: getattr(result, key) for key in HEADLINES}
         self.store.tidy(stream.num_tasks - 1, None)  # what a failing disk did not let go the first time
 
+    def time_left(self) -> float | None:
+        """Seconds that the rest of the run will take, the other seeds too; None where nothing tells."""
+        told = self.figures.whole(self.figures.task_seconds)
+        return seconds_left(told, self.data.stream.task_sizes, self.seeds_left) if told else None
+
     def tell_time_left(self, task: int) -> None:
-        """How long the rest of the run will take, the other seeds too."""
-        tasks, told = self.data.stream.num_tasks - task - 1, self.figures.whole(self.figures.task_seconds)
-        if told and (tasks or self.seeds_left):
-            seconds = seconds_left(told, self.data.stream.task_sizes, self.seeds_left)
+        """The same in the log, while there is something left."""
+        tasks, seconds = self.data.stream.num_tasks - task - 1, self.time_left()
+        if seconds is not None and (tasks or self.seeds_left):
             log.info(f"about {seconds_text({'mean': seconds, 'std': None})} left: {tasks} tasks, {self.seeds_left} more seeds")
 
     def measure(self, task: int) -> metrics.Evaluation:
@@ -121,7 +126,7 @@ class Session:
             validation = self.learner.evaluate(task, "val").top1 if self.config.val_fraction and self.parent is None else None
             few_shot = self.config.few_shot is not None
             harmonic = metrics.harmonic_accuracy(evaluation.base, evaluation.novel) if few_shot else None
-            self.figures.add(evaluation, validation, accuracy_on_all_domains(self.learner), harmonic)
+            self.figures.add(evaluation, validation, accuracy_on_all_domains(self.learner), harmonic, unknown_figures(self.learner, task))
         self.figures.add_times(self.monitor.seconds, self.monitor.trained_images, self.monitor.take_spans())
         self.figures.peak_memory_mb = max(self.figures.peak_memory_mb, peak_memory_mb(self.fabric.device))
         self.figures.memory_curve.append(self.learner.memory_bytes())
@@ -129,10 +134,12 @@ class Session:
         return evaluation
 
     def record(self, evaluation: metrics.Evaluation) -> None:
-        self.monitor.write({"kind": "task", "task": self.learner.task + 1, "top1": evaluation.top1, "top5": evaluation.top5,
+        f = self.figures
+        self.monitor.write({"kind": "task", "task": self.learner.task + 1, "tasks": self.data.stream.num_tasks,
+                            "top1": evaluation.top1, "top5": evaluation.top5, "validation": f.validation_curve[-1],
                             "task_il": evaluation.task_il, "per_task": evaluation.task_accuracies,
-                            "calibration_error": evaluation.calibration_error,
-                            "memory_bytes": self.figures.memory_curve[-1], "diagnostics": self.figures.diagnostics[-1]})
+                            "calibration_error": evaluation.calibration_error, "unknown": f.unknown_curve[-1],
+                            "memory_bytes": f.memory_curve[-1], "diagnostics": f.diagnostics[-1], "seconds": {"left": self.time_left()}})
 
     # Checkpoints -----------------------------------------------------------------------------------------------
 
@@ -165,6 +172,7 @@ class Session:
         return {"figures": {**vars(self.figures), "seconds": self.monitor.seconds_so_far(),
                             "trained_images": self.monitor.trained_images}, "base_sha256": self._untrained[1],
                 "precision": self.fabric.strategy.precision.state_dict(), "data": self.data.stored.to_json(), "seed": self.seed,
+                "temperature": self.learner.temperature,
                 "fingerprint": self.data.fingerprint, **({} if self.parent is None else {"parent": self.parent.proof(self.seed)})}
 
     def test(self, after_task: int | None) -> bool:
@@ -218,6 +226,7 @@ class Session:
         self.learner.load_network_state(checkpoint.weights, checkpoint.task)
         device = self.fabric.device
         self.learner.load_extra_state({name: tensor.to(device) for name, tensor in checkpoint.state.items()})
+        self.learner.temperature = checkpoint.meta.get("temperature", self.learner.temperature)  # older ones have the Gaussians' alone
 
     def restore_meta(self, checkpoint: Checkpoint, of_parent: bool = False) -> None:
         """Figures and the loss scaler's state, after a check that data and frozen base weights are the same. Raises UserError."""
@@ -264,6 +273,7 @@ class Session:
             stage_seconds=f.seconds, peak_memory_mb=f.peak_memory_mb, memory_curve=f.memory_curve, diagnostics=f.diagnostics,
             parameters=count_parameters(self.learner), class_accuracies=f.whole(f.class_accuracies), confusion=f.confusion,
             old_as_new_curve=f.whole(f.old_as_new_curve), new_as_old_curve=f.whole(f.new_as_old_curve),
-            calibration_curve=f.whole(f.calibration_curve), harmonic_curve=f.whole(f.harmonic_curve) if c.few_shot else [],
+            calibration_curve=f.whole(f.calibration_curve), uncalibrated_curve=f.whole(f.uncalibrated_curve),
+            unknown_curve=f.whole(f.unknown_curve), harmonic_curve=f.whole(f.harmonic_curve) if c.few_shot else [],
             anytime=f.anytime, task_seconds=f.whole(f.task_seconds), task_images=f.whole(f.task_images),
             timeline=f.timeline)

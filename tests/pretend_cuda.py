@@ -68,7 +68,7 @@ PHASES: dict[str, tuple[Any, ...]] = {
     "step of alignment": (lambda *_: 1, "models.slca.alignment.Alignment.step"),
     "drift": (lambda *_: 1, "models.slca.gaussian_learner.GaussianLearner.follow_backbone"),
     "read-out": (lambda *_: 1, "models.slca.readout.Discriminant.refresh", "models.slca.readout.tells_apart"),
-    "temperature": (lambda *_: 1, "models.slca.gaussian_learner.fit_temperature"),
+    "temperature": (lambda *_: 1, "models.base.fit_temperature"),
     "herding": (lambda learner, task: learner.stream.task_sizes[task], "models.rehearsal.memory.Rehearsal.update_memory"),
     "checkpoint": (lambda *_, **__: 1, "utils.run.checkpoint.CheckpointStore.save"),
 }

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from utils.formulas import metrics
+from utils.formulas.unknown import FIGURES
 from utils.report.results import RunResult, SeedResult
 
 
@@ -41,6 +42,8 @@ def make_seed(seed: int, task_sizes: list[int], drop: float = 4.0, first: float 
         old_as_new_curve=[None, *[4.0] * (tasks - 1)],
         new_as_old_curve=[None, *[2.0] * (tasks - 1)],
         calibration_curve=[1.5] * tasks,
+        uncalibrated_curve=[None, *[9.5] * (tasks - 1)],
+        unknown_curve=[{name: None if t + 1 == tasks else 90.0 for name in FIGURES} for t in range(tasks)],
         task_seconds=[{"train": 2.0, "evaluation": 0.25}] * tasks,
         task_images=[300] * tasks,
         timeline=[{"task": t + 1, "stage": stage, "begin": 3.0 * t + shift, "end": 3.0 * t + shift + 1}

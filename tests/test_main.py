@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import trainer
-from main import main
+from main import COMMANDS, main
 from tests.processes import start_main
 from tests.run_files import only_run
 from tests.support import that_it_has
@@ -147,7 +148,7 @@ def test_help_names_every_command(capsys):
     with pytest.raises(SystemExit):
         main(["--help"])
     printed = capsys.readouterr().out
-    assert all(f"main.py {name} " in printed for name in ("list", "compare", "prepare", "predict", "export"))
+    assert all(re.search(rf"main\.py {name}\b.* {{2,}}\S", printed) for name in COMMANDS)
 
 
 @pytest.mark.parametrize(("arguments", "told"), [

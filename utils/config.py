@@ -85,8 +85,10 @@ class DatasetSpec(Strict):
 class AddedTask(Strict):
     """One task more, from images of new classes."""
 
-    train: str = Field(min_length=1, description="folder with one sub-folder of images per new class, or an npz file as in the layout npz")
-    test: str | None = Field(None, description="folder of test images of the same classes; none: no accuracy is measured on them")
+    train: str = Field(min_length=1, description="folder with one sub-folder of images per new class, an npz file as "
+        "in the layout npz, or a list file with 'path label' lines; domain scenario: all classes in a new domain")
+    test: str | None = Field(None, description="folder of test images of the same classes, for a list file another one; none: no accuracy "
+        "is measured on them")
 
 
 class BackboneSpec(Strict):
@@ -169,6 +171,10 @@ class Config(Strict):
         "the data set's own")
     cache: Literal["auto", "ram", "disk", "none"] = Field("auto",
         description="keep decoded images: in memory, in a file under data_root/cache, or not; auto by free memory")
+    feature_cache: Literal["none", "disk"] = Field("none",
+        description="disk: features of a frozen backbone are kept under data_root/cache/features, for further seeds and runs on the same "
+        "images, and without augmentation stage 1 reads them instead of the images (docs/scale.md); times then tell less")
+    feature_cache_gb: float = Field(10.0, gt=0.0, le=1e6, description="GiB that all kept features may take; the longest unused go first")
     augment_on: Literal["auto", "cpu", "device"] = Field("auto",
         description="where crop, flip and normalisation run: on the processor or on the device of the network, which then gets images "
         "as bytes; auto: on the device")
@@ -288,7 +294,7 @@ def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
     return parse_config(with_overrides(read_json(Path(path)), overrides or {}), source=str(path))
 
 
-def parse_config(values: Mapping[str, Any], source: str = "config", kind: type[ConfigT] = Config) -> ConfigT:
+def parse_config(values: Mapping[str, Any], source: str = "config", kind: type[ConfigT] = Config) -> ConfigT:  # type: ignore[assignment]
     """Check settings that are already in memory.
 
     Args:

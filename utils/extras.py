@@ -29,6 +29,12 @@ def groups() -> dict[str, list[str]]:
     return found
 
 
+def uses() -> dict[str, str]:
+    """Group name -> what needs it, as its heading says in brackets."""
+    headings = [line.removeprefix(HEADING) for line in REQUIREMENTS.read_text(encoding="utf-8").splitlines() if line.startswith(HEADING)]
+    return {heading.split()[0]: heading.partition("(")[2].rstrip(")") for heading in headings}
+
+
 def extra(module: str, group: str, needed_for: str) -> ModuleType:
     """Import `module`, which belongs to `group`.
 

@@ -10,7 +10,8 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
@@ -19,6 +20,7 @@ log = logging.getLogger("slca")
 # C0 and C1 controls but tab and line feed, separators that terminals take for line ends, marks that turn the writing direction,
 # and surrogates: what python makes of bytes that are not UTF-8. A progress bar's own "one line up" is let through.
 STEERING = re.compile(r"(?!\x1b\[A)[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+STYLES = {"bold": "1", "dim": "2", "red": "1;31", "green": "32", "yellow": "33"}  # numbers of ECMA-48's SGR
 NARROW = {"±": "+-", "·": "-", "…": "...", "–": "-"}  # of our own words, for terminals without them
 
 
@@ -38,11 +40,39 @@ def _written_out(code: int) -> str:
     return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
 
 
-def show(text: str = "", *, error: bool = False) -> None:
-    """Print a line on stdout (or stderr) if that is possible."""
+def show(text: str = "", *, error: bool = False, label: str = "", style: str = "") -> None:
+    """Print a line on stdout (or stderr) if that is possible.
+
+    Args:
+        label: stands before the text.
+        style: a name of `STYLES`; colours the label, or the text where there is none, on terminals that have colours.
+    """
     stream = sys.stderr if error else sys.stdout
-    _write(stream, visible(text) + "\n")
+    label, text = visible(label), visible(text)
+    if style and has_colours(stream):
+        label, text = (styled(label, style), text) if label else (label, styled(text, style))
+        stream = stream.unguarded if isinstance(stream, _Steady) else stream  # our own sequences are to be obeyed
+    _write(stream, f"{label} {text}\n" if label and text else f"{label}{text}\n")
     _flush(stream)
+
+
+def styled(text: str, style: str) -> str:
+    """`text` between the sequences that switch a style on and off, line by line."""
+    return "\n".join(f"\x1b[{STYLES[style]}m{line}\x1b[0m" if line else line for line in text.split("\n"))
+
+
+def has_colours(stream: Any, environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether a stream shows colours: NO_COLOR (no-color.org) and FORCE_COLOR decide, then whether it is a terminal that has them."""
+    if environment.get("NO_COLOR"):
+        return False
+    forced = environment.get("FORCE_COLOR", "")
+    if forced:
+        return forced != "0"
+    if environment.get("TERM") == "dumb" or (os.name == "nt" and "WT_SESSION" not in environment):
+        return False
+    with suppress(OSError, ValueError, AttributeError):  # ValueError: closed; AttributeError: no stream at all
+        return bool(stream.isatty())
+    return False
 
 
 def shows_bars() -> bool:
@@ -53,10 +83,28 @@ def shows_bars() -> bool:
 
 
 class TerminalHandler(logging.Handler):
-    """Shows each record's message on stdout; tracebacks are for log.txt."""
+    """Shows each record's message on stdout, warnings in yellow; tracebacks are for log.txt. With `verbose_terminal` more of it."""
+
+    detailed = False
 
     def emit(self, record: logging.LogRecord) -> None:
-        show(record.getMessage())
+        prefix = f"{time.strftime('%H:%M:%S', time.localtime(record.created))} {record.name}" if self.detailed else ""
+        show(record.getMessage(), label=prefix, style=style_of(record))
+
+
+def style_of(record: logging.LogRecord) -> str:
+    """The style of a record's level; none for information."""
+    return "red" if record.levelno >= logging.ERROR else "yellow" if record.levelno >= logging.WARNING else ""
+
+
+@contextmanager
+def verbose_terminal() -> Iterator[None]:
+    """Inside, every line of the log has its time and where it came from."""
+    TerminalHandler.detailed = True
+    try:
+        yield
+    finally:
+        TerminalHandler.detailed = False
 
 
 @contextmanager
@@ -91,7 +139,7 @@ def quiet_terminal() -> Iterator[None]:
 
 class _WarningHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        show(record.getMessage(), error=True)
+        show(record.getMessage(), error=True, style=style_of(record))
 
 
 class _Steady:
@@ -100,6 +148,11 @@ class _Steady:
     def __init__(self, stream: Any, keep: str = "", bars: bool = True) -> None:
         self._stream: Any = open(os.devnull, "w", encoding="utf-8") if stream is None else stream  # noqa: SIM115 (lives as long)
         self._keep, self._bars = keep, bars
+
+    @property
+    def unguarded(self) -> Any:
+        """The stream itself."""
+        return self._stream
 
     def write(self, text: str) -> int:
         _write(self._stream, visible(text, self._keep))

@@ -112,6 +112,9 @@ class AlignedAdapters(AdapterPerTask):
         folded = self.fold_domains(scores)
         return folded / folded.sum(dim=1, keepdim=True)
 
+    def judge_held_out(self, task: int, monitor: Monitor) -> None:
+        """Scores are probabilities."""
+
     # State ---------------------------------------------------------------------------------------------------
 
     def extra_state(self) -> dict[str, Tensor]:

@@ -27,6 +27,7 @@ from utils.config import MethodSettings
 from utils.errors import UserError
 from utils.formulas.passes import larger_softmax
 from utils.rng import torch_generator
+from utils.run.monitor import Monitor
 
 ONLINE, OFFLINE = "online", "offline"
 
@@ -47,6 +48,7 @@ class LAESettings(MethodSettings):
 class LAE(BaseLearner):
     Settings = LAESettings
     title = "LAE"
+    scores_are_logits = False
     defaults: ClassVar = {"bcb_lrscale": 1.0, "lr": 0.0028125, "weight_decay": 0.0}
 
     def prepare_backbone(self, backbone: Backbone) -> Backbone:
@@ -124,9 +126,12 @@ class LAE(BaseLearner):
             return first.softmax(dim=1)
         return second[0].softmax(dim=1) if self.config.lae_predict == OFFLINE else larger_softmax(first, second[0])
 
-    def probabilities(self, features: Tensor) -> Tensor:
-        scores = self.fold_domains(self.scores(features))
-        return scores / scores.sum(dim=1, keepdim=True)
+    def to_probabilities(self, scores: Tensor) -> Tensor:
+        folded = self.fold_domains(scores)
+        return folded / folded.sum(dim=1, keepdim=True)
+
+    def judge_held_out(self, task: int, monitor: Monitor) -> None:
+        """Scores are probabilities."""
 
     # State ---------------------------------------------------------------------------------------------------
 

@@ -36,7 +36,9 @@ class AdapterPerTask(BaseLearner):
     """Learner whose task t trains adapter t."""
 
     Settings = AdapterSettings
+    config: AdapterSettings
     frozen_backbone = True
+    scores_are_logits = False
 
     def __init__(self, *args, **kwargs) -> None:
         self.chosen_passes: list[PassName] | None = None  # of `features`, while statistics need fewer than a prediction

@@ -17,6 +17,7 @@ from utils.config import Config
 @learner("finetune")
 class Finetune(BaseLearner):
     title = "Seq FT"
+    trains_on_features = True
     defaults: ClassVar = {"bcb_lrscale": 1.0}
 
     @classmethod

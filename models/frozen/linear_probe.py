@@ -15,3 +15,4 @@ from models.registry import learner
 class LinearProbe(AllHeads):
     title = "Linear probe"
     frozen_backbone = True
+    trains_on_features = True

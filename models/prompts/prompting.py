@@ -6,7 +6,7 @@ A parent, not a method. The logits are the new task's own, as in the methods' re
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from models.base import BaseLearner
 class PromptLearner(BaseLearner, ABC):
     """Learner whose backbone is a `PromptedBackbone`; `make_prompts` gives the method's prompts."""
 
+    config: Any  # of one of the prompt methods: all have `prompt_loss_weight`
     frozen_backbone = True
     max_grad_norm: ClassVar[float | None] = 1.0  # the gradient's norm is clipped to this
 
@@ -69,7 +70,7 @@ class PromptTraining(nn.Module):
 
     def __init__(self, net: IncrementalNet, task: int) -> None:
         super().__init__()
-        self.backbone, self.head = net.backbone, net.heads[task]
+        self.backbone, self.head = cast(PromptedBackbone, net.backbone), net.heads[task]
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         prompt, prompt_loss = self.backbone.prompts.for_training(self.backbone.query(images))

@@ -16,7 +16,7 @@ use; the authors hold out as many of every class as of the first ones.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import torch
@@ -113,6 +113,10 @@ class BiC(OldNetwork, Rehearsal):
 
     def scores(self, features: Tensor) -> Tensor:
         return correct(super().scores(features), self.stream.classes_before(self.task), *self.correction)
+
+    def forget_statistics(self, labels: Collection[int]) -> None:
+        super().forget_statistics(labels)
+        self.validation, _ = self.without(self.validation, labels)
 
     def extra_state(self) -> dict[str, Tensor]:
         return {**super().extra_state(), "correction": torch.tensor(self.correction, dtype=torch.float64),

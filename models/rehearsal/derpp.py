@@ -13,7 +13,7 @@ cover the classes known then, are compared there alone, and count as equal for t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import numpy as np
 import torch
@@ -120,6 +120,14 @@ class DERpp(Rehearsal):
 
     def end_task(self, task: int, monitor: Monitor) -> None:
         """The reservoir was filled while training; nothing follows."""
+
+    def forget_statistics(self, labels: Collection[int]) -> None:
+        """Of the images that stay, the logits of these classes go too."""
+        self.memory, kept = self.without(self.memory, labels)
+        rows = torch.from_numpy(kept).to(self.logits.device)
+        columns = [label for label in range(self.logits.shape[1]) if label not in labels]
+        self.known = self.known[rows] - sum((self.known[rows] > label).to(self.known.dtype) for label in labels)
+        self.logits = self.logits[rows][:, columns]
 
     def extra_state(self) -> dict[str, Tensor]:
         return {**super().extra_state(), "logits": self.logits, "known": self.known}

@@ -9,7 +9,7 @@ the backbone may have its own learning rate. The authors' code also averages ove
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from models.rehearsal.memory import Rehearsal, exemplar_means
 @learner("icarl")
 class ICaRL(OldNetwork, Rehearsal):
     title = "iCaRL"
+    scores_are_logits = False  # but distances
 
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
@@ -42,6 +43,10 @@ class ICaRL(OldNetwork, Rehearsal):
         """Minus the distance to each class's mean exemplar (N, K), both of length 1."""
         distances = torch.cdist(F.normalize(features, dim=1), self.class_means, compute_mode="use_mm_for_euclid_dist")
         return -distances.masked_fill(~self.class_means.any(dim=1), torch.inf)  # a class without images never wins
+
+    def forget_statistics(self, labels: Collection[int]) -> None:
+        super().forget_statistics(labels)
+        self.class_means = self.class_means[[label for label in range(len(self.class_means)) if label not in labels]]
 
     def extra_state(self) -> dict[str, Tensor]:
         return {**super().extra_state(), "class_means": self.class_means}

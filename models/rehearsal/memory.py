@@ -10,7 +10,7 @@ images would take.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -23,7 +23,7 @@ from torch.nn.utils.rnn import pad_sequence
 from models.all_heads import AllHeads
 from models.by_class import positions_by_class, require_finite
 from models.evaluation import plain_batches
-from utils.config import Config, MethodSettings
+from utils.config import MethodSettings
 from utils.data.data_manager import Batches
 from utils.errors import UserError
 from utils.rng import seed_of
@@ -45,6 +45,7 @@ class Rehearsal(AllHeads):
     """Each epoch trains on the new task's images and the memory, shuffled together."""
 
     Settings = RehearsalSettings
+    config: RehearsalSettings
     rehearsal_free = False
     least_per_class: ClassVar[int] = 1  # stored images per class without which the method cannot work
 
@@ -102,6 +103,20 @@ class Rehearsal(AllHeads):
     def planned_images(self, task: int, new: float) -> float:
         return new + (self.exemplars_per_class(task - 1) * self.stream.classes_before(task) if task > 0 else 0)
 
+    def forget_statistics(self, labels: Collection[int]) -> None:
+        """Take the classes' images out of the memory; a method that keeps more beside it says itself how that forgets."""
+        if type(self).extra_state is not Rehearsal.extra_state and type(self).forget_statistics is Rehearsal.forget_statistics:
+            super().forget_statistics(labels)
+        self.memory, _ = self.without(self.memory, labels)
+
+    def without(self, positions: np.ndarray, labels: Collection[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Positions (n,) of the images that are of other classes, among the training images that are left then; and which of
+        `positions` these are, (M,) bool.
+        """
+        gone = np.isin(self.data.labels_of("train", np.arange(positions.max(initial=-1) + 1)), list(labels))
+        kept = ~gone[positions]
+        return (positions - np.cumsum(gone)[positions])[kept], kept
+
     def extra_state(self) -> dict[str, Tensor]:
         return {"memory": torch.from_numpy(self.memory)}
 
@@ -144,9 +159,9 @@ def herd_classes(features: Tensor, positions: Sequence[Tensor], count: int) -> l
 def _herd_batch(features: Tensor, positions: Sequence[Tensor], count: int) -> Tensor:
     """(K, min(n, count)) int64; what comes after a class's last image has no meaning."""
     sizes = torch.tensor([len(found) for found in positions], device=features.device)[:, None]  # (K, 1)
-    unit = [F.normalize(features[found].double(), dim=1) for found in positions]
-    means = torch.stack([each.mean(dim=0) for each in unit])[:, None]  # (K, 1, D)
-    unit = pad_sequence(unit, batch_first=True)  # (K, n, D)
+    by_class = [F.normalize(features[found].double(), dim=1) for found in positions]
+    means = torch.stack([each.mean(dim=0) for each in by_class])[:, None]  # (K, 1, D)
+    unit = pad_sequence(by_class, batch_first=True)  # (K, n, D)
     total, distances = torch.zeros_like(means), torch.empty_like(unit)
     taken = torch.arange(unit.shape[1], device=features.device) >= sizes  # (K, n) chosen already, or padding
     chosen = []
@@ -165,7 +180,7 @@ def exemplar_means(features: Tensor, labels: Tensor, num_classes: int) -> Tensor
     return F.normalize(sums, dim=1)
 
 
-def check_budget(config: Config, num_classes: int, least: int) -> None:
+def check_budget(config: RehearsalSettings, num_classes: int, least: int) -> None:
     """Raise UserError where there is no room for `least` images of every class at the end of the stream."""
     per_class = config.memory_per_class if config.fixed_memory else config.memory_size // num_classes
     if per_class >= least:

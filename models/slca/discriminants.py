@@ -31,10 +31,8 @@ from models.slca.factors import gram
 from models.slca.gaussian import Gaussian
 
 ROWS_AT_ONCE = 2**15  # rows of all classes' matrices applied in one product; bounds memory at (images, this)
-BISECTIONS = 60
 SUMMED_NUMBERS = 2**24  # numbers of factors that one product sums
 PROBED = 16  # classes whose means `tells_apart` scores
-TEMPERATURES = (0.1, 1e4)  # where `fit_temperature` looks
 
 
 class GaussianDiscriminant(nn.Module):
@@ -182,22 +180,6 @@ def nearest_mean(gaussians: Sequence[Gaussian]) -> GaussianDiscriminant:
     log_dets = torch.zeros(len(means), device=means.device).masked_fill(~_present(gaussians), torch.inf)
     nothing = [means.new_zeros(0, means.shape[1])] * len(means)
     return GaussianDiscriminant(means, None, torch.ones_like(means), nothing, torch.zeros_like(log_dets), log_dets)
-
-
-def fit_temperature(scores: Tensor, labels: Tensor) -> float:
-    """T that minimises the cross-entropy of softmax(scores / T); scores (N, K), labels (N,).
-
-    The loss is convex in 1/T: bisection of its derivative, E[sum_k p_k s_k - s_y]. Images that are all right by far leave
-    no minimum; then the smallest temperature looked at is returned.
-    """
-    scores = scores.double().nan_to_num(neginf=-1e30)  # a class without images scores -inf
-    own = scores.gather(1, labels[:, None]).mean()
-    low, high = (torch.full((), 1 / t, dtype=scores.dtype, device=scores.device) for t in reversed(TEMPERATURES))
-    for _ in range(BISECTIONS):  # all on the device: the only wait is for the result
-        middle = (low * high).sqrt()
-        too_high = ((scores * middle).softmax(dim=1) * scores).sum(dim=1).mean() > own
-        low, high = torch.where(too_high, low, middle), torch.where(too_high, middle, high)
-    return (low * high).rsqrt().item()
 
 
 def tells_apart(read_out: GaussianDiscriminant, gaussians: Sequence[Gaussian]) -> bool:

@@ -8,7 +8,8 @@ default; docs/beyond.md has the mathematics and what was measured.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import ClassVar, Literal
+from functools import partial
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, ValidationInfo, field_validator
@@ -19,19 +20,22 @@ from convs.backbones import Backbone
 from convs.network import OwnTaskWithFeatures
 from convs.token_features import TokenBackbone
 from convs.views import mean_over_views
+from models.base import KnownRegion
 from models.evaluation import plain_batches
 from models.first_session import AdaptsFirst, PartSettings
+from models.shared_features import of_parent
 from models.slca.deployed import DeployedSettings
-from models.slca.discriminants import fit_temperature
 from models.slca.drift import DriftSettings
 from models.slca.gaussians import ClassGaussians
 from models.slca.moving_backbone import MovingBackbone
 from models.slca.readout import ReadoutSettings, make_readout
-from models.slca.unknown import GaussianRegion
+from models.slca.unknown import GaussianRegion, drawn_features
 from models.stage1 import AfterEpoch, TrainingState
+from models.unknown import EnergyRegion
 from utils.config import MethodSettings
 from utils.data.data_manager import Batches
 from utils.errors import UserError
+from utils.rng import torch_generator
 from utils.run.monitor import Monitor
 
 MANY_TAKEN = 0.5  # share of held-out images of the new task that old classes take, above which the run warns
@@ -80,6 +84,7 @@ class GaussianLearner(MovingBackbone):
     """Keeps one Gaussian per class seen, of the features of its training images under the test transform."""
 
     Settings = GaussianSettings
+    config: GaussianSettings
     takes_known_classes: ClassVar = True
 
     def __init__(self, config: GaussianSettings, *args, **kwargs) -> None:
@@ -105,7 +110,6 @@ class GaussianLearner(MovingBackbone):
 
     def end_task(self, task: int, monitor: Monitor) -> None:
         self.update_statistics(task, monitor)
-        self.judge_held_out(task, monitor)
 
     def needs_stage1(self) -> bool:
         """Whether stage 1 of the task begun trains anything that is read later: the backbone, or heads that classify."""
@@ -130,11 +134,18 @@ class GaussianLearner(MovingBackbone):
         """
         return mean_over_views(self.net.features, images, self.config.views)
 
+    def feature_recipe(self) -> Mapping[str, Any] | None:
+        return {"views": self.config.views} if of_parent(self, GaussianLearner) else None
+
     def scores(self, features: Tensor) -> Tensor:
         return self.readout.scores(self.net, features)
 
-    def known_region(self) -> GaussianRegion:
-        return GaussianRegion(self.gaussians)
+    def known_region(self, score: str = "distance") -> KnownRegion | None:
+        if not any(g.count for g in self.gaussians.classes):
+            return None
+        if score == "distance":
+            return GaussianRegion(self.gaussians)
+        return EnergyRegion(self.scores, partial(drawn_features, self.gaussians))
 
     @property
     def classifies_while_training(self) -> bool:
@@ -176,6 +187,17 @@ class GaussianLearner(MovingBackbone):
             monitor.log(f"statistics: {len(thin)} of {len(classes)} classes have no more images than the {features.shape[1]} "
                         f"feature dimensions; their covariances are regularised by the ridge {self.gaussians.ridge:g}")
 
+    def with_old_classes(self, features: Tensor, labels: Tensor, task: int) -> tuple[Tensor, Tensor]:
+        """As many features of each old class as the new ones have held-out images, drawn from its Gaussian."""
+        known = self.stream.classes_before(task)
+        if not known:
+            return features, labels
+        means, count = self.gaussians.means(), max(len(labels) // self.stream.task_sizes[task], 1)
+        generator = torch_generator(self.config.torch_seed, "temperature", task, device=means.device)
+        drawn, classes = self.gaussians.sample(means, count, generator)
+        self.gaussians.free_buffers()
+        return torch.cat([features, drawn[classes < known]]), torch.cat([labels, classes[classes < known]])
+
     def take_known_classes(self, task: int) -> None:
         """Of a blurry stream: the task's images of known classes go into their Gaussians too."""
         indices = self.data.task_indices("again", task)
@@ -187,21 +209,10 @@ class GaussianLearner(MovingBackbone):
         for label in labels.unique().tolist():
             self.gaussians.update(label, features[labels == label])
 
-    @torch.inference_mode()
-    def judge_held_out(self, task: int, monitor: Monitor) -> None:
-        """What the validation images of this task, the only ones at hand, say of the classifier: the temperature of `probabilities`
-        (1 without any), and how many of them old classes take.
-        """
-        self.temperature = 1.0
-        if self.config.val_fraction and self.data.count("val", task):
-            features, labels = self.extract("val", task)
-            scores, period = self.scores(features), self.stream.label_period
-            self.temperature = fit_temperature(self.fold_domains(scores), labels if period is None else labels % period)
-            if task > 0 and period is None:
-                self.measure_taken(scores, task, monitor)
-
-    def measure_taken(self, scores: Tensor, task: int, monitor: Monitor) -> None:
+    def measure_held_out(self, scores: Tensor, task: int, monitor: Monitor) -> None:
         """Share of the new task's held-out images that an old class takes, from their scores (N, K); told where it is large."""
+        if task == 0 or self.stream.label_period is not None:
+            return
         taken = (scores.argmax(dim=1) < self.stream.classes_before(task)).float().mean().item()
         self.measured["taken_by_old"] = taken
         told = f"{100 * taken:.1f} % of the new task's held-out images are taken for old classes"
@@ -223,7 +234,7 @@ class GaussianLearner(MovingBackbone):
 
     def training_loss(self, module: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """With `kd`: + kd * mean squared distance to the features of the backbone before the task."""
-        if not self.distils:
+        if self.backbone_before is None or not self.distils:
             return super().training_loss(module, images, labels)
         logits, features = module(images)  # (N, C_t), (N, D)
         with torch.no_grad(), self.fabric.autocast():

@@ -36,6 +36,7 @@ class SLCASettings(AlignmentSettings, GaussianSettings):
 class SLCA(GaussianLearner):
     Settings = SLCASettings
     title = "SLCA"
+    trains_on_features = True
     defaults: ClassVar = {"bcb_lrscale": 0.01}  # section 3.2: the Slow Learner
 
     def __init__(self, *args, **kwargs) -> None:
@@ -51,7 +52,6 @@ class SLCA(GaussianLearner):
         if self.aligns and task > 0:
             with monitor.stage("alignment"):
                 self.align(task, monitor)
-        self.judge_held_out(task, monitor)
 
     # Section 3.3, Classifier Alignment -----------------------------------------------------------------------
 

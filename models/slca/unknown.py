@@ -49,17 +49,23 @@ class GaussianRegion:
     def distances(self, features: Tensor) -> Tensor:
         """RMD of features (N, D), (N,) float64 on the CPU; larger is less known."""
         features = features.cpu().double()
-        nearest = torch.cdist(features @ self.whitener, self.whitened_means).amin(dim=1).square()
+        whitened, means = features @ self.whitener, self.whitened_means  # no cdist: it chooses its way by N, which cannot be exported
+        squared = whitened.square().sum(dim=1, keepdim=True) - 2 * whitened @ means.T + means.square().sum(dim=1)  # (N, K)
+        nearest = squared.amin(dim=1)
         return nearest - ((features - self.centre) @ self.whitener_of_all).square().sum(dim=1)
 
     def threshold(self, share: float, torch_seed: int = 1) -> float:
         """The distance that `share` of the known classes' drawn features stay within; the same for the same seed."""
-        means = self.gaussians.means()
-        count = max(min(DRAWN_PER_CLASS, DRAWN // len(means)), 1)
-        drawn, _ = self.gaussians.sample(means, count, torch_generator(torch_seed, "unknown", device=means.device))
-        distances = self.distances(drawn)
-        self.gaussians.free_buffers()
-        return distances.quantile(share).item()
+        return self.distances(drawn_features(self.gaussians, torch_seed)).quantile(share).item()
+
+
+def drawn_features(gaussians: ClassGaussians, torch_seed: int) -> Tensor:
+    """Features (M, D) of the known classes as their Gaussians have them; the same for the same seed."""
+    means = gaussians.means()
+    count = max(min(DRAWN_PER_CLASS, DRAWN // len(means)), 1)
+    drawn, _ = gaussians.sample(means, count, torch_generator(torch_seed, "unknown", device=means.device))
+    gaussians.free_buffers()
+    return drawn
 
 
 def _whitener(covariance: Tensor) -> Tensor:

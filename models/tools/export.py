@@ -1,7 +1,8 @@
 """One file that classifies: normalisation, backbone (LoRA merged) and aligned heads as a torch.export program or ONNX.
 
-Input: pixels (N, C, S, S) float32 in [0, 1], resized and cropped already. Output: scores (N, K) of the classes seen. Both on the CPU,
-wherever the learner is.
+Input: pixels (N, C, S, S) float32 in [0, 1], resized and cropped already. Output: scores (N, K) of the classes seen and, of methods that
+keep Gaussians, how far each image is from all of them (N,). Both on the CPU, wherever the learner is. The file also carries `facts`: class
+names, how an image is resized and cropped, and from which distance on it is of no known class. docs/deploy.md uses it without this project.
 """
 
 from __future__ import annotations
@@ -12,18 +13,22 @@ import io
 import json
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from convs.lora import merge_lora
+from models.base import BaseLearner, KnownRegion
 from models.tools.predict import TrainedLearner, load_learner
 from utils.errors import UserError
+from utils.extras import extra
 from utils.files import write_atomic
 from utils.rng import torch_generator
 
 TOLERANCE = 1e-4  # largest difference from the run's scores, relative to the largest score where that is above 1
 SAMPLES = 3
+KNOWN_SHARE = 0.95  # of the known classes' images that the exported threshold keeps
 
 
 class Classifier(nn.Module):
@@ -36,10 +41,17 @@ class Classifier(nn.Module):
         self.register_buffer("std", torch.tensor(trained.format.std).view(1, -1, 1, 1))
         self._learner = copy.copy(trained.learner)  # same statistics, merged network
         self._learner.net = self.net
+        self.region = self._learner.known_region()
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        learner = self._learner
-        return learner.fold_domains(learner.scores(learner.features((pixels - self.mean) / self.std)))
+    def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        return outputs(self._learner, self.region, (pixels - self.mean) / self.std)
+
+
+def outputs(learner: BaseLearner, region: KnownRegion | None, images: Tensor) -> tuple[Tensor, ...]:
+    """Normalised images (N, C, S, S) -> scores (N, K) and, with a region, distances from it (N,) float32."""
+    features = learner.features(images)
+    scores = learner.fold_domains(learner.scores(features))
+    return (scores,) if region is None else (scores, region.distances(features).float())
 
 
 def export_run(arguments: argparse.Namespace) -> None:
@@ -51,7 +63,7 @@ def export_run(arguments: argparse.Namespace) -> None:
 
 
 def export(trained: TrainedLearner, file: Path) -> float:
-    """Write the model to `file`; returns the largest difference of its scores from the run's on random pixels.
+    """Write the model to `file`; returns the largest difference of its outputs from the run's on random pixels.
 
     Raises:
         UserError: the suffix is unknown, the method cannot be exported, or the exported scores differ by more than 1e-4.
@@ -63,17 +75,16 @@ def export(trained: TrainedLearner, file: Path) -> float:
     module = Classifier(trained).eval()
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns about its own internals
-        mean, std = module.mean, module.std
-        learner = trained.learner
-        expected = learner.fold_domains(learner.scores(learner.features((pixels - mean) / std)))
+        expected = outputs(trained.learner, module.region, (pixels - module.mean) / module.std)
+        carried = json.dumps(facts(trained), ensure_ascii=False)
         try:
             program = torch.export.export(module, (pixels,), dynamic_shapes=({0: torch.export.Dim("images", min=1)},))
-            data, scores = _onnx(program, pixels) if file.suffix == ".onnx" else _pt2(program, pixels, _facts(trained))
+            data, found = (_onnx if file.suffix == ".onnx" else _pt2)(program, pixels, carried)
         except UserError:
             raise
         except Exception as error:  # the exporter's own errors are many; all mean the same to the user
-            raise UserError(f"export: torch cannot export {learner.title}: {str(error).splitlines()[0][:200]}") from error
-    difference = (scores - expected).abs().max().item() / max(1.0, expected.abs().max().item())
+            raise UserError(f"export: torch cannot export {trained.learner.title}: {str(error).splitlines()[0][:200]}") from error
+    difference = max((a - b).abs().max().item() / max(1.0, b.abs().max().item()) for a, b in zip(found, expected, strict=True))
     if not difference <= TOLERANCE:
         raise UserError(f"export: the exported scores differ from the run's by {difference:.1e}, allowed: {TOLERANCE:g}; nothing "
                         "was written")
@@ -81,28 +92,36 @@ def export(trained: TrainedLearner, file: Path) -> float:
     return difference
 
 
-def _facts(trained: TrainedLearner) -> str:
-    classes = trained.stream.label_period or trained.stream.classes_upto(trained.learner.task)
-    return json.dumps({"classes": [trained.class_name(c) for c in range(classes)], "image_size": trained.format.image_size,
-                       "channels": trained.format.channels}, ensure_ascii=False)
+def facts(trained: TrainedLearner) -> dict[str, Any]:
+    """What the file says about itself: everything between an image file and a class's name that is not inside the program."""
+    learner, form = trained.learner, trained.format
+    recipe = form.transform().recipe
+    region, unknown = learner.known_region(), None
+    if region is not None:
+        unknown = {"known_share": KNOWN_SHARE, "threshold": region.threshold(KNOWN_SHARE, learner.config.torch_seed)}
+    return {"classes": trained.class_names, "image_size": form.image_size, "channels": form.channels,
+            "resize": form.image_size if recipe.resize == "none" else round(recipe.resize_to * form.image_size / 224),
+            "keep_aspect": recipe.resize == "shorter", "crop": "center" if recipe.crop == "center" else "none",
+            "interpolation": recipe.interpolation, "normalisation": {"mean": form.mean, "std": form.std, "inside": True},
+            "outputs": ["scores"] if region is None else ["scores", "distance"], "temperature": learner.temperature, "unknown": unknown}
 
 
-def _pt2(program: torch.export.ExportedProgram, pixels: Tensor, facts: str) -> tuple[bytes, Tensor]:
-    """The program's bytes, and the scores of one more image than it was traced with taken away."""
+def _pt2(program: torch.export.ExportedProgram, pixels: Tensor, carried: str) -> tuple[bytes, list[Tensor]]:
+    """The program's bytes, and its outputs for other numbers of images than it was traced with."""
     stream = io.BytesIO()
-    torch.export.save(program, stream, extra_files={"slca.json": facts})
+    torch.export.save(program, stream, extra_files={"slca.json": carried})
     loaded = torch.export.load(io.BytesIO(stream.getvalue())).module()
-    return stream.getvalue(), torch.cat([loaded(pixels[:1]), loaded(pixels[1:])])
+    return stream.getvalue(), [torch.cat(parts) for parts in zip(loaded(pixels[:1]), loaded(pixels[1:]), strict=True)]
 
 
-def _onnx(program: torch.export.ExportedProgram, pixels: Tensor) -> tuple[bytes, Tensor]:
-    try:
-        import onnx
-        import onnxscript  # noqa: F401 (torch's exporter needs it)
-        from onnx.reference import ReferenceEvaluator
-    except ImportError as error:
-        raise UserError(f"export: ONNX needs the packages onnx and onnxscript ({error.name} is missing): pip install onnx onnxscript; or "
-                        "export to a .pt2 file, which needs nothing more") from None
-    model = torch.onnx.export(program, (pixels,), dynamo=True, input_names=["pixels"], output_names=["scores"]).model_proto
-    scores = ReferenceEvaluator(model).run(None, {model.graph.input[0].name: pixels.numpy()})[0]
-    return onnx.ModelProto.SerializeToString(model), torch.from_numpy(scores.copy())
+def _onnx(program: torch.export.ExportedProgram, pixels: Tensor, carried: str) -> tuple[bytes, list[Tensor]]:
+    for package in ("onnx", "onnxscript"):  # torch's exporter needs the second
+        extra(package, "onnx", "exporting to ONNX (a .pt2 file needs nothing more)")
+    import onnx
+    from onnx.reference import ReferenceEvaluator
+
+    names = json.loads(carried)["outputs"]
+    model = torch.onnx.export(program, (pixels,), dynamo=True, input_names=["pixels"], output_names=names, verbose=False).model_proto
+    onnx.helper.set_model_props(model, {"slca": carried})
+    found = ReferenceEvaluator(model).run(None, {model.graph.input[0].name: pixels.numpy()})
+    return onnx.ModelProto.SerializeToString(model), [torch.from_numpy(output.copy()) for output in found]

@@ -31,8 +31,9 @@ def extended(run: Path, data: str, test: str | None = None, overrides: Mapping[s
 
     Args:
         run: a finished run's folder, or an experiment's (its newest finished run).
-        data: a folder with one sub-folder per new class, or an npz file.
-        test: a folder of test images of the same classes.
+        data: a folder with one sub-folder per new class, an npz file, or a list file; domain scenario: images of the same classes
+            in a new domain, which is called after the folder.
+        test: test images of the same classes: a folder, or for a list file another one.
         overrides: settings of the new task, as `--set` has them.
 
     Raises:
@@ -44,9 +45,8 @@ def extended(run: Path, data: str, test: str | None = None, overrides: Mapping[s
     method = learner_class(before.model_name)
     if method.not_extended:
         raise UserError(f"{found.path}: a run of {before.model_name} cannot be extended, because {method.not_extended}")
-    if before.scenario == "domain" or before.all_at_once:
-        how = "one domain after another" if before.scenario == "domain" else "all classes at once"
-        raise UserError(f"{found.path} learned {how}; only a run of classes in tasks can be extended by new classes")
+    if before.all_at_once:
+        raise UserError(f"{found.path} learned all classes at once; only a run that learned task by task can be extended by one more")
     settings = before.model_dump(mode="json")
     values = with_overrides(settings, overrides)
     for key in FIXED:

@@ -1,8 +1,8 @@
 """Classes that a finished run shall not know any more: `python main.py forget RUN CLASS ...`.
 
-Statistics, rows of the heads and names of the classes are gone from the new run's checkpoints, and it never answers with them. A
-backbone that trained on their images stays as it is: what it learned of them is in all its weights, and only training again without
-them would take it out.
+Statistics, rows of the heads, stored images and names of the classes are gone from the new run's checkpoints, and it never answers
+with them. A backbone that trained on their images stays as it is: what it learned of them is in all its weights, and only training
+again without them would take it out.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from pathlib import Path
 from models.tools.extend import Changed, changed
 from models.tools.predict import restore
 from utils.config import MethodSettings
+from utils.data.added import Learned
+from utils.data.data_manager import DataManager
 from utils.data.labels import class_labels
 from utils.data.notes import some
 from utils.data.stream import StoredData
@@ -46,6 +48,8 @@ def without_classes(config: MethodSettings, checkpoint: Checkpoint, names: Seque
         raise UserError(f"forget: {unknown[0]!r} is no class of {where}, allowed: {some(stream.class_names)}")
     if len(set(labels)) == stream.num_classes:
         raise UserError("forget: that is every class of the run, so nothing would be left; remove the run's folder instead")
+    if not learner.rehearsal_free:  # which of the stored images are of the classes
+        learner.data = DataManager(config, checkpoint.meta["seed"], learned=Learned.of(checkpoint.meta, extended=False), old_images=True)
     learner.forget(set(labels))
     gone = {stream.class_names[label] for label in labels}
     fingerprint = {split: {name: entry for name, entry in entries.items() if name not in gone}

@@ -26,6 +26,7 @@ from convs.weights import tensors_sha256
 from models.base import BaseLearner, KnownRegion
 from models.registry import learner_class, resolve_config
 from models.tools.build import make_backbone
+from models.unknown import SCORES
 from utils.config import MethodSettings, parse_config
 from utils.data.folders import image_files
 from utils.data.stream import InputFormat, StoredData
@@ -50,8 +51,8 @@ class Predictions:
 
     names: list[list[str]]  # (N, k)
     labels: list[list[int]]  # (N, k) the data set's own labels
-    probabilities: Tensor  # (N, k), of the classes that the run had seen; softmax of the scores, not calibrated unless the method does it
-    unknown: list[bool] | None = None  # (N,) where asked for: the image is of none of the classes (models/slca/unknown.py)
+    probabilities: Tensor  # (N, k), of the classes that the run had seen; calibrated where val_fraction held out images
+    unknown: list[bool] | None = None  # (N,) where asked for: the image is of none of the classes (models/unknown.py)
 
 
 class TrainedLearner:
@@ -60,7 +61,8 @@ class TrainedLearner:
     def __init__(self, learner: BaseLearner, inputs: InputFormat, batch_size: int) -> None:
         self.learner, self.stream, self.format, self.batch_size = learner, learner.stream, inputs, batch_size
         self.transform = inputs.transform()
-        self._known: KnownRegion | None = None  # made when first asked whether an image is unknown
+        self._regions: dict[str, KnownRegion] = {}  # by score, made when first asked whether an image is unknown
+        self._thresholds: dict[tuple[str, float], float] = {}  # by score and the share of known images that they keep
 
     def on_cpu(self) -> TrainedLearner:
         """The same learner on the CPU: itself, or a copy by its state, which is all that a learner carries from task to task."""
@@ -72,17 +74,19 @@ class TrainedLearner:
         copied = learner_class(config.model_name)(config, learner.data, net, fabric)
         copied.load_network_state({name: tensor.cpu() for name, tensor in learner.net.state_dict().items()}, learner.task)
         copied.load_extra_state({name: tensor.cpu() for name, tensor in learner.extra_state().items()})
+        copied.temperature = learner.temperature
         copied.net.eval()
         return TrainedLearner(copied, self.format, self.batch_size)
 
     @torch.inference_mode()
-    def predict(self, images: ImagesIn, top_k: int = 5, known_share: float | None = None) -> Predictions:
+    def predict(self, images: ImagesIn, top_k: int = 5, known_share: float | None = None, unknown_score: str = "distance") -> Predictions:
         """Classify images of any size.
 
         Args:
             images: paths, PIL images or arrays (H, W[, C]) uint8 in a list; or one array (N, H, W[, C]) or tensor (N, C, H, W), uint8.
             top_k: classes per image, at most those seen.
             known_share: also tell which images are of no known class, keeping this share of the known classes' (0.95 is usual).
+            unknown_score: by which, "distance" or "energy" (models/unknown.py).
 
         Raises:
             UserError: an image cannot be read, the images are no uint8 pixels, or the method cannot tell unknown ones.
@@ -91,16 +95,17 @@ class TrainedLearner:
             raise UserError(f"top_k: got {top_k}, allowed: 1 or more")
         starts = range(0, len(images), self.batch_size)
         features = [self._features(self.inputs(images[i:i + self.batch_size])) for i in starts]
-        return self._best(features, top_k, known_share)
+        return self._best(features, top_k, known_share, unknown_score)
 
     @torch.inference_mode()
-    def predict_cut(self, images: Sequence[Tensor], top_k: int = 5, known_share: float | None = None) -> Predictions:
+    def predict_cut(self, images: Sequence[Tensor], top_k: int = 5, known_share: float | None = None,
+                    unknown_score: str = "distance") -> Predictions:
         """As `predict`, of at most `batch_size` images that `cut` has made small."""
-        return self._best([self._features(self._finished(images))] if images else [], top_k, known_share)
+        return self._best([self._features(self._finished(images))] if images else [], top_k, known_share, unknown_score)
 
-    def _best(self, features: list[Tensor], top_k: int, known_share: float | None) -> Predictions:
+    def _best(self, features: list[Tensor], top_k: int, known_share: float | None, unknown_score: str) -> Predictions:
         """The `top_k` best classes from batches of features (B, D)."""
-        unknown = None if known_share is None else self.unknown(features, known_share)
+        unknown = None if known_share is None else self.unknown(features, known_share, unknown_score)
         probabilities = [self.learner.probabilities(batch).cpu() for batch in features]
         if not probabilities:
             return Predictions([], [], torch.empty(0, 0), unknown)
@@ -108,17 +113,27 @@ class TrainedLearner:
         return Predictions([[self.class_name(c) for c in row] for row in best.indices.tolist()],
                            [[self.stream.class_order[c] for c in row] for row in best.indices.tolist()], best.values, unknown)
 
-    def unknown(self, features: Sequence[Tensor], known_share: float) -> list[bool]:
+    def unknown(self, features: Sequence[Tensor], known_share: float, score: str = "distance") -> list[bool]:
         """Which of the features, in batches (B, D), are of no known class. Raises UserError."""
         if not 0 < known_share < 1:
             raise UserError(f"known_share (--unknown): got {known_share:g}, allowed: above 0 and below 1, such as 0.95")
-        if self._known is None:
-            self._known = self.learner.known_region()
-        if self._known is None:
+        if score not in SCORES:
+            raise UserError(f"unknown_score (--unknown_score): got {score!r}, allowed: {', '.join(SCORES)}")
+        region = self._regions.get(score) or self.learner.known_region(score)
+        if region is None:
             raise UserError(f"known_share (--unknown): a run of {self.learner.config.model_name} keeps no Gaussians of its classes, by "
                             "which unknown images are told; allowed: slca and its kin")
-        threshold = self._known.threshold(known_share, self.learner.config.torch_seed)
-        return [far for batch in features for far in (self._known.distances(batch) > threshold).tolist()]
+        self._regions[score] = region
+        if (score, known_share) not in self._thresholds:
+            self._thresholds[score, known_share] = region.threshold(known_share, self.learner.config.torch_seed)
+        threshold = self._thresholds[score, known_share]
+        return [far for batch in features for far in (region.distances(batch) > threshold).tolist()]
+
+    @property
+    def class_names(self) -> list[str]:
+        """(K,) names of the classes seen, in the order of the scores."""
+        classes = self.stream.label_period or self.stream.classes_upto(self.learner.task)
+        return [self.class_name(label) for label in range(classes)]
 
     def class_name(self, label: int) -> str:
         """Name of a class by its place in the learning order; without the domain's where domains are told apart."""
@@ -128,12 +143,12 @@ class TrainedLearner:
     def inputs(self, images: ImagesIn) -> Tensor:
         """The network's input (N, C, S, S) under the test transform; of a list one image at a time is there in full size."""
         if isinstance(images, (np.ndarray, Tensor)):
-            return self.transform(_stacked(images), self._draws(len(images)))
+            return self.transform(stacked(images), self._draws(len(images)))
         return self._finished([self.cut(image) for image in images])
 
     def cut(self, image: str | Path | Image.Image | np.ndarray) -> Tensor:
         """One image -> (1, C, S, S): decoded, resized and cropped, not yet normalised. Raises UserError."""
-        return self.transform.cut([_pixels(image)], self._draws(1))
+        return self.transform.cut([pixels_of(image)], self._draws(1))
 
     def _finished(self, images: Sequence[Tensor]) -> Tensor:
         """Images from `cut` -> the network's input (N, C, S, S)."""
@@ -186,11 +201,12 @@ def restore(config: MethodSettings, checkpoint: Checkpoint, where: Path) -> Trai
     check_base_weights(checkpoint, learner.untrained_sha256(checkpoint.weights), where, learner.net.backbone.weights["source"])
     learner.load_network_state(checkpoint.weights, checkpoint.task)
     learner.load_extra_state({name: tensor.to(fabric.device) for name, tensor in checkpoint.state.items()})
+    learner.temperature = checkpoint.meta.get("temperature", learner.temperature)
     learner.net.eval()
     return TrainedLearner(learner, data.inputs, config.test_batch_size or config.batch_size)
 
 
-def _stacked(images: np.ndarray | Tensor) -> Tensor:
+def stacked(images: np.ndarray | Tensor) -> Tensor:
     """(N, H, W[, C]) array or (N, C, H, W) tensor -> (N, C, H, W) uint8. Raises UserError."""
     if isinstance(images, np.ndarray):
         images = torch.from_numpy(np.ascontiguousarray(images if images.ndim == 4 else images[..., None])).permute(0, 3, 1, 2)
@@ -200,12 +216,12 @@ def _stacked(images: np.ndarray | Tensor) -> Tensor:
     return images
 
 
-def _pixels(image: str | Path | Image.Image | np.ndarray) -> Tensor:
+def pixels_of(image: str | Path | Image.Image | np.ndarray) -> Tensor:
     """One image -> (C, H, W) uint8. Raises UserError."""
     if isinstance(image, (str, Path)):
         return torch.from_numpy(read_image(Path(image))).permute(2, 0, 1)
     array = np.array(image.convert("RGB")) if isinstance(image, Image.Image) else np.asarray(image)
-    return _stacked(array[None])[0]
+    return stacked(array[None])[0]
 
 
 # Command line --------------------------------------------------------------------------------------------------
@@ -220,7 +236,7 @@ def predict_folder(arguments: argparse.Namespace) -> None:
     rows: list[dict[str, Any]] = []
     for start in range(0, len(files), trained.batch_size):
         readable = _cut(trained, files[start:start + trained.batch_size])
-        found = trained.predict_cut(list(readable.values()), arguments.top, arguments.unknown)
+        found = trained.predict_cut(list(readable.values()), arguments.top, arguments.unknown, arguments.unknown_score)
         unknown = found.unknown or [None] * len(found.names)
         for file, names, probabilities, far in zip(readable, found.names, found.probabilities.tolist(), unknown, strict=True):
             rows.append({"file": str(file), **{key: value for rank, (name, p) in enumerate(zip(names, probabilities, strict=True), 1)

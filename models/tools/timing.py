@@ -103,7 +103,8 @@ def _measure(config: Config, fabric) -> tuple[BaseLearner, Speed, list[tuple[int
     Raises UserError.
     """
     _need_files(config)
-    small = config.model_copy(update={"cache": "none", "num_workers": 0, "compile": False})  # nothing is started or written
+    nothing_started_or_written = {"cache": "none", "feature_cache": "none", "num_workers": 0, "compile": False}
+    small = config.model_copy(update=nothing_started_or_written)
     learner = make_learner(small, config.seeds[0], fabric)
     data = learner.data
     learner.begin_task(0)

@@ -4,11 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
 import trainer
+from models import load_experiment
 from models.inference import ContinualClassifier
 from models.tools.predict import load_learner
 from tests.photos import config_of, draw, pixels
@@ -61,7 +63,7 @@ def test_arrays_pictures_and_paths_are_the_same_images(run, tmp_path):
     np.testing.assert_array_equal(found[0], found[2])
 
 
-def test_from_a_config_it_starts_from_nothing_and_labels_may_be_numbers(tmp_path):
+def test_from_a_config_it_starts_from_nothing_and_labels_may_be_numbers(tmp_path, capfd):
     config = config_of(tmp_path / "unused", "ncm", [["yak"]])
     model = ContinualClassifier(config, device="cpu")
     with pytest.raises(NotFittedError):
@@ -73,6 +75,7 @@ def test_from_a_config_it_starts_from_nothing_and_labels_may_be_numbers(tmp_path
     assert model.predict(images).tolist() == [["ant", "bee", "cat"].index(name) for name in names]
     model.fit(images_of("dog")[0], ["dog"] * 5)
     assert model.classes_.tolist() == ["dog"], "fit starts anew"
+    assert "test image" not in "".join(capfd.readouterr()), "there never are any"
 
 
 def test_parameters_are_those_of_the_constructor_and_a_clone_knows_nothing(run):
@@ -83,7 +86,22 @@ def test_parameters_are_those_of_the_constructor_and_a_clone_knows_nothing(run):
     assert model.set_params(device="auto").device == "auto"
 
 
+def test_a_config_of_grey_arrays_takes_them_as_its_own_run_would(tmp_path):
+    """Size, normalisation and transforms are those of the config's data set; a tensor has its channels first."""
+    model = ContinualClassifier(load_experiment("exps/frozen_rgda_demo.json"), device="cpu")
+    grey = images_of("ant", "bee", count=20)[0][..., :1].repeat(2, axis=1)[:, :28].repeat(2, axis=2)[:, :, :28]
+    tensor, labels = torch.from_numpy(grey).permute(0, 3, 1, 2), ["ant"] * 20 + ["bee"] * 20
+    model.partial_fit(tensor, labels, classes=["ant", "bee", "cat"])
+    inputs = model.trained_.format
+    assert (inputs.image_size, inputs.channels, inputs.test_transform) == (28, 1, "none")
+    assert (inputs.mean, inputs.std) == (pytest.approx([0.286]), pytest.approx([0.353]))
+    np.testing.assert_array_equal(model.predict_proba(tensor), model.predict_proba(grey[..., 0]))
+    assert model.score(grey, labels) == 1.0
+
+
 @pytest.mark.parametrize(("images", "labels", "told"), [
+    (np.zeros((1, 16, 16, 3), np.uint8), [0.5], "Unknown label type"), (np.zeros((1, 16, 16, 3), np.uint8), [None], "Unknown label type"),
+    (np.zeros((1, 16, 16, 3)), ["a"], "got torch.float64"), (np.zeros((2, 16, 16, 3), np.uint8), [["a"], ["b"]], "one label for each"),
     (np.zeros((2, 16, 16, 3), np.uint8), ["a"], "got 2 images and 1 labels"),
     (np.zeros((1, 16, 16, 3), np.uint8), ["../a"], "what can name a folder"),
     (["nowhere.png"], ["a"], "nowhere.png does not exist")])

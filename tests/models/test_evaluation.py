@@ -7,10 +7,14 @@ import pytest
 import torch
 from PIL import Image
 
+import trainer
 from models import evaluation
+from models.tools.predict import load_learner
 from tests.run_files import only_run, tiny_config
 from tests.support import SMALL, learn, synthetic_learner, that_it_has
 from trainer import train
+from utils.data.registry import load_dataset
+from utils.formulas.diagnosis import calibration_error
 
 
 def test_small_tasks_share_batches_and_give_the_features_that_each_gives_alone(monkeypatch):
@@ -87,3 +91,20 @@ def test_what_the_reader_passes_over_is_told_once_in_terminal_log_and_report(tmp
     told = capfd.readouterr()
     for place in (told.out + told.err, next(folder.glob("seed*/log.txt")).read_text(), (folder / "report.html").read_text()):
         assert place.count("lost.heic") == 1
+
+
+def test_with_held_out_images_every_method_has_a_temperature_which_a_loaded_run_has_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(trainer, "write_report", lambda result, folder: None)
+    result = train(tiny_config(model_name="ncm", val_fraction=0.25), tmp_path, name="run")
+    loaded = load_learner(only_run(tmp_path / "run"))
+    learner = loaded.learner
+    assert learner.temperature != 1, "cosines are far from logits"
+    _, test, _ = load_dataset(tiny_config().dataset, "data")
+    features = loaded._features(loaded.inputs(test.images))
+    with torch.inference_mode():
+        scores = learner.scores(features)
+    correct = [learner.stream.class_order[label] for label in scores.argmax(dim=1)] == test.labels
+    for curve, temperature in ((result.seeds[0].calibration_curve, learner.temperature), (result.seeds[0].uncalibrated_curve, 1.0)):
+        confidences = (scores / temperature).softmax(dim=1).amax(dim=1).numpy().astype(np.float64)
+        assert curve[-1] == pytest.approx(calibration_error(confidences, correct), abs=1e-3)
+    assert loaded.predict(test.images, 1).probabilities[:, 0].numpy() == pytest.approx((scores / learner.temperature).softmax(1).amax(1))

@@ -3,11 +3,22 @@
 import io
 import logging
 import os
+import re
 import sys
 
 import pytest
 
-from utils.terminal import TerminalHandler, quiet_terminal, show, shows_bars, steady_terminal, visible, visible_name
+from utils.terminal import (
+    TerminalHandler,
+    has_colours,
+    quiet_terminal,
+    show,
+    shows_bars,
+    steady_terminal,
+    verbose_terminal,
+    visible,
+    visible_name,
+)
 
 
 def reader_gone():
@@ -87,3 +98,45 @@ def test_quiet_shows_warnings_and_errors_alone(capsys):
         assert not shows_bars()
     show("after")
     assert capsys.readouterr() == ("after\n", "careful\nerror: gone\n")
+
+
+@pytest.mark.parametrize(("environment", "terminal", "coloured"), [
+    ({}, True, True), ({}, False, False), ({"NO_COLOR": "1"}, True, False), ({"NO_COLOR": ""}, True, True), ({"TERM": "dumb"}, True, False),
+    ({"FORCE_COLOR": "1"}, False, True), ({"FORCE_COLOR": "0"}, True, False), ({"FORCE_COLOR": "1", "NO_COLOR": "1"}, True, False),
+    ({"FORCE_COLOR": "1", "TERM": "dumb"}, False, True),
+])
+@pytest.mark.skipif(os.name == "nt", reason="consoles there have colours or not by other signs")
+def test_colours_are_shown_where_the_terminal_has_them_and_nobody_forbids_them(environment, terminal, coloured, monkeypatch):
+    stream = io.StringIO()
+    stream.isatty = lambda: terminal
+    assert has_colours(stream, environment) == coloured
+
+
+@pytest.mark.parametrize("stream", [None, closed()], ids=["none", "closed"])
+def test_a_stream_that_is_not_there_has_no_colours(stream):
+    assert not has_colours(stream, {})
+
+
+def test_a_label_is_coloured_and_control_characters_in_the_text_are_still_shown(monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    with steady_terminal():
+        show("a\x1b[31mb", label="error:", style="red")
+        shown = sys.stdout.getvalue()
+    assert shown == "\x1b[1;31merror:\x1b[0m a\\x1b[31mb\n"
+
+
+def test_without_colours_a_label_is_plain_text(monkeypatch, capsys):
+    monkeypatch.setenv("NO_COLOR", "1")
+    show("no such file", label="error:", style="red")
+    assert capsys.readouterr().out == "error: no such file\n"
+
+
+def test_verbose_lines_say_when_and_from_where(capsys):
+    record = logging.LogRecord("slca.data", logging.INFO, "", 1, "read", None, None)
+    with verbose_terminal():
+        TerminalHandler().emit(record)
+    TerminalHandler().emit(record)
+    detailed, plain = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"\d\d:\d\d:\d\d slca.data read", detailed) and plain == "read"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from utils.data.tasks import plan_tasks
 from utils.errors import UserError
 from utils.images.loader import BatchMaker, BatchPool
 from utils.images.passes import WorkItem
+from utils.images.store import JoinedStore
 from utils.images.transforms import SMALL, Images, make_transform
 from utils.machine.cores import available_cores
 from utils.rng import numpy_generator
@@ -52,7 +54,9 @@ class DataManager:
                  share_images_of: DataManager | None = None, learned: Learned | None = None, old_images: bool = False) -> None:
         self.info = dataset_info(config.dataset, config.data_root)
         if config.test_transform is not None:
-            self.info = replace(self.info, test_transform=config.test_transform)
+            as_tested = self.info.train_transform == self.info.test_transform  # nothing is augmented
+            self.info = replace(self.info, test_transform=config.test_transform,
+                                train_transform=config.test_transform if as_tested else self.info.train_transform)
         if learned is not None:  # the images become input as before, whatever is known of the data set now
             before = learned.data.inputs
             self.info = replace(self.info, image_size=before.image_size, test_transform=before.test_transform)
@@ -84,7 +88,8 @@ class DataManager:
                             'or add "num_classes" to the dataset object')
         stream = _plan(config, seed, info, info.num_classes, info.class_names, even_labels(info) if labels is None else labels)
         for task in config.added or []:
-            stream = replace(stream.with_task(load_added(task)[2]), class_names=[])
+            names = load_added(task)[2] if stream.label_period is None else [""] * stream.label_period
+            stream = replace(stream.with_task(names), class_names=[])
         return stream
 
     @property
@@ -137,6 +142,29 @@ class DataManager:
     def pixels(self, split: str, indices: np.ndarray) -> Images:
         """The images at `indices` before any transform, uint8: (B, C, H, W), or a list of (C, H, W) where they differ in size."""
         return self._images.stores[self._splits[split].store].get(np.asarray(indices, dtype=np.int64))
+
+    # What features of images are shared by -------------------------------------------------------------------
+
+    def digests(self, split: str, indices: np.ndarray) -> np.ndarray:
+        """(n, 16) uint8 what tells the images at `indices` from all others: a hash of their bytes. Raises UserError."""
+        return self._images.digests(self._splits[split].store)[indices]
+
+    @property
+    def augments(self) -> bool:
+        """Whether a training image is anything else than the same image under the test transform."""
+        train, test = (self._pool.maker.transforms[augment] for augment in (True, False))
+        return train.draws > 0 or train.recipe != test.recipe
+
+    def input_recipe(self, split: str) -> dict[str, Any] | None:
+        """All that makes a network's input of an image under the test transform, beside the image; JSON.
+
+        None for images of several places, whose sizes are brought to one in another way where they meet in a batch.
+        """
+        test, store = self._pool.maker.transforms[False], self._images.stores[self._splits[split].store]
+        if isinstance(store, JoinedStore):
+            return None
+        return {"transform": repr(test.recipe), "size": test.size, "mean": test.mean.flatten().tolist(), "std": test.std.flatten().tolist(),
+                "decoded": type(store).__name__, "finished": "here" if self._pool.maker.finish_here else "on the device"}
 
     # Batches -------------------------------------------------------------------------------------------------
 
@@ -191,7 +219,9 @@ class DataManager:
     def _new_labels(self, labels: np.ndarray, domains: np.ndarray | None) -> np.ndarray:
         if self.stream.domain_order is None:
             return np.argsort(self.stream.class_order)[labels]
-        assert domains is not None, f"data set {self.info.name} has domains but its images have none"
+        if domains is None:
+            assert not len(labels), f"data set {self.info.name} has domains but its images have none"
+            return labels
         return labels + self.stream.label_period * self.stream.task_of_domain[domains]
 
     def _make_pool(self, config: Config, mean: Sequence[float] | None, std: Sequence[float] | None, channels: int | None,
@@ -225,9 +255,9 @@ class Batches:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         return self._pool.run(self._items, self._then)
 
-    def before(self, following: Batches | None) -> Batches:
-        """This pass, while whose last batches are computed on the first ones of `following` are made."""
-        return Batches(self._pool, self._items, following._items if following is not None else ())
+    def before(self, following: Iterable[Any] | None) -> Batches:
+        """This pass, while whose last batches are computed on the first ones of `following` are made, if that is a pass over images."""
+        return Batches(self._pool, self._items, following._items if isinstance(following, Batches) else ())
 
     @classmethod
     def joined(cls, passes: Iterable[Batches]) -> Batches:
@@ -255,16 +285,27 @@ def _plan(config: Config, seed: int, info: DatasetInfo, num_classes: int, names:
 def _stream(config: Config, seed: int, info: DatasetInfo, parts: Sequence[Part], learned: Learned | None) -> TaskStream:
     """The data set's tasks, then one for each further place of images; or the stream that was learned, and one task more."""
     if learned is not None:
-        return learned.data.stream.with_task(parts[-1].names) if learned.extended else learned.data.stream
+        return _with_task(learned.data.stream, parts[-1]) if learned.extended else learned.data.stream
     first, *added = parts
-    if added and (config.scenario == "domain" or config.all_at_once):
-        raise UserError("added: tasks of new classes follow a data set whose classes come task by task; allowed: null with scenario "
-                        "'domain' and with all_at_once")
+    if added and config.all_at_once:
+        raise UserError("added: tasks follow a data set that is learned task by task; allowed: null with all_at_once")
     plan = _plan(config, seed, info, len(first.names), first.names, first.train.labels)
     stream = replace(plan, class_names=_names_in_order(plan, first.names, info.domains))
     for part in added:
-        stream = stream.with_task(part.names)
+        stream = _with_task(stream, part)
     return stream
+
+
+def _with_task(stream: TaskStream, part: Part) -> TaskStream:
+    """One task more; a new domain must have a new name. Raises UserError."""
+    if stream.label_period is not None and stream.domains_per_task > 1:
+        raise UserError(f"{part.where}: the run mixes {stream.domains_per_task} domains in a task, so that one domain is no task; allowed: "
+                        "a run of one domain per task")
+    if stream.label_period is not None and part.names[0] in stream.class_names:
+        domain = part.names[0].partition("/")[0]
+        raise UserError(f"{part.where}: {domain} is a domain that the model knows already; a domain is called after its folder, so name "
+                        "that as the new domain")
+    return stream.with_task(part.names)
 
 
 def _tasks_of(stream: TaskStream, names: set[str]) -> set[int]:

@@ -10,12 +10,17 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 
 from utils.data.types import ImageSet, members_by_group
+from utils.errors import UserError
+from utils.machine.cores import available_cores
 
 SAMPLED = 4  # files per class whose sizes are read, or images whose pixels are: evenly spaced over the class
+IMAGE_DIGEST = 16  # bytes by which one image is told from others
 SHOWN = 5  # differences that a message names
 
 Fingerprint = Mapping[str, Mapping[str, str]]  # split -> class name -> "12 images, 3f0a..."
@@ -45,6 +50,25 @@ def changes(before: Fingerprint, now: Fingerprint) -> list[str]:
     if not told and old != new:
         told.append("the classes are in another order")
     return told if len(told) <= SHOWN else [*told[:SHOWN], f"and {len(told) - SHOWN} more differences"]
+
+
+def image_digests(images: ImageSet) -> np.ndarray:
+    """(N, 16) uint8 BLAKE2b of each image: of its pixels and their shape, or of its whole file. Raises UserError: no such file."""
+    if isinstance(images.images, np.ndarray):
+        shape = repr(images.images.shape[1:]).encode()
+        found = [hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=IMAGE_DIGEST, person=shape[:16]).digest()
+                 for image in images.images]
+    else:
+        with ThreadPoolExecutor(max_workers=available_cores()) as threads:
+            found = list(threads.map(_file_digest, images.images))
+    return np.frombuffer(b"".join(found), dtype=np.uint8).reshape(len(images), IMAGE_DIGEST)
+
+
+def _file_digest(path: Path) -> bytes:
+    try:
+        return hashlib.blake2b(path.read_bytes(), digest_size=IMAGE_DIGEST).digest()
+    except OSError as error:
+        raise UserError(f"image {path} cannot be read ({error.strerror or error}); was it moved or deleted?") from None
 
 
 def _entry(images: ImageSet, members: np.ndarray) -> str:

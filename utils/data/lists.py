@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from utils.config import SplitSpec
-from utils.data.folders import label_limit, split_set
+from utils.data.folders import label_limit, split_set, without_tests
 from utils.data.index import note_place
 from utils.data.labels import are_numbers
 from utils.data.notes import together
@@ -177,7 +177,7 @@ def _folder_names(lists: Sequence[Listed], numbers: dict[str, int]) -> dict[int,
 
 
 def read_lists(train: Path, test: Path | None, root: Path | None, split: SplitSpec | None) -> Splits:
-    """A list file for training and one for testing, or one that is split. Raises UserError."""
+    """A list file for training and one for testing, or one that is split; without both, no test images. Raises UserError."""
     problems, lists = [], []
     for file in (train, test) if test else (train,):
         try:
@@ -190,8 +190,9 @@ def read_lists(train: Path, test: Path | None, root: Path | None, split: SplitSp
     notes += [note for listed in lists for note in listed.notes]
     sets = [list_set(listed, numbers) for listed in lists]
     train_set = sets[0].noted(*notes)
+    if test is None and split is None:
+        return without_tests(train_set, names)
     if test is None:
-        assert split is not None, "either a test list or a split"
         return (*split_set(train_set, split.test_fraction, split.seed, names), names)
     return train_set, sets[1], names
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 
 from utils.config import Config
 from utils.data.added import Learned, Part, load_parts
-from utils.data.fingerprint import Fingerprint
+from utils.data.fingerprint import Fingerprint, image_digests
 from utils.data.folders import check_classes
 from utils.data.held_out import validation_notes
 from utils.data.notes import tell
@@ -29,6 +29,7 @@ class OpenedImages:
     stores: dict[str, ImageStore]
     notes: tuple[str, ...] = ()  # what was passed over, reinterpreted or left out; told when it was found
     learned: Learned | None = None  # what is extended by the last part
+    _digests: dict[str, np.ndarray] = field(default_factory=dict)  # what `digests` found, by split
 
     def count(self, split: str) -> int:
         return sum(map(len, self._sets(split)))
@@ -39,7 +40,10 @@ class OpenedImages:
 
     def domains(self, split: str) -> np.ndarray | None:
         """(N,) int64; None for a set without domains."""
-        return self._sets(split)[0].domains
+        found = [images.domains for images in self._sets(split)]
+        if all(domains is None for domains in found):
+            return None
+        return np.concatenate([np.empty(0, np.int64) if domains is None else domains for domains in found])  # None: no image is left
 
     @cached_property
     def fingerprint(self) -> Fingerprint:
@@ -49,6 +53,12 @@ class OpenedImages:
         now = [part.fingerprint() for part in new]
         return {split: {name: entry for found in (before, *now) for name, entry in found.get(split, {}).items()}
                 for split in ("train", "test")}
+
+    def digests(self, split: str) -> np.ndarray:
+        """(N, 16) uint8 a hash of each image's bytes; made once. Raises UserError: a file is gone."""
+        if split not in self._digests:
+            self._digests[split] = np.concatenate([image_digests(images) for images in self._sets(split)])
+        return self._digests[split]
 
     @classmethod
     def open(cls, config: Config, world_size: int, learned: Learned | None, old_images: bool) -> OpenedImages:

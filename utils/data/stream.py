@@ -71,8 +71,11 @@ class TaskStream:
         return self.domain_order[task * self.domains_per_task:(task + 1) * self.domains_per_task]
 
     def with_task(self, names: Sequence[str]) -> TaskStream:
-        """One task more, of new classes with these names; their own labels follow the others'."""
+        """One task more, of new classes with these names, whose own labels follow the others'; domain scenario: of one domain more."""
         known = self.num_classes
+        if self.domain_order is not None:
+            return replace(self, domain_order=[*self.domain_order, len(self.domain_order)], class_order=[*range(known + len(names))],
+                           task_sizes=[*self.task_sizes, len(names)], class_names=[*self.class_names, *names])
         return replace(self, class_order=[*self.class_order, *range(known, known + len(names))],
                        task_sizes=[*self.task_sizes, len(names)], class_names=[*self.class_names, *names])
 

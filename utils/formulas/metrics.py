@@ -35,6 +35,7 @@ class Evaluation:
     confusion: list[list[int]] = field(default_factory=list)  # (t + 1, t + 1) images by own and predicted task; domains: none
     confusion_before: list[list[int]] = field(default_factory=list)  # the same before alignment, of methods that align
     calibration_error: float | None = None  # of the probabilities, where they were given
+    uncalibrated_error: float | None = None  # the same without the temperature, where one was fitted
     base: float | None = None               # classes of the first task
     novel: float | None = None              # classes of all later tasks
 
@@ -49,6 +50,7 @@ def evaluate_predictions(
     known_classes: int,
     period: int | None = None,
     confidences: np.ndarray | None = None,
+    uncalibrated: np.ndarray | None = None,
     earlier_predictions: np.ndarray | None = None,
 ) -> Evaluation:
     """All accuracies after task `task`, from what the network predicted for the test images seen so far.
@@ -62,7 +64,7 @@ def evaluate_predictions(
         known_classes: classes learned before this task; smaller labels are "old".
         period: domain-incremental only: the number C of classes, the same in every domain. Head d * C + c
             is class c of domain d, so a prediction is right when it equals the label modulo C.
-        confidences: (N,) the largest probability, in [0, 1].
+        confidences: (N,) the largest probability, in [0, 1]; uncalibrated: without the temperature.
         earlier_predictions: (N,) int, of the classifier before alignment.
     """
     topk_predictions, task_predictions = np.asarray(topk_predictions), np.asarray(task_predictions)
@@ -75,6 +77,9 @@ def evaluate_predictions(
     predictions = topk_predictions[:, 0]                                            # (N,)
     correct = predictions == labels                                                 # (N,)
     old, new = _percent(correct[is_old]), _percent(correct[~is_old])
+
+    def calibration(confidences: np.ndarray | None) -> float | None:
+        return None if confidences is None else calibration_error(np.asarray(confidences, dtype=np.float64), correct)
 
     def confusion(guesses: np.ndarray | None) -> list[list[int]]:
         return [] if guesses is None or period is not None else task_confusion(guesses, labels, task_of_class, task + 1)
@@ -90,7 +95,8 @@ def evaluate_predictions(
         class_accuracies=class_accuracies(predictions, labels, period or int(np.count_nonzero(task_of_class <= task))),
         confusion=confusion(predictions),
         confusion_before=confusion(earlier_predictions),
-        calibration_error=None if confidences is None else calibration_error(np.asarray(confidences, dtype=np.float64), correct),
+        calibration_error=calibration(confidences),
+        uncalibrated_error=calibration(uncalibrated),
         base=_percent(correct[is_base]),
         novel=_percent(correct[~is_base]),
     )

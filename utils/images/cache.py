@@ -24,6 +24,7 @@ from utils.errors import UserError
 from utils.images.disk_cache import open_disk_cache
 from utils.images.store import ArrayStore, FileStore, ImageStore, read_image
 from utils.machine.cores import available_cores
+from utils.machine.memory import available_memory
 from utils.terminal import shows_bars
 
 log = logging.getLogger("slca.data")
@@ -109,18 +110,6 @@ def _in_memory(images: Iterable[np.ndarray | None], count: int, one_size: bool) 
         readable.append(i)
     store = RamStore(singles) if array is None else ArrayStore(array[:len(readable)])
     return store, np.array(readable, dtype=np.int64)
-
-
-def available_memory() -> int | None:
-    """Bytes that can be had without swapping: the machine's, or less if this process's group is limited. None: unknown."""
-    found = []
-    with contextlib.suppress(OSError, ValueError, StopIteration):
-        line = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemAvailable"))
-        found.append(int(line.split()[1]) * 1024)
-    with contextlib.suppress(OSError, ValueError):
-        group = Path("/sys/fs/cgroup")
-        found.append(int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
-    return max(0, min(found)) if found else None
 
 
 def _choose(paths: Sequence[Path], name: str, processes: int) -> Cache:

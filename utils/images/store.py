@@ -91,19 +91,24 @@ def read_image(path: Path) -> np.ndarray:
     """
     try:
         with open(path, "rb", opener=_without_waiting) as file, Image.open(file) as image:
-            if image.mode == "F":
-                raise UserError(f"image {path} holds floating-point pixels, whose range is unknown; save it with 8 or 16 bits")
-            if image.mode.startswith("I"):  # 16-bit grey
-                grey = np.asarray(image).astype(np.int64)
-                eight_bits = (grey.clip(0, 65535) * 255 + 32767) // 65535
-                return np.repeat(eight_bits.astype(np.uint8)[:, :, None], 3, axis=2)
-            return np.array(image.convert("RGB"))  # a copy: the tensor made of it must be writable
+            return pixels_of(image, path)
     except FileNotFoundError:
         raise UserError(f"image {path} does not exist; was it moved or deleted?") from None
     except NotRegular:
         raise UserError(f"image {path} is a folder, a pipe or a device and no file; remove it, or set \"bad_images\": \"skip\"") from None
     except (OSError, UnidentifiedImageError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(f"image {path} cannot be read ({error}); repair or remove it, or set \"bad_images\": \"skip\"") from None
+
+
+def pixels_of(image: Image.Image, path: Path | str) -> np.ndarray:
+    """An opened image as (H, W, 3) uint8; `path` names it in messages. Raises UserError, and whatever its decoder does."""
+    if image.mode == "F":
+        raise UserError(f"image {path} holds floating-point pixels, whose range is unknown; save it with 8 or 16 bits")
+    if image.mode.startswith("I"):  # 16-bit grey
+        grey = np.asarray(image).astype(np.int64)
+        eight_bits = (grey.clip(0, 65535) * 255 + 32767) // 65535
+        return np.repeat(eight_bits.astype(np.uint8)[:, :, None], 3, axis=2)
+    return np.array(image.convert("RGB"))  # a copy: the tensor made of it must be writable
 
 
 class NotRegular(Exception):

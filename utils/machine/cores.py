@@ -6,18 +6,20 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 
+CORES = "SLCA_CORES"  # variable: cores for this run, where several run side by side (utils/sweep/places.py)
 SPINS = "1000"  # turns that an idle thread waits awake before it sleeps; docs/scale.md has what was measured
 CGROUP_MOST_LEVELS = 32
 
 
-def available_cores() -> int:
-    """Cores by the process's affinity and its cgroup's quota (a container's --cpus), at least 1."""
+def available_cores(environment: Mapping[str, str] = os.environ) -> int:
+    """Cores by the process's affinity, its cgroup's quota (a container's --cpus) and its share of a sweep's, at least 1."""
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = cgroup_quota()
-    return affinity if quota is None else max(1, min(affinity, math.ceil(quota)))
+    quota, share = cgroup_quota(), environment.get(CORES, "")
+    limits = [affinity, *([] if quota is None else [math.ceil(quota)]), *([int(share)] if share.isdecimal() else [])]
+    return max(1, min(limits))
 
 
 def cgroup_quota(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float | None:
@@ -68,5 +70,5 @@ def prepare_openmp(environment: MutableMapping[str, str] = os.environ) -> None:
     if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & environment.keys():
         environment["GOMP_SPINCOUNT"] = SPINS
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if "OMP_NUM_THREADS" not in environment and available_cores() < affinity:
-        environment["OMP_NUM_THREADS"] = str(available_cores())
+    if "OMP_NUM_THREADS" not in environment and available_cores(environment) < affinity:
+        environment["OMP_NUM_THREADS"] = str(available_cores(environment))

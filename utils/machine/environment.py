@@ -28,7 +28,7 @@ def environment(device: torch.device | None = None) -> dict[str, str | None]:
     return {
         **versions(),
         "platform": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "gpu": torch.cuda.get_device_name(device) if torch.cuda.is_available() and (device is None or device.type == "cuda") else None,
     }
 
@@ -45,7 +45,8 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
+    """The processor's model, as the system tells it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:                                 # not Linux

@@ -15,8 +15,8 @@ from utils.report.tables import printable
 
 UNKNOWN = "not recorded"  # by an older version of the program; never a difference by itself
 # Settings that say where and how a run went, not what was learned, or that the figures show anyway.
-NOT_SHOWN = {"model_name", "model_postfix", "prefix", "notes", "device", "data_root", "num_workers", "cache", "keep_checkpoints",
-             "checkpoint_minutes", "checkpoint_every", "resume", "analyze", "tensorboard", "wandb"}
+NOT_SHOWN = {"model_name", "model_postfix", "prefix", "notes", "device", "data_root", "num_workers", "cache", "feature_cache_gb",
+             "keep_checkpoints", "checkpoint_minutes", "checkpoint_every", "resume", "analyze", "tensorboard", "wandb"}
 SHORT_COMMIT = 12  # digits
 VERSIONS = ("torch", "torchvision", "timm", "numpy")
 

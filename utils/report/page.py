@@ -30,6 +30,7 @@ from utils.report.page_measured import (
     staleness_table,
     timeline_words,
     times_table,
+    unknown_table,
 )
 from utils.report.plots import curve_figure, matrix_figure
 from utils.report.plots_measured import confusion_figure, confusions, timeline_figure
@@ -130,6 +131,7 @@ def report_page(result: RunResult, pictures: Mapping[str, Picture], run: Sequenc
         classes=class_table(result),
         times=times_table(result),
         staleness=staleness_table(result),
+        unknown=unknown_table(result),
         headlines=headline_rows(result, reference, most_seeds=len(result.seeds)),
         paper=reference.words if reference else "",
         spread=SPREAD if len(result.seeds) > 1 else "",
@@ -161,8 +163,10 @@ def _after_tasks(result: RunResult) -> list[list[str]]:
     """A row per task: classes seen and accuracies (%), mean ± std over the seeds."""
     accuracies = ("Top-1", "Top-5", "Task-incremental", "Old classes", "New classes")
     measured = {"Old taken for new": "old_as_new_curve", "New taken for old": "new_as_old_curve",
-                "Calibration error": "calibration_curve", "Harmonic": "harmonic_curve"}
-    measured = {words: name for words, name in measured.items() if all(getattr(seed, name) for seed in result.seeds)}
+                "Calibration error": "calibration_curve", "Calibration error before the temperature": "uncalibrated_curve",
+                "Harmonic": "harmonic_curve"}
+    measured = {words: name for words, name in measured.items() if all(getattr(seed, name) for seed in result.seeds)
+                and (name != "uncalibrated_curve" or any(value is not None for seed in result.seeds for value in seed.uncalibrated_curve))}
     rows = [["After task", "Classes seen", *(f"{name} (%)" for name in (*accuracies, *measured))]]
     for t, seen in enumerate(result.seeds[0].classes_seen):
         columns: list[list[float | None]] = [

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from utils.formulas.unknown import FIGURES
 from utils.report.plots_measured import confusions, mean_confusion
 from utils.report.result_rows import DIAGNOSTICS, class_figures
 from utils.report.results import RunResult, statistic
@@ -66,6 +67,19 @@ def staleness_table(result: RunResult) -> list[list[str]]:
     return rows
 
 
+def unknown_table(result: RunResult) -> list[list[str]]:
+    """Header and a row per task: how well images of classes still to come are told (%), mean ± std over the seeds; empty where nowhere."""
+    figures = [[values.get(name) for name in FIGURES] for seed in result.seeds for values in seed.unknown_curve]
+    shown = [name for name, column in zip(FIGURES, zip(*figures, strict=True), strict=False) if any(v is not None for v in column)]
+    if not shown:
+        return []
+    rows = [["After task", *(f"{figure.upper()}, {score} (%)" for figure, score in (name.split("_") for name in shown))]]
+    for task in range(min(len(seed.unknown_curve) for seed in result.seeds) - 1):  # after the last one no class is still to come
+        row = [statistic(seed.unknown_curve[task].get(name) for seed in result.seeds) for name in shown]
+        rows.append([str(task + 1), *map(mean_std_text, row)])
+    return rows
+
+
 # Words for who cannot see a picture ----------------------------------------------------------------------------
 
 
@@ -88,8 +102,9 @@ def confusion_words(result: RunResult) -> str:
     told = []
     for which in confusions(result):
         own = np.diag(mean_confusion(result, which))
-        told.append(f"{which if which == 'before' else 'after'} alignment {np.nanmean(own):.1f} %" if len(confusions(result)) > 1
-                    else f"{np.nanmean(own):.1f} %")
+        own = own[~np.isnan(own)]  # of tasks with test images
+        share = f"{own.mean():.1f} %" if len(own) else "-"
+        told.append(f"{which if which == 'before' else 'after'} alignment {share}" if len(confusions(result)) > 1 else share)
     return f"Images taken for a class of their own task, mean over the tasks: {', '.join(told)}"
 
 

@@ -93,7 +93,8 @@ STREAM = {"dataset", "init_cls", "increment", "task_sizes", "tasks", "all_at_onc
 NAMES = {"$schema", "model_name", "model_postfix", "prefix", "notes", "convnet_type", "pretrained", "data_root"}
 MACHINE = {"seed", "torch_seed", "device", "precision", "speed", "tf32", "compile", "channels_last", "deterministic",
            "num_workers", "cache", "augment_on", "bad_images", "accumulate", "test_batch_size", "grad_checkpointing", "keep_checkpoints",
-           "checkpoint_minutes", "checkpoint_every", "resume", "save_before_ca", "ca_eval", "ca_memory_gb"}
+           "checkpoint_minutes", "checkpoint_every", "resume", "save_before_ca", "ca_eval", "ca_memory_gb", "feature_cache",
+           "feature_cache_gb"}
 # Where exps/ has no file for a row's data set, CIFAR-100's is compared without what is tuned per data set.
 TUNED = {"epochs", "milestones", "batch_size", "lr", "prompt_length", "prompt_top_k", "prompt_loss_weight", "test_transform"}
 

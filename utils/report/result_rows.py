@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from utils.formulas import metrics
 from utils.formulas.diagnosis import shares
+from utils.formulas.unknown import FIGURES
 
 if TYPE_CHECKING:
     from utils.report.results import RunResult, SeedResult
@@ -36,8 +37,10 @@ def wide_rows(result: RunResult) -> list[dict[str, Any]]:
                 **({"harmonic": seed.harmonic_curve[t]} if seed.harmonic_curve else {}),  # of few-shot runs
                 **{f"memory_{kind}": seed.memory_curve[t].get(kind) if seed.memory_curve else None for kind in MEMORY_KINDS},
                 **{name: seed.diagnostics[t].get(name) if seed.diagnostics else None for name in DIAGNOSTICS},
-                "calibration_error": _at(seed.calibration_curve, t), "old_as_new": _at(seed.old_as_new_curve, t),
-                "new_as_old": _at(seed.new_as_old_curve, t), "images_per_second": _at(seed.images_per_second, t),
+                "calibration_error": _at(seed.calibration_curve, t), "uncalibrated_error": _at(seed.uncalibrated_curve, t),
+                **{f"unknown_{name}": (_at(seed.unknown_curve, t) or {}).get(name) for name in FIGURES},
+                "old_as_new": _at(seed.old_as_new_curve, t), "new_as_old": _at(seed.new_as_old_curve, t),
+                "images_per_second": _at(seed.images_per_second, t),
                 **{f"seconds_{stage}": (_at(seed.task_seconds, t) or {}).get(stage) for stage in stages},
             })
     return rows
@@ -56,7 +59,9 @@ def tidy_rows(result: RunResult) -> list[dict[str, Any]]:
             figures += [("top1", f"task {i + 1}", seed.accuracy_matrix[t][i]) for i in range(t + 1)]
             figures += [("top1", f"classes {name}", value) for name, value in seed.grouped[t].items()]
             figures += [("top1", f"class {name}", value) for _, name, value in class_figures(result, seed, t)]
-            figures += [("calibration_error", "all", curve[t]) for curve in [seed.calibration_curve] if curve]
+            figures += [(name, "all", curve[t]) for name, curve in (("calibration_error", seed.calibration_curve),
+                                                                    ("uncalibrated_error", seed.uncalibrated_curve)) if curve]
+            figures += [(name, "classes to come", (_at(seed.unknown_curve, t) or {}).get(name)) for name in FIGURES if seed.unknown_curve]
             figures += [("harmonic", "all", curve[t]) for curve in [seed.harmonic_curve] if curve]
             figures += [("anytime", f"after {point['images']} images", point["accuracy"]) for point in seed.anytime
                         if point["task"] == t + 1]

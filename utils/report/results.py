@@ -45,7 +45,8 @@ HEADLINES = {                               # key of the summary and attribute o
 WHERE_DEFINED = ("last_all_domains", "last_validation", "last_harmonic", "average_harmonic", "anytime_accuracy")
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "＝", "＋", "－", "＠")   # full-width forms too (OWASP, CSV injection)
 OPTIONAL_CURVES = ("validation_curve", "all_domains_curve", "memory_curve", "class_accuracies", "old_as_new_curve", "new_as_old_curve",
-                   "calibration_curve", "harmonic_curve", "task_seconds", "task_images")     # empty in the files of older versions
+                   "calibration_curve", "uncalibrated_curve", "unknown_curve", "harmonic_curve", "task_seconds",
+                   "task_images")     # empty in the files of older versions
 NOT_PUBLISHED = "not a published split"     # in the name of a split (utils/data/cards.py)
 NEEDS_TWO_TASKS = ("average_incremental", "forgetting", "backward_transfer")
 
@@ -79,6 +80,9 @@ class SeedResult:
     old_as_new_curve: list[float | None] = field(default_factory=list)  # (T,) of earlier tasks' images, taken for new classes
     new_as_old_curve: list[float | None] = field(default_factory=list)  # (T,) of the new task's images, taken for old classes
     calibration_curve: list[float | None] = field(default_factory=list)  # (T,) expected calibration error of the probabilities
+    uncalibrated_curve: list[float | None] = field(default_factory=list)  # (T,) the same without the temperature, where one was fitted
+    unknown_curve: list[dict[str, float | None]] = field(default_factory=list)  # (T,) images of classes still to come against those of
+    #   the classes seen: "auroc_distance", "fpr95_distance", "auroc_energy", "fpr95_energy"
     harmonic_curve: list[float | None] = field(default_factory=list)  # (T,) few-shot: of the first task's classes and all later ones
     anytime: list[dict[str, Any]] = field(default_factory=list)  # blurry: "task" from 1, training "images" seen, "accuracy" then
     task_seconds: list[dict[str, float]] = field(default_factory=list)  # (T,) by stage

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from utils.formulas import metrics
 from utils.formulas.diagnosis import taken_between_old_and_new
+from utils.formulas.unknown import FIGURES
 
 T = TypeVar("T")
 
@@ -32,6 +33,8 @@ class Figures:
     old_as_new_curve: list[float | None] = field(default_factory=list)  # percent of old images taken for new classes
     new_as_old_curve: list[float | None] = field(default_factory=list)  # and of new images for old ones
     calibration_curve: list[float | None] = field(default_factory=list)  # expected calibration error
+    uncalibrated_curve: list[float | None] = field(default_factory=list)  # the same without the temperature, where one was fitted
+    unknown_curve: list[dict[str, float | None]] = field(default_factory=list)  # how well classes still to come were told (FIGURES)
     harmonic_curve: list[float | None] = field(default_factory=list)  # few-shot streams
     anytime: list[dict[str, Any]] = field(default_factory=list)  # blurry streams: "task" from 1, "images" seen, "accuracy" then
     seconds_curve: list[dict[str, float]] = field(default_factory=list)  # `seconds` after each task
@@ -40,7 +43,7 @@ class Figures:
     trained_images: int = 0
 
     def add(self, evaluation: metrics.Evaluation, validation: float | None, all_domains: float | None,
-            harmonic: float | None = None) -> None:
+            harmonic: float | None = None, unknown: dict[str, float | None] | None = None) -> None:
         self.top1_curve.append(evaluation.top1)
         self.top5_curve.append(evaluation.top5)
         self.task_il_curve.append(evaluation.task_il)
@@ -55,6 +58,8 @@ class Figures:
         self.old_as_new_curve.append(old_as_new)
         self.new_as_old_curve.append(new_as_old)
         self.calibration_curve.append(evaluation.calibration_error)
+        self.uncalibrated_curve.append(evaluation.uncalibrated_error)
+        self.unknown_curve.append(dict.fromkeys(FIGURES) if unknown is None else unknown)
         self.harmonic_curve.append(harmonic)
 
     def add_times(self, seconds: dict[str, float], trained_images: int, spans: Sequence[dict[str, Any]]) -> None:
@@ -90,7 +95,8 @@ class Figures:
         """Forget task `task` and everything later."""
         for curve in (self.top1_curve, self.top5_curve, self.task_il_curve, self.accuracy_rows, self.grouped, self.validation_curve,
                       self.all_domains_curve, self.memory_curve, self.diagnostics, self.class_accuracies, self.old_as_new_curve,
-                      self.new_as_old_curve, self.calibration_curve, self.harmonic_curve, self.seconds_curve, self.images_curve):
+                      self.new_as_old_curve, self.calibration_curve, self.uncalibrated_curve, self.unknown_curve,
+                      self.harmonic_curve, self.seconds_curve, self.images_curve):
             del curve[task:]
         self.timeline = [span for span in self.timeline if span["task"] <= task]
         self.anytime = [point for point in self.anytime if point["task"] <= task]

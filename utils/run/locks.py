@@ -10,6 +10,8 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import struct
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +20,7 @@ from typing import BinaryIO
 from utils.errors import UserError
 
 log = logging.getLogger("slca")
+FLOCK = "hhqqi"  # Linux's struct flock: type, whence, start, length, process
 _held: set[Path] = set()  # by this process: the system's lock does not keep a process out of its own folders
 
 
@@ -47,6 +50,20 @@ def folder_lock(folder: Path) -> Iterator[None]:
             yield
         finally:
             _held.discard(path)
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether a process holds the lock of `folder`, which is not touched; False where the system cannot tell (all but Linux)."""
+    if folder.resolve() / ".lock" in _held:  # opening and closing the file would drop it
+        return True
+    if not sys.platform.startswith("linux"):
+        return False
+    question = struct.pack(FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+    try:
+        with (folder / ".lock").open("rb") as stream:
+            return struct.unpack(FLOCK, fcntl.fcntl(stream, fcntl.F_GETLK, question))[0] != fcntl.F_UNLCK
+    except OSError:  # no such file: it was never locked
+        return False
 
 
 def _opened(path: Path) -> BinaryIO:

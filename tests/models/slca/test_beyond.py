@@ -202,7 +202,7 @@ def test_the_share_of_held_out_images_that_old_classes_take_is_measured_and_told
     features, labels = learner.extract("val", 1)
     expected = sum(learner.scores(features).argmax(dim=1).tolist()[i] < learner.stream.classes_before(1) for i in range(len(labels)))
     assert learner.diagnostics()["taken_by_old"] == pytest.approx(expected / len(labels))
-    learner.measure_taken(torch.tensor([[1.0, 0, 0, 0], [1.0, 0, 0, 0], [0, 0, 0, 1.0]]), 1, monitor)
+    learner.measure_held_out(torch.tensor([[1.0, 0, 0, 0], [1.0, 0, 0, 0], [0, 0, 0, 1.0]]), 1, monitor)
     assert learner.diagnostics()["taken_by_old"] == pytest.approx(2 / 3)
     assert told[-1].startswith("warning: 66.7 % of the new task's held-out images are taken for old classes")
 

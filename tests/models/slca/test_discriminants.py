@@ -5,9 +5,9 @@ import pytest
 import torch
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis, QuadraticDiscriminantAnalysis
 
-from models.slca.discriminants import discriminant, fit_temperature, nearest_mean, tells_apart
+from models.slca.discriminants import discriminant, nearest_mean, tells_apart
 from models.slca.gaussians import ClassGaussians
-from tests.waits import Waits
+from utils.formulas.calibration import fit_temperature
 
 CLASSES = 6
 
@@ -107,20 +107,6 @@ def test_read_out_can_be_exported():
     read_out = discriminant(gaussians.classes, a=0.75, g=1e-2, ridge=1e-4)
     program = torch.export.export(read_out, (features,), dynamic_shapes=({0: torch.export.Dim("images", min=2)},))
     torch.testing.assert_close(program.module()(features[:7]), read_out(features[:7]), rtol=1e-5, atol=1e-4)
-
-
-def test_temperature_is_recovered_from_draws():
-    generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(40_000, 5, generator=generator)
-    labels = torch.multinomial(logits.softmax(1), 1, generator=generator).squeeze(1)
-    assert fit_temperature(logits * 37, labels) == pytest.approx(37, rel=0.03)
-
-
-def test_temperature_waits_for_the_device_once():
-    scores, labels = torch.randn(50, 4), torch.arange(50) % 4
-    with Waits() as waits:
-        fit_temperature(scores, labels)
-    assert waits.count == 1
 
 
 @pytest.mark.parametrize("form", ["dense", "woodbury"])

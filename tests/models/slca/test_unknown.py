@@ -5,6 +5,8 @@ import torch
 
 from models.slca.gaussians import ClassGaussians
 from models.slca.unknown import GaussianRegion
+from tests.support import learn, synthetic_learner
+from utils.formulas.calibration import fit_temperature
 
 
 def features_of(classes: int, count: int, dim: int, seed: int, apart: float = 4.0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -56,3 +58,12 @@ def test_a_forgotten_class_plays_no_part():
     gaussians.remove(3)
     torch.testing.assert_close(GaussianRegion(gaussians).distances(features), GaussianRegion(without).distances(features))
     assert GaussianRegion(gaussians).threshold(0.95) == pytest.approx(GaussianRegion(without).threshold(0.95), rel=0.05)
+
+
+def test_the_temperature_is_of_old_classes_too_by_features_drawn_from_their_gaussians():
+    learner = synthetic_learner("slca", readout="rgda", bcb_lrscale=0.0, val_fraction=0.25)
+    learn(learner, [0, 1])
+    features, labels = learner.extract("val", 1)
+    more, of_all = learner.with_old_classes(features, labels, 1)
+    assert torch.equal(more[:len(features)], features) and of_all.bincount().tolist() == [3, 3, 3, 3]
+    assert learner.temperature == pytest.approx(fit_temperature(learner.scores(more), of_all))

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import main
 import trainer
@@ -182,6 +183,55 @@ def test_images_of_an_npz_file_extend_a_run_of_grey_arrays(tmp_path):
     before, after = load_learner(run), load_learner(only_run(tmp_path / "photos"))
     assert after.format == before.format and after.stream.class_names == [*before.stream.class_names, "cat", "dog"]
     assert after.predict(pixels("dog", 3, "test"), 1).names == [["dog"]] * 3
+
+
+def listed(folder: Path, names: dict[str, str], split: str) -> Path:
+    """A list file of drawn images under the labels that `names` gives their classes."""
+    draw(folder / split, list(names), 6, split)
+    lines = [f"{split}/{name}/{number}.png {label}" for name, label in names.items() for number in range(6)]
+    (folder / f"{split}.txt").write_text("\n".join(lines))
+    return folder / f"{split}.txt"
+
+
+def test_a_list_file_extends_a_run_and_its_classes_stay_measured(finished, tmp_path):
+    run = finished
+    for number, labels in enumerate([{"elk": "elk"}, {"fox": "7", "gnu": "8"}]):  # numbers may go on from those before
+        place = tmp_path / f"lists {number}"
+        data = {split: str(listed(place, labels, split)) for split in ("train", "test")}
+        config, parent = extended(run, data["train"], data["test"])
+        train(config, tmp_path / "listed", name=f"{number}", parent=parent)
+        run = only_run(tmp_path / "listed" / f"{number}")
+    assert load_learner(run).stream.class_names[-3:] == ["elk", "fox", "gnu"]
+    assert None not in json.loads((run / "results.json").read_text())["seeds"][0]["accuracy_matrix"][-1]
+    config, parent = extended(run, data["train"])
+    with pytest.raises(UserError, match="classes that the model knows already"):
+        train(config, tmp_path / "listed", name="again", parent=parent)
+
+
+def test_a_domain_more_ends_where_one_run_over_all_domains_ends(tmp_path):
+    for domain in ("clipart", "real", "sketch"):
+        for split, count in (("train", 8), ("test", 3)):
+            for name in ("ant", "bee"):
+                (tmp_path / domain / split / name).mkdir(parents=True)
+                for number, image in enumerate(pixels(f"{name} {domain}", count, split)):
+                    Image.fromarray(image).save(tmp_path / domain / split / name / f"{number}.png")
+    dataset = {"name": "animals", "layout": "domains", "root": str(tmp_path), "image_size": 16, "train_transform": "crop32"}
+    usual = {"model_name": "slca", "scenario": "domain", "num_workers": 0, "epochs": 2}
+    train(tiny_config(dataset={**dataset, "domains": ["clipart", "real"]}, **usual), tmp_path, name="start")
+    train(tiny_config(dataset={**dataset, "domains": ["clipart", "real", "sketch"]}, **usual), tmp_path, name="whole")
+    data = {split: str(tmp_path / "sketch" / split) for split in ("train", "test")}
+    config, parent = extended(only_run(tmp_path / "start"), data["train"], data["test"])
+    result = train(config, tmp_path, name="next", parent=parent)
+    whole = only_run(tmp_path / "whole")
+    assert_equal(last_checkpoint(only_run(tmp_path / "next")), last_checkpoint(whole))
+    assert result.seeds[0].accuracy_matrix == json.loads((whole / "results.json").read_text())["seeds"][0]["accuracy_matrix"]
+    assert load_learner(only_run(tmp_path / "next")).stream == load_learner(whole).stream
+    config, parent = extended(only_run(tmp_path / "next"), data["train"])
+    with pytest.raises(UserError, match="sketch is a domain that the model knows already"):
+        train(config, tmp_path, name="again", parent=parent)
+    (tmp_path / "real" / "train" / "ant").rename(tmp_path / "real" / "train" / "cow")
+    with pytest.raises(UserError, match="cow is no class of the run, whose domains all have the same ones"):
+        train(extended(only_run(tmp_path / "next"), str(tmp_path / "real" / "train"))[0], tmp_path, name="other", parent=parent)
 
 
 def test_a_dry_run_plans_the_added_tasks_too(finished, tmp_path):

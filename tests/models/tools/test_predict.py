@@ -67,7 +67,7 @@ def test_the_exported_program_gives_the_scores_of_the_run(slcapp, tmp_path):
     _, test, _ = load_dataset(tiny_config().dataset, "data")
     pixels = torch.from_numpy(test.images).permute(0, 3, 1, 2).float() / 255
     classes = json.loads(extra["slca.json"])["classes"]
-    best = [classes[i] for i in program(pixels).argmax(dim=1)]
+    best = [classes[i] for i in program(pixels)[0].argmax(dim=1)]
     assert best == [row[0] for row in trained.predict(test.images, top_k=1).names]
 
 
@@ -238,6 +238,10 @@ def test_images_of_no_known_class_are_told_by_methods_that_keep_gaussians(tmp_pa
     told = {Path(row["file"]).parent.name: row["unknown"] for row in rows}
     assert told == {"cat": "0", "yak": "1"}
     assert capsys.readouterr().out.count("unknown, most like") == 3
+    assert main(["predict", str(run), str(tmp_path / "asked"), "--unknown", "0.9", "--unknown_score", "energy"]) == 0
+    assert {row["unknown"] for row in predicted(run / "predictions_2.csv")} <= {"0", "1"}
+    assert main(["predict", str(run), str(tmp_path / "asked"), "--unknown", "--unknown_score", "colour"]) == 2
+    assert "allowed: distance, energy" in capsys.readouterr().err
     assert main(["predict", str(run), str(tmp_path / "asked"), "--unknown", "1.5"]) == 2
     assert "above 0 and below 1" in capsys.readouterr().err
     train(config_of(tmp_path / "others", "ncm", [["ant", "bee"]]), tmp_path, name="means")

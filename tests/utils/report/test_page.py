@@ -46,7 +46,8 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_the_report_holds_figures_pictures_config_environment_and_the_papers_reference(page: str) -> None:
     text, result = Tags(page).text, make_result(task_sizes=(10,) * 10, drop=1)
     for expected in (f"{result.summary['last']['mean']:.2f}", "seed 1996", "paper 91.53 ± 0.28", SOURCE, "my notes",
-                     "931f75f-dirty", "Accuracy matrix", "class 99", "rehearsal-free", "Backward transfer"):
+                     "931f75f-dirty", "Accuracy matrix", "class 99", "rehearsal-free", "Backward transfer",
+                     "AUROC, distance (%)", "FPR95, energy (%)", "Calibration error before the temperature (%)"):
         assert expected in text
 
 

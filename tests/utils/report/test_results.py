@@ -85,6 +85,15 @@ def test_tidy_csv_holds_every_cell_of_the_accuracy_matrix_once(tmp_path: Path) -
     assert float(cells["5", "task 1"]) == result.seeds[0].accuracy_matrix[4][0]
 
 
+def test_csv_has_how_well_classes_to_come_were_told_and_nothing_after_the_last_task(tmp_path: Path) -> None:
+    write_results(make_result(), tmp_path)
+    rows = list(csv.DictReader((tmp_path / "results.csv").open()))
+    assert [row["unknown_auroc_distance"] for row in rows[:5]] == ["90.0"] * 4 + [""]
+    assert [row["uncalibrated_error"] for row in rows[:2]] == ["", "9.5"]
+    tidy = [row for row in csv.DictReader((tmp_path / "results_tidy.csv").open()) if row["metric"] == "fpr95_energy"]
+    assert len(tidy) == 15 and {row["images"] for row in tidy} == {"classes to come"}
+
+
 def test_tidy_csv_holds_every_class_after_every_task_and_every_cell_of_the_confusions(tmp_path: Path) -> None:
     result = make_result(seeds=(5,))
     result.seeds[0].confusion["before"][1] = [30, 10, 0, 0, 0]

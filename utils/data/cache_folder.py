@@ -1,0 +1,84 @@
+"""What runs keep under data_root/cache: decoded images (`"cache": "disk"`) and features (`"feature_cache": "disk"`); `main.py cache`."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from utils.data.feature_store import RECIPE_FILE, SUFFIX
+
+Kind = Literal["images", "features"]
+KINDS: tuple[Kind, ...] = ("images", "features")
+SHORT = 12  # letters of a checksum or a folder that are shown
+
+
+@dataclass(frozen=True)
+class Kept:
+    """One thing in the cache: the images of one split, or the features of one recipe."""
+
+    kind: Kind
+    path: Path  # a file, or the recipe's folder
+    words: str
+    bytes: int
+    used: float  # when, in seconds since 1970
+
+
+def kept(root: Path) -> list[Kept]:
+    """All that the cache folder `root` holds, the most recently used first."""
+    return sorted([*_images(root), *_features(root / "features")], key=lambda found: -found.used)
+
+
+def clear(root: Path, kinds: Sequence[Kind] = KINDS) -> list[Kept]:
+    """Delete what the cache holds of these kinds, and return it; a run that reads it meanwhile goes on, or makes it anew."""
+    gone = [found for found in kept(root) if found.kind in kinds]
+    for found in gone:
+        if found.kind == "images":
+            found.path.unlink(missing_ok=True)
+        else:
+            shutil.rmtree(found.path, ignore_errors=True)
+    return gone
+
+
+def table(found: list[Kept], root: Path) -> str:
+    """One line for each thing, and their sum."""
+    if not found:
+        return f"{root} holds no decoded images and no features"
+    lines = [f"{each.kind:8}  {each.bytes / 1e6:10,.1f} MB  {time.strftime('%Y-%m-%d %H:%M', time.localtime(each.used))}  {each.words}"
+             for each in found]
+    return "\n".join([*lines, f"{sum(each.bytes for each in found) / 1e6:,.1f} MB in {root}"])
+
+
+def _images(root: Path) -> Iterator[Kept]:
+    for file in root.glob("*.bin"):
+        with suppress(OSError):
+            found = file.lstat()
+            yield Kept("images", file, file.name, found.st_size, max(found.st_atime, found.st_mtime))
+
+
+def _features(root: Path) -> Iterator[Kept]:
+    for folder in root.glob("*"):
+        if folder.is_symlink() or not folder.is_dir():
+            continue
+        stats = []
+        for pack in folder.glob(f"*{SUFFIX}"):
+            with suppress(OSError):
+                stats.append(pack.lstat())
+        size = sum(stat.st_size for stat in stats)
+        yield Kept("features", folder, _recipe_words(folder), size, max((stat.st_mtime for stat in stats), default=0.0))
+
+
+def _recipe_words(folder: Path) -> str:
+    """"vit_base_patch16_224 1fa2..., 224 px, cls+mean"; the folder's name where its recipe cannot be read."""
+    try:
+        recipe: dict[str, Any] = json.loads((folder / RECIPE_FILE).read_text(encoding="utf-8"))
+        backbone, views = recipe["backbone"], recipe["method"].get("views", 1)
+        return (f"{backbone['timm']}, weights {backbone['sha256'][:SHORT]}, {recipe['input']['size']} px, {'+'.join(backbone['parts'])}"
+                + (f", {views} views" if views > 1 else "") + f"  {folder.name[:SHORT]}")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return folder.name
