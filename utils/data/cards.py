@@ -86,7 +86,7 @@ def split_words(splits: Sequence[Split], train: ImageSet, test: ImageSet, names:
     """
     numbers = f"{len(train):,} / {len(test):,}"
     for split in splits:
-        known = names[0].startswith(split.first_class) and (split.drawn is None or _is_drawn(split, train, test, names))
+        known = "".join(names[:1]).startswith(split.first_class) and (split.drawn is None or _is_drawn(split, train, test, names))
         if known and split.counts(len(train), len(test)):
             return f"{split.name}, {numbers}"
     if isinstance(test.images, np.ndarray):
