@@ -150,7 +150,7 @@ class MovingBackbone(AdaptsFirst):
             before = torch.cat([mean_over_views(self.backbone_before, self.fabric.to_device(images), c.views).float()
                                 for images, _ in batches])
             before = gather_rows(self.fabric, before)
-            wrong = (held_out - before @ operator.to(before)).std(dim=0)  # (D,)
+            wrong = (held_out - before @ operator.to(before)).std(dim=0, correction=min(len(before) - 1, 1))  # (D,), 0 for one image
             drawn = drawn @ operator.to(drawn) + wrong * torch.randn(drawn.shape, generator=generator, device=device)
             gaussians.transport(operator)
         gaussians.fit(features, labels, self.stream.classes_of(task))

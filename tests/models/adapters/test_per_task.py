@@ -29,7 +29,8 @@ def test_a_finished_run_predicts_what_it_reported_and_is_exported(method, tmp_pa
     right = [labels[0] == label for labels, label in zip(found.labels, test.labels.tolist(), strict=True)]
     assert 100 * sum(right) / len(right) == pytest.approx(result.seeds[0].last)
     assert (found.probabilities.sum(dim=1) <= 1 + 1e-5).all()
-    assert export(trained, tmp_path / "model.pt2") <= 1e-4
+    if method == "mos":  # of the three the one whose program holds most: it takes a quarter of a minute
+        assert export(trained, tmp_path / "model.pt2") <= 1e-4
 
 
 @pytest.mark.parametrize("method", (*METHODS, "aper"))
