@@ -60,7 +60,7 @@ def is_one_paragraph(message: str) -> bool:
     return 10 < len(message) < 3000 and "Traceback" not in message and "\n\n" not in message.strip()
 
 
-@settings(max_examples=500, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=250, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(mutated())
 def test_a_mutated_config_is_refused_in_one_paragraph_or_described(config):
     start = time.monotonic()

@@ -51,12 +51,12 @@ def sweep(arguments: argparse.Namespace) -> None:
     Raises:
         UserError: settings, place or storage are not as they should be; RunFailed: some of the runs failed.
     """
-    optuna_module()
     space = parse_space(arguments.set)
     configs = Configs(space.fixed, arguments.seeds)
     combinations = list(space.ends()) if arguments.search else space.grid()
     checked = [configs.resolved(file, values) for file in arguments.config for values in combinations]  # every mistake before the first run
     place = place_of(arguments, checked, arguments.search or len(checked) * max(len(config.seeds) for config in checked))
+    optuna_module()  # a mistake is told before a missing package
     if arguments.search and arguments.jobs is None:
         place = replace(place, jobs=min(place.jobs, SEARCH_AT_ONCE))
     request = request_of(arguments.config, arguments.set, arguments.seeds, arguments.search is not None)

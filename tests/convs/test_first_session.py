@@ -88,7 +88,7 @@ def test_a_copy_is_independent(kind):
     assert torch.equal(backbone(IMAGES), before) and not torch.allclose(twin(IMAGES), before)
 
 
-@pytest.mark.parametrize("kind", PARTS)
+@pytest.mark.parametrize("kind", ["adapter", "vpt_shallow"])  # one that changes layers, one that changes the number of tokens
 def test_the_exported_program_gives_the_same_for_any_number_of_images(kind):
     backbone, _ = adapted(kind)
     program = torch.export.export(backbone, (IMAGES,), dynamic_shapes=({0: torch.export.Dim("images", min=1)},))
@@ -136,7 +136,7 @@ def test_shapes_alone_are_enough(kind):
     assert (len(names) == 0) is (kind == "none")
 
 
-@pytest.mark.parametrize("kind", ["adapter", "vpt_deep"])
+@pytest.mark.parametrize("kind", ["adapter"])
 def test_a_compiled_backbone_gives_the_same_switched_on_and_off(kind):
     backbone, _ = adapted(kind, depth=1)
     expected, plain = backbone(IMAGES), micro_backbone(depth=1).eval()(IMAGES)
@@ -184,7 +184,8 @@ def test_a_vit_whose_blocks_do_not_fit_a_part_is_a_clear_error(name, kinds):
 
 
 @pytest.mark.parametrize(("name", "kinds"), [
-    ("timm/vit_small_patch14_dinov2", PARTS), ("timm/deit3_small_patch16_224", PARTS), ("timm/vit_base_patch32_clip_224", PARTS),
+    ("timm/vit_small_patch14_dinov2", ["adapter", "lora"]), ("timm/deit3_small_patch16_224", ["ssf", "vpt_deep"]),
+    ("timm/vit_base_patch32_clip_224", ["vpt_shallow"]),
     ("timm/deit_tiny_distilled_patch16_224", PARTS), ("timm/cait_xxs24_224", ["vpt_deep"]), ("timm/vit_tiny_r_s16_p8_224", ["ssf"]),
     ("timm/beit_base_patch16_224", ["adapter"]), ("timm/samvit_base_patch16", ["adapter"]), ("timm/vit_base_patch16_rpn_224", ["ssf"])])
 def test_parts_fit_other_vits(name, kinds):
