@@ -22,8 +22,8 @@ demo: $(VENV)/.installed
 	OMP_NUM_THREADS=$(THREADS) $(PY) main.py --config $(DEMO:%=exps/%_demo.json)
 	$(PY) main.py compare $(DEMO:%=logs/%_demo) --out logs/demo
 
-demo-all: $(VENV)/.installed
-	OMP_NUM_THREADS=$(THREADS) $(PY) main.py --config exps/*_demo.json
+demo-all: $(VENV)/.sweep
+	$(PY) main.py --config exps/*_demo.json --on local --jobs $(THREADS)
 	$(PY) main.py compare logs/*_demo --sort last --out logs/all
 
 test: $(VENV)/.installed-dev
@@ -51,9 +51,7 @@ bench: $(VENV)/.installed
 	OMP_NUM_THREADS=$(THREADS) $(PY) benchmarks/many_tasks.py
 	$(PY) benchmarks/report.py
 
-bench-methods: $(VENV)/.installed
-	$(PY) -m utils.extras sweep > $(VENV)/sweep.txt
-	$(PY) -m pip install --quiet --requirement $(VENV)/sweep.txt
+bench-methods: $(VENV)/.sweep
 	$(PY) benchmarks/methods.py --jobs $(THREADS)
 
 docs: $(VENV)/.installed
@@ -75,4 +73,9 @@ $(VENV)/.installed: requirements.txt
 
 $(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
 	$(PY) -m pip install --quiet --requirement requirements-dev.txt
+	touch $@
+
+$(VENV)/.sweep: requirements-extra.txt $(VENV)/.installed
+	$(PY) -m utils.extras sweep > $@.txt
+	$(PY) -m pip install --quiet --requirement $@.txt
 	touch $@
