@@ -107,7 +107,9 @@ def page(found: dict[str, Any]) -> str:
     header = ["Method", *(f"{STREAMS[stream][0]}: last (%)" for stream in streams), "Mean rank", "Memory kept"]
     return (f"# Methods on small streams\n\n{__doc__.strip().splitlines()[0]}\nMade by `python benchmarks/methods.py`; mean ± standard "
             "deviation over class orders, whose number stands in brackets where it is not three. A method's settings are those of its "
-            "`exps/*_demo.json`, the same on all streams.\n\n" + table(header, rows)
+            f"`exps/*_demo.json`, the same on all streams. {len(rows)} of {len(methods())} methods are here; the same command runs the "
+            "others.\n\n"
+            + table(header, rows)
             + "\n\nMemory kept is what a learner carries beside the pre-trained network after the first stream's last task.\n")
 
 
