@@ -131,7 +131,7 @@ def _kind_of_zip(path: Path) -> str:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError):
+    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError):  # the last is zipfile's, for a version it cannot read
         return "a zip archive that was cut short (truncated?); download it again"
     inner = {name.partition("/")[2] for name in names}
     if any(name.endswith("constants.pkl") for name in names):

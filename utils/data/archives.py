@@ -46,6 +46,7 @@ MAX_SINGLE_GZ = 2**30  # a .gz file does not say how much is in it; the largest 
 MAX_NAME = 4096  # letters of a path
 MAX_TAR_HEADER = 2**20  # bytes of a tar member's extended header (a long name)
 BLOCK = 2**20  # bytes read at a time
+# what tarfile, zipfile and the decompressors raise for bytes that they cannot read
 DAMAGED = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, struct.error, RuntimeError,
            NotImplementedError, ValueError, OverflowError, LookupError)
 OTHERS = {b"Rar!": "a rar archive; unpack it first", b"7z\xbc\xaf": "a 7z archive; unpack it first",

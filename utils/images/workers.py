@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import multiprocessing
 import multiprocessing.resource_sharer  # needed by every worker; later there may be no descriptor left to import it with
-import pickle
 import shutil
 import signal
 import threading
@@ -75,7 +74,7 @@ class _Packed:
 def _unpacked(data: bytes) -> Any:
     """In the main process: the content, as soon as it arrives from a worker that this run started. No file is read here."""
     try:
-        return pickle.loads(data)
+        return ForkingPickler.loads(data)
     except (OSError, EOFError, RuntimeError) as error:  # its worker has died, or no descriptor is free
         return WorkerTrouble(f"a batch was lost on its way ({words_of(error)})")
 
