@@ -27,7 +27,7 @@ class State:
     task: int | None  # from 0; None for the pre-trained state
     train: Tensor  # (M, D), or (M, passes, D)
     test: Tensor  # (N, D), or (N, passes, D)
-    blocks: dict[str, Tensor]  # block -> (n, d) of the first CKA_IMAGES test images
+    blocks: dict[str, Tensor]  # block -> (n, d) of the test images at `Seen.compared`
 
 
 class Seen:

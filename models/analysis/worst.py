@@ -6,6 +6,7 @@ from itertools import chain, zip_longest
 
 import numpy as np
 
+from models.analysis.knowledge import percent
 from models.analysis.staleness import Remembered
 from models.analysis.states import Seen
 from models.base import BaseLearner
@@ -22,7 +23,7 @@ def worst_classes(learner: BaseLearner, seen: Seen, guesses: np.ndarray, labels:
     Args:
         guesses, labels: (n,) of the test images of the classes known.
     """
-    accuracies = {int(c): 100.0 * float(np.mean(guesses[labels == c] == c)) for c in np.unique(labels)}
+    accuracies = {int(c): percent(guesses[labels == c] == c) for c in np.unique(labels)}
     return [_described(learner, seen, c, guesses, labels, remembered) for c in sorted(accuracies, key=accuracies.__getitem__)[:WORST]]
 
 

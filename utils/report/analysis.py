@@ -73,6 +73,11 @@ class Analysis:
     #   in units of its spread now
     stored: bool = True                             # whether the method stores Gaussians; else those of when each class was learned count
 
+    @property
+    def kept(self) -> str:
+        """What the Gaussians are that classes are known by, in a word."""
+        return "stored" if self.stored else "remembered"
+
     @classmethod
     def empty(cls, title: str, seed: int, class_names: Sequence[str], task_of_class: Sequence[int], *, note: str,
               map_classes: Sequence[int], map_method: str) -> Analysis:

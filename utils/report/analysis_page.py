@@ -38,8 +38,8 @@ def write_analysis_page(found: Analysis, folder: Path) -> Path:
                                     for name, (draw, words) in drawn.items()}
     text = PAGES.get_template("analysis.html.j2").render(
         title=f"Analysis of {found.title}", subtitle=f"{found.run}, seed {found.seed}, {len(found.class_names)} classes",
-        note=found.note, pictures=pictures, words={name: words for name, (_, words) in drawn.items()}, knowledge=knowledge_table(found),
-        method=found.map_method, kept="stored" if found.stored else "remembered", worst=[_worst_row(one) for one in found.worst])
+        note=found.note, pictures=pictures, knowledge=knowledge_table(found),
+        method=found.map_method, kept=found.kept, worst=[_worst_row(one) for one in found.worst])
     return write_atomic(folder / ANALYSIS_PAGE, text)
 
 
@@ -76,13 +76,13 @@ def cka_words(found: Analysis) -> str:
 
 def staleness_words(found: Analysis) -> str:
     """The first task's classes at the end."""
-    return (f"After {found.states[-1]} the {'stored' if found.stored else 'remembered'} means of the first task's classes have cosine "
+    return (f"After {found.states[-1]} the {found.kept} means of the first task's classes have cosine "
             f"{_first_task(found, found.mean_cosine):.3f} with their means now.")
 
 
 def frechet_words(found: Analysis) -> str:
     """The first task's classes at the end."""
-    return (f"After {found.states[-1]} the {'stored' if found.stored else 'remembered'} Gaussians of the first task's classes are "
+    return (f"After {found.states[-1]} the {found.kept} Gaussians of the first task's classes are "
             f"{_first_task(found, found.frechet):.2f} of the class's own spread away from their Gaussians now.")
 
 

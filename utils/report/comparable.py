@@ -40,8 +40,8 @@ def check_comparable(entries: Sequence[Entry]) -> list[str]:
         "splits into tasks, so average and forgetting do not compare": _by(several, split_words),
         "seeds": _by(entries, lambda r: ", ".join(str(seed.seed) for seed in r.seeds)),
         "class orders of the same seeds": _by(several, lambda r: _class_orders(r, entries)),
-        "images of that data set (fingerprint)": _by(entries, lambda r: _images(r, "fingerprint")),
-        "image sizes": _by(entries, lambda r: _images(r, "size")),
+        "images of that data set (fingerprint)": _by(entries, lambda r: images_words(r, "fingerprint")),
+        "image sizes": _by(entries, lambda r: images_words(r, "size")),
         "backbones": _by(entries, network_words),
         "pre-trained weights (SHA-256)": _by(entries, weights_words),
         "shares of the training images held out": _by(several, lambda r: _number(r, "val_fraction")),
@@ -127,7 +127,7 @@ def _class_orders(result: RunResult, entries: Sequence[Entry]) -> str:
     return "; ".join(f"{seed.seed}: {' '.join(map(str, seed.class_order))}" for seed in result.seeds if seed.seed in shared)
 
 
-def _images(result: RunResult, fact: str) -> str:
+def images_words(result: RunResult, fact: str) -> str:
     images = result.environment.get("images")
     return str(images.get(fact, UNKNOWN)) if isinstance(images, dict) else UNKNOWN
 

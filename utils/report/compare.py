@@ -32,6 +32,7 @@ from utils.report.compare_tables import (
     table_rows,
     terminal,
 )
+from utils.report.drawing import picture_links
 from utils.report.line_styles import check_chosen
 from utils.report.live_curves import live_curves
 from utils.report.page import PAGES, write_picture
@@ -40,12 +41,11 @@ from utils.report.plots import curve_figure
 from utils.report.plots_ranked import ranked_figure
 from utils.report.results import csv_text, read_results
 from utils.report.tables import printable
-from utils.run.runs import runs_in
+from utils.run.runs import newest_holding
 from utils.terminal import show
 
-PICTURES = {"curves": "comparison", "ranked": "comparison_ranked"}
 FILES = [("table (CSV)", "comparison.csv"), ("Markdown", "comparison.md"), ("LaTeX", "comparison.tex"),
-         *((f"{words} ({suffix.upper()})", f"{name}.{suffix}") for words, name in PICTURES.items() for suffix in ("png", "svg", "pdf"))]
+         *picture_links("comparison", "curves"), *picture_links("comparison_ranked", "ranked")]
 
 
 def compare(
@@ -135,18 +135,17 @@ def keep_older(out: Path, table: str) -> Path | None:
 
 
 def find_results(folder: Path | str) -> Path:
-    """The `results.json` of a run's folder, or of the newest run in an experiment's folder (`runs_in`).
+    """The `results.json` of a run's folder, or of the newest run in an experiment's folder.
 
     Raises:
         UserError: there is none.
     """
     folder = Path(folder)
-    found = [folder / "results.json"] if (folder / "results.json").is_file() else [
-        run / "results.json" for run in runs_in(folder, "results.json")]
-    if not found:
+    found = newest_holding(folder, "results.json")
+    if found is None:
         problem = "has no results.json, nor has any folder in it" if folder.is_dir() else "is not a folder"
         raise UserError(f"compare: {folder} {problem}. Give runs that finished a seed, e.g. logs/slca_demo.")
-    return found[-1]
+    return found / "results.json"
 
 
 def load_entries(run_folders: Sequence[Path | str], labels: Sequence[str] | None = None, pool: bool = False) -> list[Entry]:

@@ -12,6 +12,7 @@ from urllib.parse import quote
 from utils.report.comparable import by_value
 from utils.report.compare_tables import CAPTION, HEADER, LOUD, Cell, Entry, kept_bytes_after, most_tasks
 from utils.report.drawing import few_ticks
+from utils.report.line_styles import MOST_COLOURED
 from utils.report.result_rows import MEMORY_KINDS
 from utils.report.tables import bytes_text, printable, stream_text
 from utils.run.runs import command_line, read_status
@@ -32,7 +33,7 @@ def page_context(out: Path, entries: Sequence[Entry], rows: Sequence[Sequence[Ce
         growth.append([entry.label, *(bytes_text(kept_bytes_after(entry.result, t)["mean"]) for t in after)])
     made = datetime.now().astimezone().isoformat(" ", "minutes")
     return {
-        "title": f"Comparison on {first.dataset_words}",
+        "title": f"Comparison on {first.dataset_words}", "many": len(entries) > MOST_COLOURED,
         "subtitle": printable(f"{len(entries)} runs, {first.num_classes} classes"),
         "loud": LOUD, "notes": notes, "header": HEADER, "rows": rows, "caption": CAPTION.format(mark="Bold"),
         "memory": memory, "growth": growth, "runs": [_run(out, entry) for entry in entries],

@@ -24,16 +24,16 @@ def paired(ours: RunResult, theirs: RunResult, figure: str) -> PairedDifference:
     return paired_difference([mine for mine, _ in defined], [its for _, its in defined])
 
 
-def best_continual(labels: Sequence[str], results: Sequence[RunResult]) -> int | None:
+def best_continual(results: Sequence[RunResult]) -> int | None:
     """Which continual run has the highest last accuracy; None with fewer than two runs."""
     means = {number: result.summary["last"]["mean"] for number, result in enumerate(results) if result.num_tasks > 1}
     known = {number: mean for number, mean in means.items() if mean is not None}
-    return max(known, key=lambda number: known[number]) if known and len(labels) > 1 else None
+    return max(known, key=lambda number: known[number]) if known and len(results) > 1 else None
 
 
 def paired_table(labels: Sequence[str], results: Sequence[RunResult]) -> tuple[list[list[str]], str]:
     """Header and a row per run but the best: its last accuracy less the best one's; and the words below. Empty for one run."""
-    best = best_continual(labels, results)
+    best = best_continual(results)
     if best is None:
         return [], ""
     rows = [["Last accuracy less that of " + labels[best], "Difference", "95 % interval", "Sign test p", "Pairs"]]

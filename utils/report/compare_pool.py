@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 
-from utils.report.comparable import NOT_SHOWN
+from utils.report.comparable import NOT_SHOWN, images_words, weights_words
 from utils.report.compare_tables import Entry
 
 MAY_DIFFER = NOT_SHOWN - {"model_name"} | {"torch_seed", "seed"}
@@ -15,12 +15,15 @@ MAY_DIFFER = NOT_SHOWN - {"model_name"} | {"torch_seed", "seed"}
 def pooled(entries: Sequence[Entry]) -> list[Entry]:
     """Entries whose runs are alike but for `torch_seed` and `seed` joined; each seed is marked with its run's torch seed.
 
-    A class order with the same torch seed that two of them have is counted once, the first run's.
+    Runs with other pre-trained weights or other images are not alike, whatever their settings say. A class order with the
+    same torch seed that two of them have is counted once, the first run's.
     """
     groups: dict[str, list[Entry]] = {}
     for entry in entries:
-        settings = {key: value for key, value in entry.result.config.items() if key not in MAY_DIFFER}
-        groups.setdefault(json.dumps([entry.result.method, settings], sort_keys=True, default=str), []).append(entry)
+        result = entry.result
+        settings = {key: value for key, value in result.config.items() if key not in MAY_DIFFER}
+        alike = [result.method, settings, weights_words(result), images_words(result, "fingerprint")]
+        groups.setdefault(json.dumps(alike, sort_keys=True, default=str), []).append(entry)
     return [_joined(group) for group in groups.values()]
 
 

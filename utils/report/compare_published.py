@@ -1,10 +1,10 @@
-"""The papers' own figures beside the runs that are the papers' experiments: same stream, same settings (`published`)."""
+"""The papers' own figures beside the runs that are the papers' experiments: same stream, settings and images (`published_beside`)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from utils.report.published import published
+from utils.report.published import published_beside
 from utils.report.results import RunResult
 from utils.report.tables import mean_std_text
 
@@ -14,7 +14,7 @@ def published_table(labels: Sequence[str], results: Sequence[RunResult]) -> tupl
     rows = [["Run", "Last (%)", "paper", "Average incremental (%)", "paper"]]
     sources: dict[str, None] = {}
     for label, result in zip(labels, results, strict=True):
-        reference = published(result.config, result.method, [seed.task_sizes for seed in result.seeds])
+        reference = published_beside(result)
         if reference is not None:
             sources[reference.words] = None
             rows.append([label, *(text for key in ("last", "average_incremental")

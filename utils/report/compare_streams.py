@@ -24,14 +24,14 @@ from utils.report.comparable import check_comparable, data_words, split_words, w
 from utils.report.compare import read_runs, write_comparison
 from utils.report.compare_pool import pooled
 from utils.report.compare_tables import Entry, markdown_table, sort_entries, table_rows
+from utils.report.drawing import picture_links
+from utils.report.line_styles import check_chosen
 from utils.report.page import PAGES, Picture, write_picture
 from utils.report.plots_ranked import critical_difference_figure
 from utils.report.results import csv_text
 from utils.report.tables import text_table
 from utils.run.runs import command_line
 from utils.terminal import show
-
-PICTURE = [(f"ranks ({suffix.upper()})", f"ranks.{suffix}") for suffix in ("png", "svg", "pdf")]
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,11 @@ def compare_streams(
         The ranks as plain text, as printed.
 
     Raises:
-        UserError: fewer than two streams or than two methods that all have, or two runs of one method in one stream.
+        UserError: fewer than two streams or than two methods that all have, two runs of one method in one stream, or a
+            name in `highlight` that no run has.
     """
     runs = read_runs(run_folders, labels)
+    check_chosen(highlight, list(dict.fromkeys(run.label for run in runs)))
     streams = streams_of(pooled(runs) if pool else runs)
     out = Path(out_dir)
     methods, test = ranks_over(streams)
@@ -155,7 +157,7 @@ def _write_ranks(
         picture = write_picture(out / "ranks", critical_difference_figure(test.ranks, methods, test.critical_difference),
                                 f"{alt}; critical difference {test.critical_difference:.2f}")
     made = [("Made", datetime.now().astimezone().isoformat(" ", "minutes")), ("Command", command_line() or "-")]
-    files = [("table (CSV)", "ranks.csv"), ("Markdown", "ranks.md"), *(PICTURE if picture else [])]
+    files = [("table (CSV)", "ranks.csv"), ("Markdown", "ranks.md"), *(picture_links("ranks") if picture else [])]
     return write_atomic(out / "ranks.html", PAGES.get_template("streams.html.j2").render(
         title=f"{len(methods)} methods over {len(streams)} streams", table=table, words=words, picture=picture, files=files, made=made,
         streams=[(stream.name, f"{stream.folder}/comparison.html", len(stream.entries)) for stream in streams]))

@@ -213,7 +213,7 @@ def csv_row(entry: Entry, tasks: int, best: RunResult | None = None) -> dict[str
 def best_of(entries: Sequence[Entry]) -> RunResult | None:
     """The run that differences are taken to; None for a single one."""
     results = [entry.result for entry in entries]
-    best = best_continual([entry.label for entry in entries], results)
+    best = best_continual(results)
     return None if best is None else results[best]
 
 

@@ -55,6 +55,11 @@ DARK = Theme(
 )
 
 
+def picture_links(name: str, words: str = "") -> list[tuple[str, str]]:
+    """Words and file names, for the links of a page, of one picture in its three forms; the words are `name` by default."""
+    return [(f"{words or name} ({suffix.upper()})", f"{name}.{suffix}") for suffix in ("png", "svg", "pdf")]
+
+
 def png_bytes(figure: Figure) -> bytes:
     """The figure as a PNG file's bytes; the same figure gives the same bytes."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg

@@ -15,6 +15,7 @@ from utils.report.results import RunResult
 DASHES = ("-", (0, (5, 1.5)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)))  # matplotlib's form: offset, then lines and gaps in line widths
 MARKERS = ("o", "s", "^", "D", "v")                  # another one as long as dashes repeat
 MOST_COLOURED = len(LIGHT.lines)
+MOST_BANDS = 7                                       # lines with a band of one std before bands hide the lines
 BEST = 5                                             # coloured among many
 
 

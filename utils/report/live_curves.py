@@ -13,7 +13,7 @@ from math import ceil, floor
 import numpy as np
 
 from utils.report.drawing import few_ticks
-from utils.report.line_styles import DASHES, MARKERS, MOST_COLOURED, LineStyle, line_styles
+from utils.report.line_styles import DASHES, MARKERS, MOST_BANDS, MOST_COLOURED, LineStyle, line_styles
 from utils.report.results import RunResult, Statistic, statistic
 from utils.report.tables import mean_std_text
 
@@ -21,7 +21,6 @@ WIDTH = 720                                          # of the picture, in its ow
 HEIGHT, HEIGHT_OF_MANY = 430, 620
 LEFT, RIGHT, TOP, BOTTOM = 62, 14, 34, 58            # around the axes; room for letters that narrow screens show larger
 STRIP = 120                                          # width of a dot with its spread in the list
-MOST_BANDS = 7                                       # lines with a band before bands hide the lines
 STEPS = (1, 2, 5, 10, 20, 25)                        # between rules, in percent
 MOST_RULES = 7
 # Outlines of markers around their middle; matplotlib's letters.

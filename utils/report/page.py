@@ -20,7 +20,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from utils.files import write_atomic
-from utils.report.drawing import DARK, LIGHT, following_reader, freeze_layout, pdf_bytes, png_bytes, svg_bytes
+from utils.report.drawing import DARK, LIGHT, following_reader, freeze_layout, pdf_bytes, picture_links, png_bytes, svg_bytes
 from utils.report.live_curves import live_seeds
 from utils.report.page_measured import (
     class_table,
@@ -34,7 +34,8 @@ from utils.report.page_measured import (
 )
 from utils.report.plots import curve_figure, matrix_figure
 from utils.report.plots_measured import confusion_figure, confusions, timeline_figure
-from utils.report.published import Published, published
+from utils.report.published import Published, published_beside
+from utils.report.result_rows import class_name
 from utils.report.results import HEADLINES, RunResult, SeedResult, statistic
 from utils.report.tables import SPREAD, bytes_text, count_text, headline_rows, mean_std_text, seconds_text, stream_text
 from utils.run.runs import read_status
@@ -44,8 +45,7 @@ if TYPE_CHECKING:
 
 PARTS = ("curve.png", "matrix.png", "report.html")
 FILES = [("JSON", "results.json"), ("CSV", "results.csv"), ("every number (CSV)", "results_tidy.csv"),
-         *((f"curve ({suffix.upper()})", f"curve.{suffix}") for suffix in ("png", "svg", "pdf")),
-         *((f"matrix ({suffix.upper()})", f"matrix.{suffix}") for suffix in ("png", "svg", "pdf"))]
+         *picture_links("curve"), *picture_links("matrix")]
 TILES = ("last", "average_incremental", "forgetting", "backward_transfer")
 PAGES = Environment(
     loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True, undefined=StrictUndefined,
@@ -120,7 +120,7 @@ def write_picture(path: Path, figure: Figure, words: str, png: bool = True) -> P
 
 def report_page(result: RunResult, pictures: Mapping[str, Picture], run: Sequence[tuple[str, str]] = ()) -> str:
     """The run's page as HTML text; `pictures` by the names of `pictures_of`, `run` are names and values that say which run it is."""
-    reference = published(result.config, result.method, [seed.task_sizes for seed in result.seeds]) if result.on_published_split else None
+    reference = published_beside(result)
     return PAGES.get_template("report.html.j2").render(
         title=f"{result.name} on {result.dataset_words}",
         subtitle=_subtitle(result),
@@ -140,7 +140,7 @@ def report_page(result: RunResult, pictures: Mapping[str, Picture], run: Sequenc
         cost=_cost(result),
         environment=_pairs({name: "none" if value is None else value for name, value in result.environment.items()}),
         config=_pairs(result.config),
-        streams=[(seed.seed, _stream(seed, result.class_names)) for seed in result.seeds],
+        streams=[(seed.seed, _stream(result, seed)) for seed in result.seeds],
     )
 
 
@@ -194,9 +194,9 @@ def _cost(result: RunResult) -> list[tuple[str, str]]:
     return [*stages, ("Peak memory", "-" if peak is None else f"{peak:,.0f} MB"), *parameters, *kept]
 
 
-def _stream(seed: SeedResult, class_names: list[str]) -> list[tuple[str, str]]:
+def _stream(result: RunResult, seed: SeedResult) -> list[tuple[str, str]]:
     """Each task's classes by name (by number where the names are not known), in the order of learning."""
-    names = [class_names[label] if 0 <= label < len(class_names) else str(label) for label in seed.class_order]
+    names = [class_name(result, label) for label in seed.class_order]
     ends = list(accumulate(seed.task_sizes))
     return [
         (f"Task {t + 1}", ", ".join(names[end - size : end]))

@@ -1,6 +1,6 @@
 """Pictures of results: `curve.png` (accuracy over the classes seen) and `matrix.png` (the accuracy matrix).
 
-Each picture exists in a light and a dark theme, since the report page follows the reader's setting; files on disk are the light one.
+Files are drawn in the light theme; a page gives them the dark one's colours where the reader's setting is dark (`following_reader`).
 """
 
 from __future__ import annotations
@@ -11,9 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from utils.report.drawing import LIGHT, SMALL, TEXT, Theme, few_ticks, import_matplotlib, ink_on, new_figure, plain, seeds_title
-from utils.report.line_styles import DASHES as DASHES
-from utils.report.line_styles import MARKERS as MARKERS
-from utils.report.line_styles import line_styles
+from utils.report.line_styles import MOST_BANDS, line_styles
 from utils.report.results import RunResult
 
 if TYPE_CHECKING:
@@ -23,7 +21,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LINE_GAP = 1.25                                     # of two labels, in heights of their text
-MOST_BANDS = 7                                      # lines with a band of one std before bands hide the lines
 DECIMALS_UP_TO, NUMBERS_UP_TO = 10, 25              # tasks: "75.2" in a matrix's cells, then "75", then nothing
 
 

@@ -8,7 +8,8 @@ import numpy as np
 
 from utils.report.analysis import Analysis
 from utils.report.drawing import LIGHT, SMALL, TEXT, Theme, few_ticks, import_matplotlib, ink_on, new_figure, plain
-from utils.report.plots import DASHES, MARKERS, draw_cells
+from utils.report.line_styles import DASHES, MARKERS
+from utils.report.plots import draw_cells
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,16 +37,12 @@ def cka_figure(found: Analysis, theme: Theme = LIGHT) -> Figure:
 
 def staleness_figure(found: Analysis, theme: Theme = LIGHT) -> Figure:
     """Cosine of each class's remembered mean with its mean in each state: the classes of a task as one line, mean over them."""
-    return _by_task(found, found.mean_cosine, f"Cosine of the {_kept(found)} means with the means now", theme)
+    return _by_task(found, found.mean_cosine, f"Cosine of the {found.kept} means with the means now", theme)
 
 
 def frechet_figure(found: Analysis, theme: Theme = LIGHT) -> Figure:
     """Frechet distance of each class's remembered Gaussian to its own in each state, the same way."""
-    return _by_task(found, found.frechet, f"Distance of the {_kept(found)} Gaussians to those now (in the class's spread)", theme)
-
-
-def _kept(found: Analysis) -> str:
-    return "stored" if found.stored else "remembered"
+    return _by_task(found, found.frechet, f"Distance of the {found.kept} Gaussians to those now (in the class's spread)", theme)
 
 
 def _by_task(found: Analysis, table: list[list[float | None]], title: str, theme: Theme) -> Figure:

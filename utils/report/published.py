@@ -19,6 +19,7 @@ from typing import Any
 from utils.files import PROJECT
 from utils.json_files import read_json
 from utils.methods import resolve_name
+from utils.report.results import RunResult
 
 SOURCE = "the tables of SLCA (arXiv 2303.05118) and SLCA++ (arXiv 2408.08295), ViT-B/16 on ImageNet-21K, 10 tasks"
 BACKBONES = ("vit-b-p16", "vit-b-p16-lora", "timm/vit_base_patch16_224.augreg_in21k")
@@ -110,6 +111,11 @@ class Published:
     def words(self) -> str:
         """Where the figures come from, for the line under a table."""
         return f'paper: "{self.row}" in {OTHER_SOURCES.get(self.row, SOURCE)}'
+
+
+def published_beside(result: RunResult) -> Published | None:
+    """The paper's figures for a run's experiment as it was learned; none where its images are known to be divided otherwise."""
+    return published(result.config, result.method, [seed.task_sizes for seed in result.seeds]) if result.on_published_split else None
 
 
 def published(config: Mapping[str, Any], method: str, streams: Sequence[Sequence[int]] | None = None) -> Published | None:

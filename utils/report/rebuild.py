@@ -14,7 +14,7 @@ from utils.report.analysis import ANALYSIS, read_analysis
 from utils.report.analysis_page import write_analysis_page
 from utils.report.page import write_report
 from utils.report.results import read_results, write_tables
-from utils.run.runs import runs_in
+from utils.run.runs import newest_holding
 from utils.terminal import show
 
 
@@ -50,13 +50,11 @@ def results_folder(run: Path) -> Path:
     """The folder whose results.json `run` means. Raises UserError: there is none."""
     if run.name == "results.json" and run.is_file():
         return run.parent
-    if (run / "results.json").is_file():
-        return run
-    found = runs_in(run, "results.json")
-    if not found:
+    found = newest_holding(run, "results.json")
+    if found is None:
         problem = "does not exist" if not run.exists() else "holds no results.json, nor does any folder in it"
         raise UserError(f"{run} {problem}; name runs that finished a seed, such as logs/slca_demo")
-    return found[-1]
+    return found
 
 
 def _rebuilt(folder: Path) -> list[Path]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from utils.formulas.metrics import percent_text
 from utils.machine.speed import arithmetic
-from utils.report.published import Published, published
+from utils.report.published import Published, published_beside
 from utils.report.results import HEADLINES, WHERE_DEFINED, RunResult, Statistic, statistic
 from utils.terminal import visible_name
 
@@ -17,7 +17,7 @@ SPREAD = "Mean ± standard deviation over the seeds, each of which is another cl
 
 def results_table(result: RunResult) -> str:
     """The run as plain text: headline figures per seed, mean ± std, the paper's figure if there is one, the curve."""
-    reference = published(result.config, result.method, [seed.task_sizes for seed in result.seeds]) if result.on_published_split else None
+    reference = published_beside(result)
     lines = [title_line(result), "", *text_table(headline_rows(result, reference, SEEDS_SHOWN)), ""]
     lines += _curve_lines(result)
     learned = [len(seed.task_sizes) for seed in result.seeds]

@@ -28,8 +28,7 @@ log = logging.getLogger("slca")
 # Settings that change where or how fast a run computes, not what; a resumed run may change them.
 NEUTRAL_KEYS = frozenset({"num_workers", "device", "notes", "prefix", "model_postfix", "data_root", "cache", "save_before_ca", "ca_eval",
                           "test_batch_size", "keep_checkpoints", "checkpoint_every", "checkpoint_minutes", "resume", "accumulate",
-                          "grad_checkpointing", "analyze", "tensorboard", "wandb", "feature_cache",
-                          "feature_cache_gb"})
+                          "grad_checkpointing", "analyze", "tensorboard", "wandb", "feature_cache", "feature_cache_gb"})
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,11 @@ def runs_in(experiment: Path, holding: str = "run.json") -> list[Path]:
     return sorted(folders, key=lambda folder: (_number(folder), folder.name))
 
 
+def newest_holding(folder: Path, name: str) -> Path | None:
+    """The folder itself where the file `name` is in it, else the newest run in it that holds one; None where there is none."""
+    return folder if (folder / name).is_file() else next(reversed(runs_in(folder, name)), None)
+
+
 def next_number(experiment: Path) -> int:
     """What the next run of this experiment is called in run.json, from 1."""
     return max(map(_number, runs_in(experiment)), default=0) + 1

@@ -54,7 +54,7 @@ class WandB:
         elif kind in RECORDS:
             self._add(event, send=True)
         elif kind == "seed_end" and self._run is not None:
-            self._run.summary.update(named_numbers({key: value for key, value in event.items() if key != "finished"}))
+            self._run.summary.update(named_numbers(event))
             self._run.finish(exit_code=0 if event["finished"] else 1)
             self._run = None
 

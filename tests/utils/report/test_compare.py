@@ -198,6 +198,8 @@ def test_the_papers_figures_stand_beside_the_papers_experiments_alone() -> None:
     rows, words = published_table(["mine", "short"], [paper, other])
     assert [row[0] for row in rows[1:]] == ["mine"] and "91.53 ± 0.28" in rows[1] and "2303.05118" in words
     assert published_table(["short"], [other]) == ([], "")
+    paper.environment["images"] = {"split": "45,000 / 15,000, not a published split (test images 1a2b3c4d)"}
+    assert published_table(["elsewhere"], [paper]) == ([], "")
 
 
 def test_runs_alike_but_for_the_torch_seed_are_one_row_where_asked_for(logs: Path, tmp_path: Path) -> None:
@@ -212,6 +214,15 @@ def test_runs_alike_but_for_the_torch_seed_are_one_row_where_asked_for(logs: Pat
     assert found.pairs == 6 and found.mean == pytest.approx(np.mean([
         a.last - b.last for drop in (4, 5) for a, b in zip(make_result(drop=9).seeds, make_result(drop=drop).seeds, strict=True)]))
     assert len(load_entries([folders[0], folders[0]], pool=True)[0].result.seeds) == 3  # the same run twice counts once
+
+
+def test_runs_from_other_weights_or_on_other_images_are_not_one_row(tmp_path: Path) -> None:
+    runs = [make_result(torch_seed=torch_seed) for torch_seed in range(3)]
+    runs[1].environment["weights"] = {"sha256": "1a2b3c4d", "source": "vit.safetensors"}
+    runs[2].environment["images"] = {"size": 224, "fingerprint": "f"}
+    for number, run in enumerate(runs):
+        write_results(run, tmp_path / str(number))
+    assert len(load_entries([tmp_path / str(number) for number in range(3)], pool=True)) == 3
 
 
 def test_names_for_the_rows_are_one_for_each_run_and_highlighted_ones_are_among_them(logs: Path, tmp_path: Path) -> None:

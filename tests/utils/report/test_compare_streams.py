@@ -72,6 +72,12 @@ def test_too_few_streams_leave_the_test_out_with_the_reason(written: Path, tmp_p
     assert not list(tmp_path.glob("ranks.p*"))
 
 
+def test_a_highlighted_name_that_no_stream_has_is_a_user_error(written: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"--highlight got 'nobody', allowed: SLCA, Seq FT, LwF$"):
+        compare_streams([written / str(number) for number in range(6)], tmp_path, highlight=["nobody"])
+    assert not list(tmp_path.iterdir())
+
+
 def test_bars_join_the_largest_groups_that_lie_within_the_critical_difference() -> None:
     assert joined([1.0, 1.5, 2.2, 4.0], 1.0) == [(0, 1), (1, 2)]
     assert joined([1.0, 1.5, 1.9, 4.0], 1.0) == [(0, 2)] and joined([1.0, 3.0], 1.0) == []
