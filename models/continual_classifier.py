@@ -84,13 +84,13 @@ class ContinualClassifier(ClassifierMixin, BaseEstimator):
         labels = checked_labels(images, y, classes)
         self._open()
         known = set() if self.trained_ is None else set(self.trained_.stream.class_names)
+        self.labels_ |= {str(label): label for label in labels}
         for update in (False, True):
             chosen = [i for i, label in enumerate(labels) if (str(label) in known) == update]
             if chosen:
                 with tempfile.TemporaryDirectory(dir=self._home) as place, quiet_terminal():
                     self._write_images(Path(place), [images[i] for i in chosen], [labels[i] for i in chosen])
                     self._learn(Path(place), update)
-        self.labels_ |= {str(label): label for label in labels}
         return self
 
     def predict(self, X: ImagesIn) -> np.ndarray:
@@ -99,18 +99,16 @@ class ContinualClassifier(ClassifierMixin, BaseEstimator):
 
     def predict_proba(self, X: ImagesIn) -> np.ndarray:
         """(N, K) probabilities, columns as in `classes_`."""
-        names = self._fitted().stream.class_names
-        found = self._fitted().predict(X, len(names))
-        columns = {str(label): column for column, label in enumerate(self.classes_.tolist())}
-        probabilities = np.zeros((len(X), len(names)))
+        columns = {name: column for column, (name, _) in enumerate(self._sorted_classes())}
+        found = self._fitted().predict(X, len(columns))
+        probabilities = np.zeros((len(X), len(columns)))
         for row, (best, values) in enumerate(zip(found.names, found.probabilities.tolist(), strict=True)):
             probabilities[row, [columns[name] for name in best]] = values
         return probabilities / probabilities.sum(axis=1, keepdims=True)  # 1 in float64 too
 
     @property
     def classes_(self) -> np.ndarray:
-        labels = [self.labels_.get(name, name) for name in self._fitted().stream.class_names]
-        return np.array(sorted(labels, key=lambda label: (isinstance(label, str), label)))
+        return np.array([label for _, label in self._sorted_classes()])
 
     def __sklearn_is_fitted__(self) -> bool:
         self._open()
@@ -144,6 +142,11 @@ class ContinualClassifier(ClassifierMixin, BaseEstimator):
             self._home.mkdir(parents=True, exist_ok=True)
             self.run_: Path | None = None if isinstance(self.model, Config) else RunFolder.finished_run(Path(self.model)).path
             self.trained_: TrainedLearner | None = None if self.run_ is None else self._load(self.run_)
+
+    def _sorted_classes(self) -> list[tuple[str, Any]]:
+        """Name and label, as it was given, of each class known: numbers first, each kind sorted."""
+        classes = [(name, self.labels_.get(name, name)) for name in self._fitted().stream.class_names]
+        return sorted(classes, key=lambda each: (isinstance(each[1], str), each[1]))
 
     @property
     def _config(self) -> Config:

@@ -70,19 +70,15 @@ def _add_reading(app: FastAPI, service: Service) -> None:
 
 
 def _add_posting(app: FastAPI, service: Service) -> None:
-    memory = Memory()
+    memory = Memory(service.limits)
     limiter = anyio.CapacityLimiter(AT_ONCE)
-
-    def taken(request: Request) -> int:
-        declared = request.headers.get("content-length", "")
-        return min(int(declared), service.limits.bytes) if declared.isdigit() else service.limits.bytes
 
     async def beside(work: Callable[..., T], *arguments: Any) -> T:
         return await anyio.to_thread.run_sync(work, *arguments, limiter=limiter)
 
     @app.post("/predict")
     async def predict(request: Request, top: int = Query(5, ge=1, le=1000)) -> dict[str, Any]:
-        with memory.lent(taken(request)):
+        with memory.lent(request):
             form = await read_form(request, service.limits)
             cut = [await beside(service.cut, upload) for upload in form.files]
         answers = await asyncio.gather(*[asyncio.wrap_future(service.answering.ask(image, top)) for image in cut])
@@ -93,7 +89,7 @@ def _add_posting(app: FastAPI, service: Service) -> None:
 
     @app.post("/collect")
     async def collect(request: Request) -> dict[str, Any]:
-        with memory.lent(taken(request)):
+        with memory.lent(request):
             form = await read_form(request, service.limits)
             return await beside(service.collect, form.fields.get("class", ""), form.files)
 

@@ -10,6 +10,7 @@ import os
 import threading
 from collections.abc import Collection as Names
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
@@ -75,14 +76,20 @@ class Collection:
     def take_back(self, place: Path) -> None:
         """Let the images of `place` wait again, beside those that came meanwhile; nothing of them was learned."""
         with self._lock:
-            for folder in sorted(place.iterdir()):
+            for folder in sorted(each for each in place.iterdir() if each.is_dir()):
                 target = self.waiting / folder.name
                 target.mkdir(parents=True, exist_ok=True)
                 numbers = count(1 + len(_files(target)))
                 for file in _files(folder):
                     file.rename(next(new for new in (target / f"{n:04d}{file.suffix}" for n in numbers) if not new.exists()))
-                folder.rmdir()
-            place.rmdir()
+                _remove_if_empty(folder)
+            _remove_if_empty(place)
+
+
+def _remove_if_empty(place: Path) -> None:
+    """Remove a folder in which nothing else was put, such as the hidden files of a file browser."""
+    with suppress(OSError):
+        place.rmdir()
 
 
 def _files(place: Path) -> list[Path]:

@@ -52,7 +52,7 @@ def make_service(arguments: argparse.Namespace) -> Service:
     """The run's model, loaded, with what it may do. Raises UserError."""
     warnings.filterwarnings("ignore", module="PIL")  # of strangers' images, who are told
     collecting = arguments.collect is not None
-    run = _run(arguments.run, finished=collecting)
+    run = (RunFolder.finished_run if collecting else RunFolder.named)(arguments.run).path
     if collecting:
         if arguments.after_task is not None:
             raise UserError("--collect: new classes are learned after a run's last task; leave --after_task out")
@@ -87,10 +87,3 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host.lower() == "localhost"
-
-
-def _run(folder: Path, finished: bool) -> Path:
-    """The run's own folder. Raises UserError: there is none."""
-    if finished:
-        return RunFolder.finished_run(folder).path
-    return folder if (folder / "run.json").is_file() else RunFolder.newest(folder).path

@@ -24,14 +24,16 @@ HOW = "send one image as the body (Content-Type: image/png), or a form of files 
 
 
 class Memory:
-    """Bytes of requests that may be held at once."""
+    """Bytes of requests that may be held at once: as many as one request may hold, at least."""
 
-    def __init__(self, most: int = MOST_BYTES_AT_ONCE) -> None:
-        self._free = most
+    def __init__(self, limits: Limits) -> None:
+        self._limits, self._free = limits, max(MOST_BYTES_AT_ONCE, limits.bytes)
 
     @contextmanager
-    def lent(self, count: int) -> Iterator[None]:
-        """`count` bytes, given back at the end. Raises Refused where there are none left."""
+    def lent(self, request: Request) -> Iterator[None]:
+        """The bytes that a request may come to, given back at the end. Raises Refused where there are not so many left."""
+        declared = declared_bytes(request)
+        count = self._limits.bytes if declared is None else min(declared, self._limits.bytes)
         if count > self._free:
             raise Refused(503, "too many uploads at the moment; send it again in a second")
         self._free -= count
@@ -64,11 +66,16 @@ async def read_form(request: Request, limits: Limits) -> Form:
     raise Refused(415, f"Content-Type: got {kind[:80]!r}; {HOW}")
 
 
+def declared_bytes(request: Request) -> int | None:
+    """Length of the body as its header tells it; None where it does not."""
+    declared = request.headers.get("content-length", "")
+    return int(declared) if declared.isdecimal() else None
+
+
 async def _body(request: Request, limits: Limits) -> bytes:
     """The bytes of the body. Raises Refused: too many, or they do not come."""
     too_many = Refused(413, f"the request is too large; allowed: {limits.bytes:,} bytes. Send fewer or smaller images")
-    declared = request.headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > limits.bytes and "expect" in request.headers:  # the sender waits for a word before it sends
+    if (declared_bytes(request) or 0) > limits.bytes and "expect" in request.headers:  # the sender waits for a word before it sends
         raise too_many
     data, total = bytearray(), 0
     try:

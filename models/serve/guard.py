@@ -60,7 +60,7 @@ class Guard:
         if method in ("GET", "HEAD"):
             return
         origins = headers.getlist("origin")
-        own = all(urlsplit_netloc(origin) == hosts[0].lower() for origin in origins)
+        own = all(_place_of(origin) == hosts[0].lower() for origin in origins)
         if not own or headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
             raise Refused(403, "a page of another origin may not send this; use the server's own page, or a program")
 
@@ -77,7 +77,7 @@ class Guard:
         return address.is_loopback or not self.loopback
 
 
-def urlsplit_netloc(origin: str) -> str:
+def _place_of(origin: str) -> str:
     """Name and port of an origin; empty where it is none."""
     try:
         parts = urlsplit(origin.lower())

@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from models.serve.uploads import Refused
 from utils.errors import UserError
 from utils.files import PROJECT
 from utils.run.runs import read_status, runs_in
@@ -31,23 +30,16 @@ class Learning:
         self._started = self._ended = 0.0
         self._process: subprocess.Popen[str] | None = None
         self._watcher: threading.Thread | None = None
-        self._lock = threading.Lock()
 
     @property
     def running(self) -> bool:
         return self.state == "running"
 
     def start(self, arguments: Sequence[str], done: Callable[[], None], failed: Callable[[], None]) -> None:
-        """`python main.py ARGUMENTS`; then `done()` or `failed()` is called, in a thread.
-
-        Raises:
-            Refused: another one is going on.
-        """
-        with self._lock:
-            if self.running:
-                raise Refused(409, "the model is learning already; wait until that is done")
-            self.state, self._started, self._ended = "running", time.monotonic(), 0.0
-            self._lines.clear()
+        """`python main.py ARGUMENTS`; then `done()` or `failed()` is called, in a thread."""
+        assert not self.running, "one at a time"
+        self.state, self._started, self._ended = "running", time.monotonic(), 0.0
+        self._lines.clear()
         self._watcher = threading.Thread(target=self._watch, args=(list(arguments), done, failed), name="learning", daemon=True)
         self._watcher.start()
 

@@ -37,7 +37,7 @@ class Service:
         self.learning = Learning()
         self._load, self._extending = load, list(extending)
         self._examples: tuple[Model, list[list[Path | np.ndarray]]] | None = None  # of the model that was last asked about
-        self._lock = threading.Lock()
+        self._lock, self._learn_lock = threading.Lock(), threading.Lock()
 
     @property
     def model(self) -> Model:
@@ -85,19 +85,16 @@ class Service:
 
     def learn(self) -> dict[str, Any]:
         """Start to learn the classes that wait. Raises Refused."""
-        collection, parent = self._collection(), self.model.run
-        if self.learning.running:
-            raise Refused(409, "the model is learning already; wait until that is done")
-        place = collection.hand_over()
+        collection = self._collection()
+        with self._learn_lock:
+            if self.learning.running:
+                raise Refused(409, "the model is learning already; wait until that is done")
+            place, parent = collection.hand_over(), self.model.run
 
-        def done() -> None:
-            self.answering.model = self._load(child_of(parent))
+            def done() -> None:
+                self.answering.model = self._load(child_of(parent))
 
-        try:
             self.learning.start(["extend", str(parent), "--data", str(place), *self._extending], done, lambda: collection.take_back(place))
-        except Refused:
-            collection.take_back(place)
-            raise
         return self.lessons()
 
     def lessons(self) -> dict[str, Any]:

@@ -52,7 +52,7 @@ def analyze(run: Path, *, seed: int | None = None, per_class: int = PER_CLASS, d
     Raises:
         UserError: there is no such run or checkpoint, its data or weights are gone, or it is domain-incremental.
     """
-    found = RunFolder(run) if (run / "run.json").is_file() else RunFolder.newest(run)
+    found = RunFolder.named(run)
     config = resolve_config(parse_config({**found.status().get("config", {}), "device": device}, source=str(found.path / "run.json")))
     seed = config.seeds[0] if seed is None else seed
     if seed not in config.seeds:

@@ -176,8 +176,7 @@ def load_learner(run: str | Path, *, seed: int | None = None, after_task: int | 
     Raises:
         UserError: there is no such run or checkpoint, or its frozen base weights are not there.
     """
-    folder = Path(run)
-    found = RunFolder(folder) if (folder / "run.json").is_file() else RunFolder.newest(folder)
+    found = RunFolder.named(Path(run))
     config = resolve_config(parse_config({**found.status().get("config", {}), "device": device}, source=str(found.path / "run.json")))
     if seed is not None and seed not in config.seeds:
         raise UserError(f"seed: got {seed}, allowed: {', '.join(map(str, config.seeds))}, the seeds of {found.path}")

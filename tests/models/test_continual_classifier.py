@@ -78,6 +78,13 @@ def test_from_a_config_it_starts_from_nothing_and_labels_may_be_numbers(tmp_path
     assert "test image" not in "".join(capfd.readouterr()), "there never are any"
 
 
+def test_whole_numbers_may_be_floats_in_one_call_and_integers_in_another(tmp_path):
+    model = ContinualClassifier(config_of(tmp_path / "unused", "ncm", [["yak"]]), device="cpu")
+    model.partial_fit(images_of("ant")[0], [0] * 5)
+    model.partial_fit(images_of("bee")[0], [1.0] * 5)
+    assert model.predict(images_of("ant", "bee")[0]).tolist() == [0] * 5 + [1] * 5
+
+
 def test_parameters_are_those_of_the_constructor_and_a_clone_knows_nothing(run):
     model = ContinualClassifier(run, device="cpu")
     model.partial_fit(*images_of("cat"))

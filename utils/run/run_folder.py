@@ -96,6 +96,11 @@ class RunFolder:
         return next((run for run in reversed(fitting) if run.has_checkpoint), fitting[-1])
 
     @classmethod
+    def named(cls, folder: Path) -> RunFolder:
+        """The run in `folder`, or the newest one of an experiment, finished or not. Raises UserError: there is none."""
+        return cls(folder) if (folder / "run.json").is_file() else cls.newest(folder)
+
+    @classmethod
     def finished_run(cls, folder: Path) -> RunFolder:
         """The run in `folder`, or the newest finished one of an experiment. Raises UserError: there is none that is finished."""
         runs = [cls(folder)] if (folder / "run.json").is_file() else cls.all(folder)

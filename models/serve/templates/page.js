@@ -1,5 +1,5 @@
 "use strict";
-const SECOND = 1000, AT_ONCE = 20;  // images of one request that collects
+const SECOND = 1000, AT_ONCE = 20, BESIDE = 1024;  // images of one request that collects; bytes that it has beside each image's own
 const at = (id) => document.getElementById(id);
 let classes = [], model = "";
 
@@ -91,17 +91,29 @@ async function follow() {
   }
 }
 
+function* batches(files, { bytes, images }) {  // of as many files as one request may hold
+  let batch = [], size = 0;
+  for (const file of files) {
+    const full = batch.length >= Math.min(AT_ONCE, Number(images)) || size + file.size + BESIDE > Number(bytes);
+    if (full && batch.length) { yield batch; batch = []; size = 0; }
+    batch.push(file);
+    size += file.size + BESIDE;
+  }
+  yield batch;
+}
+
 async function collect(event) {
   event.preventDefault();
   const files = [...at("lessons").files], name = at("name").value;
   let sent = 0;
   try {
-    for (; sent < files.length; sent += AT_ONCE) {
+    for (const batch of batches(files, at("collect").dataset)) {
       at("told").textContent = `${sent} of ${files.length} images are there.`;
       const form = new FormData();
       form.append("class", name);
-      files.slice(sent, sent + AT_ONCE).forEach((file) => form.append("image", file));
+      batch.forEach((file) => form.append("image", file));
       showLessons(await ask("/collect", { method: "POST", body: form }));
+      sent += batch.length;
     }
     at("told").textContent = `${files.length} images of ${name} wait to be learned.`;
     at("told").className = "soft";

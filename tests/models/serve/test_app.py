@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from models.serve.service import Service
+from models.serve.uploads import Limits
 from models.tools.predict import load_learner
 from tests.models.serve.test_uploads import HOSTILE, encoded, png_that_claims
 from tests.photos import draw
@@ -18,6 +19,7 @@ pytest.importorskip("fastapi", reason="pip install -r requirements-dev.txt: noth
 pytest.importorskip("httpx", reason="pip install -r requirements-dev.txt: nothing is served here")
 from fastapi.testclient import TestClient
 
+from models.serve import forms
 from models.serve.app import make_app
 
 HERE = "http://127.0.0.1:8000"
@@ -107,6 +109,13 @@ def test_a_wrong_path_method_or_number_is_a_4xx_in_json(client):
     for top in ("0", "x", "-3", "99999999"):
         reply = client.post(f"/predict?top={top}", content=encoded(), headers=PNG)
         assert reply.status_code == 422 and reply.json()["detail"].startswith("top: got")
+
+
+def test_a_request_may_be_as_large_as_was_allowed_whatever_all_together_may_be(model):
+    service = Service(model, Limits(bytes=2 * forms.MOST_BYTES_AT_ONCE))
+    with TestClient(make_app(service), base_url=HERE) as client:
+        assert client.post("/predict", content=iter([encoded()]), headers=PNG).status_code == 200, "its length is told by nothing"
+    service.close()
 
 
 def test_predicting_writes_nothing(client, tmp_path, monkeypatch):

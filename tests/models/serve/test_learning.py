@@ -80,5 +80,7 @@ def test_a_folder_of_images_takes_only_so_many_and_only_of_new_classes(tmp_path,
     place = collection.hand_over()
     assert place == tmp_path.resolve() / "task_1" and collection.counts() == {}
     collection.add("key", [(b"67", ".jpg")], known=[])
+    for folder in (place, place / "key"):
+        (folder / ".DS_Store").write_bytes(b"of a file browser")
     collection.take_back(place)
     assert sorted(file.read_bytes() for file in (collection.waiting / "key").iterdir()) == [b"12345", b"12345", b"67"]

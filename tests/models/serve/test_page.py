@@ -37,6 +37,12 @@ async function settled(there) { while (!there()) await new Promise((done) => set
   dropped.items.add(new File(["no image"], "broken.png", { type: "image/png" }));
   document.getElementById("drop").dispatchEvent(new DragEvent("drop", { dataTransfer: dropped, cancelable: true }));
   await settled(() => document.querySelector("#answers .error") && document.querySelectorAll("#answers .rank").length === 3);
+  const taught = new DataTransfer();
+  for (let n = 0; n < 10; n++) taught.items.add(new File([picture, new Uint8Array(30000)], `${n}.png`, { type: "image/png" }));
+  document.getElementById("lessons").files = taught.files;
+  document.getElementById("name").value = "yak";
+  document.getElementById("collect").requestSubmit();
+  await settled(() => /wait to be learned|then: /.test(document.getElementById("told").textContent));
   await settled(() => [...document.images].every((image) => image.complete));
   document.title = JSON.stringify({ inner: innerWidth, page: document.documentElement.scrollWidth,
     verdict: document.querySelectorAll("#answers h2")[1].textContent, error: document.querySelector("#answers .error").textContent,
@@ -77,6 +83,6 @@ def test_the_page_answers_what_is_dropped_on_it_and_shows_names_as_text(service,
     assert found["verdict"] == "cat" and "broken.png" in found["error"]
     assert found["page"] <= found["inner"] and len(found["pictures"]) >= 8
     assert sum(width == 0 for width in found["pictures"]) == 1, "only the broken upload shows nothing"
-    assert found["waiting"] == [f"{MARKUP}: 1 images"]
+    assert found["waiting"] == [f"{MARKUP}: 1 images", "yak: 10 images"], "of ten images each request holds as many as it may"
     violations = [line for line in done.stderr.splitlines() if "CONSOLE" in line and "415" not in line]
     assert not violations

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -72,10 +73,10 @@ def test_the_lines_import_nothing_of_the_project():
         assert {name for line in imported for name in line.split(", ")} <= {"json", "numpy as np", "onnxruntime", "torch", "PIL"}
 
 
-def test_the_facts_describe_every_test_transform(trained):
+def test_the_facts_describe_every_test_transform(trained, monkeypatch):
     for name, (resize, keep, crop) in {"none": (16, False, "none"), "resize224": (16, False, "none"),
                                        "resize256_crop224_bilinear": (18, True, "center")}.items():
-        trained.format = type(trained.format)(**{**vars(trained.format), "test_transform": name})
+        monkeypatch.setattr(trained, "format", replace(trained.format, test_transform=name))
         found = facts(trained)
         assert (found["resize"], found["keep_aspect"], found["crop"]) == (resize, keep, crop)
         assert found["interpolation"] == RECIPES[name].interpolation

@@ -41,3 +41,8 @@ def test_too_few_streams_or_methods_for_a_difference_to_show_are_told(streams: i
 
 def test_methods_that_are_level_everywhere_are_not_tested() -> None:
     assert "the same figure" in rank_test(np.ones((4, 5))).left_out
+
+
+def test_methods_with_equal_average_ranks_and_unlike_figures_are_tested() -> None:
+    test = rank_test(np.array([[1.0, 2.0, 3.0], [2.0, 3.0, 1.0], [3.0, 1.0, 2.0]]))  # each is first, second and third once
+    assert (test.left_out, test.ranks, test.chi_square, test.p) == ("", [2.0, 2.0, 2.0], pytest.approx(0.0), pytest.approx(1.0))
