@@ -58,7 +58,7 @@ def _some(images: ImageSet, label: int) -> Iterator[Path | np.ndarray]:
 def picture(place: Path | np.ndarray) -> bytes:
     """A small PNG of an example. Raises UserError: its file is gone or damaged."""
     pixels = read_image(place) if isinstance(place, Path) else place
-    image = Image.fromarray(np.asarray(pixels).squeeze())
+    image = Image.fromarray(pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels)
     image.thumbnail((SIDE, SIDE))
     stream = io.BytesIO()
     image.save(stream, "PNG")

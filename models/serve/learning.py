@@ -62,24 +62,28 @@ class Learning:
             self._watcher.join(0.1)
 
     def _watch(self, arguments: list[str], done: Callable[[], None], failed: Callable[[], None]) -> None:
-        state = "failed"
+        state, learned = "failed", False
         try:
-            with subprocess.Popen([sys.executable, "-u", str(PROJECT / "main.py"), *arguments], stdin=subprocess.DEVNULL, text=True,
-                                  stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", errors="backslashreplace") as process:
-                self._process = process
-                assert process.stdout is not None, "asked for with PIPE"
-                for line in process.stdout:
-                    self._lines.append(line.rstrip())
-            if process.returncode == 0:
-                done()
-                state = "done"
-            else:
-                failed()
+            try:
+                learned = self._run(arguments)
+            finally:  # also where it could not be started
+                (done if learned else failed)()
+            state = "done" if learned else "failed"
         except Exception as error:  # told on the page, whatever it is; the old model goes on answering
             log.exception("learning failed")
             self._lines.append(f"error: {error}")
         self._ended = time.monotonic()
         self.state = state
+
+    def _run(self, arguments: list[str]) -> bool:
+        """Run the program with `arguments` to its end, its lines on the page; whether it succeeded. Raises OSError."""
+        with subprocess.Popen([sys.executable, "-u", str(PROJECT / "main.py"), *arguments], stdin=subprocess.DEVNULL, text=True,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", errors="backslashreplace") as process:
+            self._process = process
+            assert process.stdout is not None, "asked for with PIPE"
+            for line in process.stdout:
+                self._lines.append(line.rstrip())
+        return process.returncode == 0
 
 
 def child_of(parent: Path) -> Path:

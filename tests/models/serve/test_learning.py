@@ -57,6 +57,19 @@ def test_what_could_not_be_learned_waits_again_and_the_model_goes_on_answering(s
     assert service.model.run == run and "zebra" not in service.model.classes
 
 
+def test_a_process_that_cannot_be_started_leaves_the_images_waiting(service, monkeypatch):
+    service.collect("pig", [Upload("pig.png", encoded())])
+    waiting = service.lessons()["waiting"]
+
+    def no_process(*args, **settings):
+        raise OSError("no more processes")
+
+    monkeypatch.setattr("models.serve.learning.subprocess.Popen", no_process)
+    service.learn()
+    told = wait(service)
+    assert told["state"] == "failed" and told["waiting"] == waiting and any("no more processes" in line for line in told["lines"])
+
+
 def test_stopping_the_server_stops_what_it_started(service):
     service.collect("zebra", [Upload("0.png", encoded())])
     service.learn()
