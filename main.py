@@ -225,7 +225,7 @@ def cache(arguments: argparse.Namespace) -> None:
         gone = clear(root, kinds)
         show(f"deleted: {sum(each.bytes for each in gone) / 1e6:,.1f} MB of {' and '.join(kinds)} in {root}")
     else:
-        show(table([each for each in kept(root) if each.kind in kinds], root))
+        show(table(kept(root, kinds), root, kinds))
 
 
 def order(arguments: argparse.Namespace) -> None:
@@ -266,7 +266,6 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     if completion.ASKED in os.environ:
         completion.complete(parse_arguments, {name: parse for name, (parse, _) in COMMANDS.items()})
-    prepare_openmp()
     with steady_terminal():
         hint, verbose = "", False
         try:
@@ -274,6 +273,8 @@ def main(argv: list[str] | None = None) -> int:
             parse, act = COMMANDS[words[0]] if words and words[0] in COMMANDS else (parse_arguments, run_experiments)
             arguments = parse(words if act is run_experiments else words[1:])
             arguments.plugins = plugins
+            if getattr(arguments, "on", None) is None:  # else every run counts its own share of the cores, and would inherit ours
+                prepare_openmp()
             if plugins:
                 from models.registry import load_plugin  # and with it pydantic; what needs no package runs without any
                 for plugin in plugins:

@@ -60,7 +60,7 @@ def plain_batches(learner: Classifier, split: str, **which: Any) -> Batches:
 
 
 def extract_pass(learner: Classifier, split: str, **which: Any) -> tuple[Tensor, Tensor]:
-    """The same for any images (`tasks` or `indices` of `DataManager.batches`), never kept but by `feature_cache`."""
+    """As `extract`, for any images (`tasks` or `indices` of `DataManager.batches`); kept on disk where runs share features, else not."""
     store = shared_features.store_of(learner, split, learner.feature_recipe())
     if store is None:
         return computed_pass(learner, split, **which)

@@ -202,9 +202,8 @@ def serve_arguments(argv: list[str]) -> argparse.Namespace:
         raise UserError(f"--unknown: got {arguments.unknown:g}, allowed: above 0 and below 1, such as 0.95")
     if not 0 <= arguments.port < 2**16:
         raise UserError(f"--port: got {arguments.port}, allowed: 0 to 65535")
-    too_small = [key for key in ("max_megabytes", "max_images", "max_megapixels") if getattr(arguments, key) < 1]
-    if too_small:
-        raise UserError(f"--{too_small[0]}: got {getattr(arguments, too_small[0])}, allowed: 1 or more")
+    for key in ("max_megabytes", "max_images", "max_megapixels"):
+        _check_count(f"--{key}", getattr(arguments, key))
     return arguments
 
 
@@ -284,8 +283,7 @@ def order_arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=100, metavar="N", help="training images per class to look at (default: 100)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1")
     arguments = parser.parse_args(argv)
-    if arguments.images < 1:
-        raise UserError(f"--images: got {arguments.images}, allowed: 1 or more")
+    _check_count("--images", arguments.images)
     return arguments
 
 

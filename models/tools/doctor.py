@@ -43,7 +43,7 @@ def _weights(value: Any, words: str) -> Check:
 
 
 def _entry(value: Any) -> BackboneEntry:
-    """As `convs.backbones.describe`, without a look into timm."""
+    """As `convs.backbone_entries.describe`, without a look into timm."""
     if isinstance(value, str):
         name = value.removeprefix("timm/")
         return REGISTRY.get(value) or BackboneEntry(name, files=tuple(name + suffix for suffix in WEIGHT_SUFFIXES), source="timm")

@@ -70,7 +70,7 @@ class SelfTest:
         again = self._session()
         again.resume()
         assert again.first_task == 1, "no checkpoint of the first task was found"
-        learn(again, 1, save=False)
+        learn(again, 1)
         other = again.learner.network_state()
         on_cpu = self.fabric.device.type == "cpu"
         for name, tensor in self.whole.learner.network_state().items():
@@ -82,11 +82,11 @@ class SelfTest:
         return Session(self.config, SEED, self.fabric, Path(self._folder.name))
 
 
-def learn(session: Session, task: int, save: bool = True) -> None:
-    """Learn and evaluate one task as a run does."""
+def learn(session: Session, task: int) -> None:
+    """Learn and evaluate one task as a run does; after the first one a checkpoint is written."""
     session.learner.learn_task(task, session.monitor)
     session.record(session.measure(task))
-    if save and task == 0:
+    if task == 0:
         session.save(task)
 
 

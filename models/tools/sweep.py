@@ -178,7 +178,7 @@ class Work:
                     failed.append(f"{point.name}: {error}")
                     show(f"failed: {failed[-1]}")
                     continue
-                job = self.job(Run(point.name, point.name, self.configs.content(point.file, point.values), seeds))
+                job = self.job(Run(point.name, self.configs.content(point.file, point.values)))
                 self.queue.plan([job])
                 going[job.name] = trial, seeds
                 return job

@@ -15,6 +15,7 @@ from utils.data.feature_store import RECIPE_FILE, SUFFIX
 
 Kind = Literal["images", "features"]
 KINDS: tuple[Kind, ...] = ("images", "features")
+KIND_WORDS: dict[Kind, str] = {"images": "decoded images", "features": "features"}
 SHORT = 12  # letters of a checksum or a folder that are shown
 
 
@@ -29,14 +30,15 @@ class Kept:
     used: float  # when, in seconds since 1970
 
 
-def kept(root: Path) -> list[Kept]:
-    """All that the cache folder `root` holds, the most recently used first."""
-    return sorted([*_images(root), *_features(root / "features")], key=lambda found: -found.used)
+def kept(root: Path, kinds: Sequence[Kind] = KINDS) -> list[Kept]:
+    """All that the cache folder `root` holds of these kinds, the most recently used first."""
+    found = [*_images(root), *_features(root / "features")]
+    return sorted((each for each in found if each.kind in kinds), key=lambda each: -each.used)
 
 
 def clear(root: Path, kinds: Sequence[Kind] = KINDS) -> list[Kept]:
     """Delete what the cache holds of these kinds, and return it; a run that reads it meanwhile goes on, or makes it anew."""
-    gone = [found for found in kept(root) if found.kind in kinds]
+    gone = kept(root, kinds)
     for found in gone:
         if found.kind == "images":
             found.path.unlink(missing_ok=True)
@@ -45,10 +47,10 @@ def clear(root: Path, kinds: Sequence[Kind] = KINDS) -> list[Kept]:
     return gone
 
 
-def table(found: list[Kept], root: Path) -> str:
-    """One line for each thing, and their sum."""
+def table(found: list[Kept], root: Path, kinds: Sequence[Kind] = KINDS) -> str:
+    """One line for each thing, and their sum. `kinds` were looked for."""
     if not found:
-        return f"{root} holds no decoded images and no features"
+        return f"{root} holds {' and '.join(f'no {KIND_WORDS[kind]}' for kind in kinds)}"
     lines = [f"{each.kind:8}  {each.bytes / 1e6:10,.1f} MB  {time.strftime('%Y-%m-%d %H:%M', time.localtime(each.used))}  {each.words}"
              for each in found]
     return "\n".join([*lines, f"{sum(each.bytes for each in found) / 1e6:,.1f} MB in {root}"])

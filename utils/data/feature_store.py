@@ -83,8 +83,13 @@ class FeatureStore:
         """Take in the digests of packs that were not there the last time."""
         for pack in sorted(self.folder.glob(f"*{SUFFIX}")):
             if pack not in self._known:
-                with suppress(OSError, SafetensorError), safe_open(pack, framework="numpy") as file:
-                    self._enter(pack, file.get_tensor("digests"))
+                try:
+                    with safe_open(pack, framework="numpy") as file:
+                        self._enter(pack, file.get_tensor("digests"))
+                except SafetensorError:
+                    _drop_damaged(pack)
+                except OSError:  # another run has deleted it
+                    continue
 
     def _enter(self, pack: Path, digests: np.ndarray) -> None:
         self._known.add(pack)
@@ -115,10 +120,14 @@ def _features_of(pack: Path) -> np.ndarray | None:
         whole = False
     if whole and content["digests"].shape == (len(content["features"]), DIGEST_BYTES):
         return content["features"]
+    _drop_damaged(pack)
+    return None
+
+
+def _drop_damaged(pack: Path) -> None:
     log.warning("%s is damaged; its features are computed again", pack)
     with suppress(OSError):
         pack.unlink()
-    return None
 
 
 def _checksum(digests: np.ndarray, features: np.ndarray) -> np.ndarray:

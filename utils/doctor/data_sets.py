@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from utils.data.places import find_place, home_expanded
+from utils.data.places import find_place
 from utils.data.registry import REGISTRY
 from utils.doctor.check import Check
 from utils.doctor.experiments import needs
@@ -42,7 +42,7 @@ def _registered(name: str, data_root: Path, words: str) -> Check:
     info = REGISTRY[name].info
     if not info.folder:
         return Check(PART, name, "ok", f"{info.source}; {words}")
-    folder = home_expanded(data_root) / info.folder
+    folder = data_root / info.folder
     if folder.is_dir():
         return _there(name, folder, words)
     by_itself = "downloaded by torchvision" in info.source

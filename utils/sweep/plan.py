@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +33,7 @@ class Run:
     """What one job does: a point with one seed, or with several of them one after another."""
 
     name: str
-    point: str
-    config: dict[str, Any] = field(hash=False)  # what its JSON file holds
-    seeds: tuple[int, ...]
+    config: dict[str, Any]  # what its JSON file holds
 
 
 def grid_points(files: Sequence[Path], combinations: Sequence[Mapping[str, Any]]) -> list[Point]:
@@ -50,7 +48,7 @@ def grid_points(files: Sequence[Path], combinations: Sequence[Mapping[str, Any]]
 
 def seed_runs(point: Point, config: Mapping[str, Any], seeds: Sequence[int]) -> list[Run]:
     """A run for each seed, so that all of them may go side by side."""
-    return [Run(f"{point.name}+seed-{seed}", point.name, {**config, "seed": seed}, (seed,)) for seed in seeds]
+    return [Run(f"{point.name}+seed-{seed}", {**config, "seed": seed}) for seed in seeds]
 
 
 def plain(name: str) -> str:
@@ -84,7 +82,8 @@ def default_folder(request: Mapping[str, Any]) -> Path:
     return DEFAULT_OUT / f"{plain(first)}{f'+{others}' if others else ''}-{digest_of(request)}"
 
 
-def digest_of(request: Mapping[str, Any]) -> str:
+def digest_of(request: Any) -> str:
+    """The first digits of the SHA-256 of a request's JSON, for the name of its folder."""
     return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()[:DIGEST_DIGITS]
 
 

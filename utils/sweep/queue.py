@@ -156,7 +156,7 @@ class Queue:
         """
         assert self.place is not None
         going: dict[str, tuple[Job, int]] = {}
-        doubted: set[str] = set()  # no sign of life at one look
+        doubted: set[str] = set()  # no sign of life at the last look
         pruned: set[str] = set()
         with self._ended_with_us(going):
             while True:
@@ -171,29 +171,38 @@ class Queue:
                 in_slurm = slurm_states() if self.place.on == "slurm" else None
                 for job, _ in list(going.values()):
                     state = self.state(job, in_slurm)
-                    if state.word in ENDED and (job.name in doubted or self._exit_code(job.name) is not None):
+                    if state.word not in ENDED:
+                        doubted.discard(job.name)
+                        if state.word == "running" and job.name not in pruned and watch(job):
+                            pruned.add(job.name)
+                            self.prune(job)
+                    elif job.name in doubted or self._exit_code(job.name) is not None:
                         del going[job.name]
                         show(f"{state.word}: {job.name}" + (f": {state.last}" if state.last else ""))
                         ended(job, state)
-                    elif state.word in ENDED:
+                    else:
                         doubted.add(job.name)  # its exit code may be on its way, on a file system of several machines
-                    elif state.word == "running" and job.name not in pruned and watch(job):
-                        pruned.add(job.name)
-                        self.prune(job)
 
     def _begin(self, job: Job, taken: set[int]) -> int:
         """Start a job, or take over one that an earlier loop left running; returns its slot."""
-        free = next(slot for slot in range(len(taken) + 1) if slot not in taken)
         record = self.record(job.name)
         if record is not None and self._exit_code(job.name) is None:
             in_slurm = slurm_states() if record["on"] == "slurm" else None
             if self._alive(job, record, in_slurm):
                 show(f"running already: {job.name}")
-                return int(record.get("slot", free))
+                return int(record.get("slot", 0))
+        taken = taken | self._local_slots()
+        free = next(slot for slot in range(len(taken) + 1) if slot not in taken)
         self.start(job, free)
         record = self.record(job.name) or {}
         show(f"started: {job.name} ({record.get('on')} job {record.get('id')})")
         return free
+
+    def _local_slots(self) -> set[int]:
+        """The slots of this machine's jobs that run, among them those that an earlier loop left and that are taken over only later."""
+        going = [(job, self.record(job.name)) for job in self.jobs if self._exit_code(job.name) is None]
+        return {int(record.get("slot", 0)) for job, record in going
+                if record is not None and record["on"] == "local" and self._alive(job, record, None)}
 
     @contextmanager
     def _ended_with_us(self, going: Mapping[str, tuple[Job, int]]) -> Iterator[None]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +11,7 @@ from utils.extras import extra
 from utils.run.locks import folder_lock
 from utils.run.run_folder import experiment_folder
 from utils.sweep.places import Place, computes_on_cpu, local_place, parse_minutes, slurm_place
-from utils.sweep.plan import DIGEST_DIGITS, free_name, plain
+from utils.sweep.plan import digest_of, free_name, plain
 from utils.sweep.queue import Job, Queue, State, failures_told
 from utils.terminal import show
 
@@ -44,8 +42,7 @@ def run_side_by_side(arguments: argparse.Namespace, configs: Sequence[tuple[Path
                  *place.device_words(config.device, arguments.device), *(["--resume"] if arguments.resume else []),
                  *(word for plugin in arguments.plugins for word in ("--plugin", plugin))]
         jobs.append(Job(name, tuple(words), experiment_folder(arguments.out, path.stem)))
-    digest = hashlib.sha256(json.dumps([job.words for job in jobs]).encode()).hexdigest()[:DIGEST_DIGITS]
-    folder = arguments.out / "jobs" / digest
+    folder = arguments.out / "jobs" / digest_of([job.words for job in jobs])
     folder.mkdir(parents=True, exist_ok=True)
     with folder_lock(folder):
         queue = Queue(folder, place)

@@ -86,8 +86,8 @@ class Search:
 
     def point(self, trial: Any) -> Point:
         """Which config and values a trial tries; asked a second time it answers the same."""
-        stems = [str(file) for file in self.files]
-        file = self.files[stems.index(trial.suggest_categorical(CONFIG, stems))] if len(stems) > 1 else self.files[0]
+        names = [str(file) for file in self.files]
+        file = self.files[names.index(trial.suggest_categorical(CONFIG, names))] if len(names) > 1 else self.files[0]
         return Point(f"trial-{trial.number}", file, {key: _suggested(trial, key, axis) for key, axis in self.space.axes.items()})
 
     def report(self, trial: Any, values: Sequence[float]) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 from utils.errors import UserError
 from utils.files import write_atomic
 from utils.json_files import json_text
-from utils.report.compare_tables import MARKDOWN_SPECIAL, training_seconds
+from utils.report.compare_tables import markdown_table, training_seconds
 from utils.report.results import RunResult, Statistic, csv_text, read_results, write_results
 from utils.report.tables import mean_std_text, text_table
 from utils.run.runs import read_status, runs_in
@@ -77,9 +77,7 @@ def write_table(folder: Path, rows: Sequence[Row]) -> str:
             write_results(row.result, folder / "points" / row.point.name)
     write_atomic(folder / "table.json", json_text([{**line, "values": row.point.values} for line, row in zip(flat, rows, strict=True)]))
     write_atomic(folder / "table.csv", csv_text(flat))
-    head, *body = [[cell.translate(str.maketrans(MARKDOWN_SPECIAL)) for cell in line] for line in cells]
-    lines = ["| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head), *body)]
-    write_atomic(folder / "table.md", "\n".join([*lines, "", WORDS]) + "\n")
+    write_atomic(folder / "table.md", "\n".join([*markdown_table(cells), "", WORDS]) + "\n")
     return "\n".join([*text_table(cells), "", WORDS])
 
 

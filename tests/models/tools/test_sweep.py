@@ -99,6 +99,14 @@ def test_a_mistake_is_told_before_anything_runs(config, tmp_path, capsys, words,
     assert told in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
+def test_the_number_of_threads_is_left_to_each_run(config, tmp_path, monkeypatch):
+    prepared = []
+    monkeypatch.setattr("main.prepare_openmp", lambda: prepared.append(True))
+    words = ["--config", str(tmp_path / "none.json"), "--out", str(tmp_path / "out")]
+    assert main(["sweep", *words]) == main([*words, "--on", "local"]) == 2 and not prepared
+    assert main(words) == 2 and prepared
+
+
 def test_how_runs_go_side_by_side_needs_a_place(config, tmp_path, capsys):
     assert main(["--config", str(config), "--jobs", "2", "--out", str(tmp_path)]) == 2
     assert "add --on local" in capsys.readouterr().err

@@ -51,15 +51,21 @@ def test_another_recipe_finds_nothing(store, tmp_path):
     assert not FeatureStore(tmp_path, {**RECIPE, "method": {"views": 5}}, GIB).read(digests(1))[0].any()
 
 
-@pytest.mark.parametrize("damage", [lambda data: data[:-1] + bytes([data[-1] ^ 1]), lambda data: data[:-3], lambda data: b"",
-                                    lambda data: b"x" * 99])
-def test_a_damaged_file_is_told_and_its_rows_are_not_known(store, tmp_path, caplog, damage):
+def flipped(data, place):
+    return data[:place] + bytes([data[place] ^ 1]) + data[place:][1:]
+
+
+@pytest.mark.parametrize(("damage", "told"), [
+    (lambda data: flipped(data, -50), True),  # in the features, before 32 bytes of checksum and 16 of the digest
+    (lambda data: flipped(data, -1), False),  # in the digest: the row is of no image
+    (lambda data: data[:-3], True), (lambda data: b"", True), (lambda data: b"x" * 99, True)])
+def test_a_damaged_file_is_told_and_its_rows_are_not_known(store, tmp_path, caplog, damage, told):
     store.add(digests(1), features(1))
     store.add(digests(2), features(2))
     (pack, _), (_, _) = sorted(packs(tmp_path))
     pack.write_bytes(damage(pack.read_bytes()))
     known, rows = FeatureStore(tmp_path, RECIPE, GIB).read(digests(1, 2))
-    assert sorted(known.tolist()) == [False, True]
+    assert sorted(known.tolist()) == [False, True] and (f"{pack} is damaged" in caplog.text) == told
     assert np.array_equal(rows[0], features(1)[0] if known[0] else features(2)[0])
 
 
@@ -92,5 +98,6 @@ def test_the_cache_folder_is_shown_and_cleared_by_kind(store, tmp_path):
     assert "vit, weights abababababab, 28 px, cls" in shown and "2.0 MB" in shown and "photos_train" in shown
     assert [each.kind for each in clear(root, ("features",))] == ["features"]
     assert [each.kind for each in kept(root)] == ["images"]
+    assert table(kept(root, ("features",)), root, ("features",)) == f"{root} holds no features"
     clear(root)
     assert not kept(root) and (root / "unrelated.txt").exists() and "holds no decoded images" in table(kept(root), root)

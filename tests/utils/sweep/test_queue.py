@@ -81,6 +81,33 @@ def test_a_loop_that_was_killed_waits_for_jobs_that_still_run_and_starts_those_t
     assert queue.state(jobs[1]).word == "running"
 
 
+def test_a_job_beside_one_that_an_earlier_loop_left_gets_another_gpu(tmp_path, monkeypatch):
+    started.clear()
+    monkeypatch.setitem(queue_module.LOOK_SECONDS, "local", 0.0)
+    monkeypatch.setattr(queue_module, "local_job_lives", lambda record: True)
+    queue, jobs = Queue(tmp_path, Pretended("local", 2, 1, gpus=("4", "5"))), jobs_of(tmp_path, 2)
+    queue.plan(jobs)
+    queue.start(jobs[1], 0)
+    work(queue, jobs, {"j0": 0, "j1": 0})
+    assert [(name, command.environment["CUDA_VISIBLE_DEVICES"]) for name, command in started] == [("j1", "4"), ("j0", "5")]
+
+
+def test_a_job_is_given_up_after_two_looks_without_a_sign_of_life_one_after_the_other(queue, tmp_path, monkeypatch):
+    lives = iter([False, True, False, True])
+    monkeypatch.setattr(queue_module, "local_job_lives", lambda record: next(lives))
+    (job,), looks, told = jobs_of(tmp_path, 1), [], {}
+    waiting = [job]
+
+    def watch(job):
+        looks.append(job)
+        if len(looks) == 2:
+            exits(queue, job.name, 0)
+        return False
+
+    queue.work(lambda: waiting.pop() if waiting else None, lambda job, state: told.update({job.name: state.word}), watch)
+    assert told == {"j0": "done"}
+
+
 def test_a_job_that_is_not_worth_going_on_is_pruned(queue, tmp_path, monkeypatch):
     cancelled = []
     monkeypatch.setattr(queue_module, "cancel", lambda record: (cancelled.append(record["id"]), (tmp_path / "dead").touch()))

@@ -31,8 +31,8 @@ def test_runs_are_done_running_with_the_time_left_or_stopped_with_their_last_lin
     a_run(tmp_path / "a", finished=True, tasks=10)
     going = a_run(tmp_path / "deep" / "b", finished=False, tasks=3)
     a_run(tmp_path / "c", finished=False)
-    minute_ago = time.time() - 20
-    os.utime(going / "seed1" / "metrics.jsonl", (minute_ago, minute_ago))
+    earlier = time.time() - 20
+    os.utime(going / "seed1" / "metrics.jsonl", (earlier, earlier))
     with folder_lock(going):
         lines = shown(tmp_path)
     name = "2026-01-01_00-00-00"
