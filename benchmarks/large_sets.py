@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +137,7 @@ def _learner(root: str, name: str) -> Any:
     learner = learner_class("slca")(config, data, net, Fabric(accelerator="cpu", devices=1))
     generator = torch.Generator().manual_seed(0)
 
-    def batches(split: str, tasks: Any = None, *, batch_size: int, **_: Any) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    def batches(split: str, tasks: Any = None, *, batch_size: int, **_: Any) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         labels = torch.from_numpy(data.labels(split, tasks))
         return ((torch.zeros(len(part), 1), part) for part in labels.split(batch_size))
 

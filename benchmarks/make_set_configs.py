@@ -20,7 +20,7 @@ sys.path.insert(0, str(ROOT))
 from utils.files import write_atomic  # noqa: E402
 
 EXPS = ROOT / "exps"
-RELEASE = {"cifar": "CIFAR-100", "imgnetr": "ImageNet-R", "cub": "CUB-200", "cars": "Cars-196", "domainnet": "DomainNet"}
+RELEASE = {"cifar": "CIFAR-100", "imgnetr": "ImageNet-R", "cub": "CUB-200", "cars": "Cars-196"}  # its sets, by the names of its files
 LEFT_OUT = ("prefix", "memory_size", "memory_per_class", "fixed_memory", "model_postfix", "notes", "$schema")
 SMALL_STATISTICS = {"ca_cov": "lowrank", "ca_rank": 64, "stats_dtype": "float16"}  # thousands of Gaussians in a gigabyte or two
 BEST = {"model_name": "slca_best", "epochs": 10, "lr": 0.01, "convnet_type": "vit-b-p16", "device": "auto"}
@@ -85,7 +85,7 @@ def configs() -> dict[str, dict[str, Any]]:
         for method, base in (("slca", f"slca_{stream.like}"), ("slcapp", f"slcapp_{stream.like}_lora")):
             if not stream.only_best:
                 kept = {key: value for key, value in json.loads((EXPS / f"{base}.json").read_text()).items() if key not in LEFT_OUT}
-                release = "" if stream.like == "domainnet" else f"the authors' release for {RELEASE[stream.like]}, "
+                release = f"the authors' release for {RELEASE[stream.like]}, " if stream.like in RELEASE else ""
                 whose = f"Settings of {release}exps/{base}.json; they were tuned for other images or another stream."
                 found[f"{method}_{stream.name}"] = _config(stream, kept | {"model_name": method}, whose)
         seeds = {} if "scenario" in stream.settings else {"seed": [1993, 1996, 1997]}

@@ -1,4 +1,4 @@
-"""The exceptions for mistakes that the user can mend."""
+"""The exceptions for mistakes that the user can mend, and what other exceptions say, in short."""
 
 
 class UserError(Exception):
@@ -19,3 +19,8 @@ class DataChanged(UserError):
 
 class RunFailed(UserError):
     """Part of a run failed (a seed, or a config of several); the rest is done and written. Exit code 1."""
+
+
+def first_line(error: Exception) -> str:
+    """The first line of what an exception says; its kind where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

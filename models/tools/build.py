@@ -35,14 +35,18 @@ def make_learner(config: MethodSettings, seed: int, fabric: Fabric, *,
     """
     with first_process_first(fabric):  # downloads happen once
         backbone = make_backbone(config)
-    normalisations = {"backbone": {"mean": backbone.mean, "std": backbone.std}, "unit": {"mean": (0.0,), "std": (1.0,)}}
     with first_process_first(fabric):
         data = DataManager(config, seed, channels=backbone.channels, rank=fabric.global_rank, world_size=fabric.world_size,
                            device=fabric.device, share_images_of=share_images_of, learned=learned,
-                           old_images=not learner_class(config.model_name).rehearsal_free, **normalisations.get(config.normalize, {}))
+                           old_images=not learner_class(config.model_name).rehearsal_free, **normalisation(config, backbone))
     learner = learner_class(config.model_name)(config, data, IncrementalNet(backbone), fabric)
     backbone.speed_up(compile=config.compile, channels_last=config.channels_last)  # once LoRA is in
     return learner
+
+
+def normalisation(config: MethodSettings, backbone: Backbone) -> dict[str, tuple[float, ...]]:
+    """`mean` and `std` that `normalize` puts in the place of the data set's, as arguments of `DataManager`; none for "dataset"."""
+    return {"backbone": {"mean": backbone.mean, "std": backbone.std}, "unit": {"mean": (0.0,), "std": (1.0,)}}.get(config.normalize, {})
 
 
 def make_backbone(config: MethodSettings, device: str = "cpu") -> Backbone:

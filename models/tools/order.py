@@ -13,7 +13,7 @@ import torch
 from lightning_fabric import Fabric
 
 from convs.backbones import Backbone, check_finite
-from models.tools.build import make_backbone
+from models.tools.build import make_backbone, normalisation
 from utils.config import MethodSettings
 from utils.data.data_manager import DataManager
 from utils.errors import UserError
@@ -45,9 +45,9 @@ def write_order(config: MethodSettings, by: str, out: Path, images_per_class: in
     plain = config.model_copy(update={**PLAIN, "seed": config.seeds[0]})
     fabric = make_fabric(device, plain.precision, plain.tf32)
     backbone = make_backbone(plain)
-    own = {"backbone": {"mean": backbone.mean, "std": backbone.std}, "unit": {"mean": (0.0,), "std": (1.0,)}}.get(plain.normalize, {})
-    data = DataManager(plain, plain.seeds[0], channels=backbone.channels, device=fabric.device, **own)
-    similarity = cosines(class_means(data, backbone, fabric, images_per_class, plain.test_batch_size or plain.batch_size))
+    data = DataManager(plain, plain.seeds[0], channels=backbone.channels, device=fabric.device, **normalisation(plain, backbone))
+    similarity = cosines(class_means(data, backbone, fabric, images_per_class, plain.test_batch_size or plain.batch_size,
+                                     plain.precision))
     sizes, seeds_order = data.stream.task_sizes, np.arange(data.stream.num_classes)  # labels are places in the seed's order
     order = similar_order(similarity)
     if by == "dissimilar":
@@ -65,7 +65,8 @@ def write_order(config: MethodSettings, by: str, out: Path, images_per_class: in
 
 
 @torch.inference_mode()
-def class_means(data: DataManager, backbone: Backbone, fabric: Fabric, images_per_class: int, batch_size: int) -> np.ndarray:
+def class_means(data: DataManager, backbone: Backbone, fabric: Fabric, images_per_class: int, batch_size: int,
+                precision: str = "32-true") -> np.ndarray:
     """(K, D) float64 mean feature of each class's first training images, by new label. Raises UserError for a class without any."""
     indices = data.task_indices("train", range(data.stream.num_tasks))
     labels = data.labels_of("train", indices)
@@ -81,7 +82,7 @@ def class_means(data: DataManager, backbone: Backbone, fabric: Fabric, images_pe
     for images, targets in data.batches("train", indices=chosen, batch_size=batch_size, augment=False):
         with fabric.autocast():
             features = backbone(fabric.to_device(images)).float()
-        check_finite(features, "32-true")
+        check_finite(features, precision)
         sums.index_add_(0, targets.cpu(), features.double().cpu())
     return sums.numpy() / np.minimum(counts, images_per_class)[:, None]
 

@@ -32,7 +32,7 @@ def test_every_file_resolves_says_whose_its_settings_are_and_learns_all_classes_
         stream, info = DataManager.plan(config, 1993), dataset_info(config.dataset)
         assert stream.num_classes == info.num_classes * max(1, len(info.domains)) and stream.num_tasks > 1, name
         assert ("release for" in config.notes or "own" in config.notes or "exps/" in config.notes) and "Stream: " in config.notes, name
-        learned.setdefault(config.dataset, set()).add(name.rpartition(f"_{config.dataset}")[0] or name)
+        learned.setdefault(config.dataset, set()).add(name)
     papers = {"cifar100_224", "imagenet-r", "cub200_224", "cars196_224", "domainnet"}
     in_files = {name for name, entry in REGISTRY.items() if entry.info.folder} - {"cifar10", "cifar10_224", "cifar100", "fashion_mnist"}
     assert set(learned) == in_files and all(len(found) >= 3 for dataset, found in learned.items() if dataset not in papers)

@@ -22,7 +22,7 @@ from utils.data.lists import read_lists
 from utils.data.notes import some
 from utils.data.npz import read_npz
 from utils.data.paths import PathsBuilder
-from utils.data.places import Sources
+from utils.data.places import Sources, home_expanded
 from utils.data.registry import load_dataset
 from utils.data.stream import StoredData
 from utils.data.types import ImageSet, Splits
@@ -154,15 +154,15 @@ def load_domain(task: AddedTask, classes: Sequence[str], number: int) -> Splits:
 
 def load_added(task: AddedTask) -> Splits:
     """Training images, test images (none where the task names no place for them) and class names. Raises UserError."""
-    place = Path(task.train).expanduser()
+    place, test_place = home_expanded(task.train), None if task.test is None else home_expanded(task.test)
     if place.suffix == ".npz":
         train, test, names = read_npz(place)
-        if task.test is not None:
+        if test_place is not None:
             raise UserError(f"--test: {task.test} is not used, since {place} holds x_test itself; leave --test out")
     elif place.is_file():
-        train, test, names = _that_occur(*read_lists(place, None if task.test is None else Path(task.test).expanduser(), None, None))
-    elif task.test is not None:
-        train, test, names = read_folders(place, Path(task.test).expanduser())
+        train, test, names = _that_occur(*read_lists(place, test_place, None, None))
+    elif test_place is not None:
+        train, test, names = read_folders(place, test_place)
     else:
         train, test, names = without_tests(*read_class_folders(place))
     return train.noted(*check_classes(train, test, names, str(place))), test, names
@@ -189,7 +189,10 @@ def test_folder_of(config: Config) -> Path | None:
 
 def _test_folder(task: AddedTask) -> Path | None:
     """The folder of a task's test images; None where there are none, or a list names them."""
-    return None if task.test is None or Path(task.test).is_file() else Path(task.test)
+    if task.test is None:
+        return None
+    place = home_expanded(task.test)
+    return None if place.is_file() else place
 
 
 def _test_alone(folder: Path) -> Splits:

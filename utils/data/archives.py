@@ -24,8 +24,8 @@ from typing import IO, NamedTuple
 
 from tqdm import tqdm
 
-from utils.data.folders import EXTENSIONS
 from utils.data.official import is_cars_test
+from utils.data.walk import EXTENSIONS
 from utils.errors import UserError
 from utils.terminal import shows_bars
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from utils.data.folders import split_set
 from utils.data.types import ImageSet, Splits
-from utils.errors import UserError
+from utils.errors import UserError, first_line
 from utils.rng import numpy_generator
 
 log = logging.getLogger("slca.data")
@@ -48,7 +48,7 @@ def load_torchvision(name: str, root: Path) -> Splits:
         try:
             train, test = _quietly(kind, root, download=True)
         except (OSError, RuntimeError) as error:
-            raise UserError(f"{name} is not complete under {root}/ and cannot be downloaded ({str(error).strip().splitlines()[0]}); "
+            raise UserError(f"{name} is not complete under {root}/ and cannot be downloaded ({first_line(error)}); "
                             f"{_where_to_put(name, root)}") from None
     sets = [ImageSet(np.asarray(part.data).reshape(len(part.data), *part.data.shape[1:3], -1),
                      np.asarray(part.targets, dtype=np.int64)) for part in (train, test)]

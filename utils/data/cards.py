@@ -57,9 +57,12 @@ class Card:
 
     @property
     def size(self) -> str:
-        """Of all archives: "5.0 GB"; "not stated" where one does not say its own."""
+        """Of all archives: "0.34 GB", "5 GB", "145 GB"; "not stated" where one does not say its own."""
         sizes = [archive.gigabytes for archive in self.archives]
-        return "not stated" if not sizes or None in sizes else f"{sum(filter(None, sizes)):.2g} GB"
+        if not sizes or None in sizes:
+            return "not stated"
+        total = sum(filter(None, sizes))
+        return f"{total:.0f} GB" if total >= 10 else f"{total:.2g} GB"
 
 
 @dataclass(frozen=True)

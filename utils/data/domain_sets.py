@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import PurePosixPath
 
 from utils.data.entries import Entry, Files, split_per_class
@@ -71,7 +71,7 @@ def cddb_hard_entries(files: Files) -> list[Entry]:
     return entries
 
 
-def _need(found: object, domains: tuple[str, ...], what: str, layout: str) -> None:
-    lacking = [domain for domain in domains if domain not in found]  # type: ignore[operator]
+def _need(found: Container[str], domains: tuple[str, ...], what: str, layout: str) -> None:
+    lacking = [domain for domain in domains if domain not in found]
     if lacking:
         raise UserError(f"{what}: no images of {', '.join(lacking)} found; expected {layout}")

@@ -10,14 +10,14 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from utils.data.archives import BLOCK
 from utils.data.cards import Archive
 from utils.data.registry import registered
-from utils.errors import UserError
+from utils.errors import UserError, first_line
 from utils.terminal import shows_bars
 
 log = logging.getLogger("slca.data")
 
-BLOCK = 2**20  # bytes read at a time
 GB = 10**9
 FAR_SMALLER = 0.1  # of the published size
 BOTH = 2  # archives, and what is unpacked from them
@@ -75,9 +75,8 @@ def download(name: str, root: Path) -> Path:
         try:
             download_url(archive.url, str(place), Path(archive.file).name, archive.md5 or None)
         except (OSError, RuntimeError) as error:
-            reason = (str(error).strip().splitlines() or ["no reason given"])[0]
-            raise UserError(f"{archive.url} cannot be downloaded ({reason}); try again, or place it in {place}/ and prepare with --source "
-                            f"{folder}") from None
+            raise UserError(f"{archive.url} cannot be downloaded ({first_line(error)}); try again, or place it in {place}/ and prepare "
+                            f"with --source {folder}") from None
     return folder
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from utils.data.cards import Archive
 from utils.data.types import ImageSet, Splits
 from utils.data.walk import files_below, is_image
-from utils.errors import UserError
+from utils.errors import UserError, first_line
 
 SIZE = 32  # pixels a side of all images; grey ones of 28 are enlarged
 KINDS = ("CIFAR10", "MNIST", "FashionMNIST", "SVHN")  # torchvision's, in their order; notMNIST is the fifth
@@ -69,9 +69,8 @@ def load_five_datasets(folder: Path) -> Splits:
                     which = {"split": "train" if train else "test"} if kind == "SVHN" else {"train": train}
                     loaded = getattr(datasets, kind)(str(folder), download=False, **which)
             except Exception as error:  # many kinds: of md5 sums, of headers, of lengths
-                reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-                raise UserError(f"5-datasets: {kind} under {folder}/ is not as torchvision wants it ({reason}); prepare the set "
-                                "again") from None
+                raise UserError(f"5-datasets: {kind} under {folder}/ is not as torchvision wants it ({first_line(error)}); prepare the "
+                                "set again") from None
             images = np.asarray(loaded.data)
             images = images.transpose(0, 2, 3, 1) if kind == "SVHN" else images
             labels = np.asarray(loaded.labels if kind == "SVHN" else loaded.targets, dtype=np.int64)

@@ -92,7 +92,7 @@ def resisc_entries(files: Files) -> list[Entry]:
 
 def sketch_entries(files: Files) -> list[Entry]:
     """DomainNet's domain sketch by its cleaned lists sketch_train.txt and sketch_test.txt."""
-    return [entry for entry in domainnet_entries(files, ["sketch"])]
+    return domainnet_entries(files, ["sketch"])
 
 
 def domainnet_entries(files: Files, domains: Sequence[str]) -> list[Entry]:

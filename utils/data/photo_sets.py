@@ -56,13 +56,12 @@ def split_folders(what: str, otherwise: Callable[[list[str]], list[Entry]] | Non
 
 def food101_entries(files: Files) -> list[Entry]:
     """Food-101: meta/train.json and test.json (or .txt), class -> "class/number"; images/<class>/<number>.jpg."""
-    names, entries = files.names(), []
+    names, stems, entries = files.names(), _stems(files.names()), []
     for part in ("train", "test"):
         as_json = any(name.endswith(f"meta/{part}.json") for name in names)
         file = one_file(names, f"{part}.json" if as_json else f"{part}.txt", "Food-101", folder="meta")
         listed = [path for paths in _lists(files, file).values() for path in paths] if as_json else lines_of(files, file)
-        stems, base = _stems(names), above(file, 2)
-        entries += [Entry(_image(stems, f"{base}images/{path}"), path.rpartition("/")[0], part == "test") for path in listed]
+        entries += [Entry(_image(stems, f"{above(file, 2)}images/{path}"), path.rpartition("/")[0], part == "test") for path in listed]
     return present(entries, names)
 
 

@@ -25,11 +25,11 @@ from utils.data.archives import BLOCK, ByteFile, Source, damage_told
 from utils.data.cards import wrong_classes
 from utils.data.downloads import check_sums
 from utils.data.entries import Entry
-from utils.data.five_datasets import five_targets
+from utils.data.five_datasets import CIFAR_FILES, GREY_FILES, five_targets
 from utils.data.official import domainnet_entries, imagenet_r_entries, write_split
 from utils.data.registry import REGISTRY, Registered, load_dataset, registered
 from utils.data.types import DatasetInfo
-from utils.errors import UserError
+from utils.errors import UserError, first_line
 from utils.terminal import shows_bars
 
 log = logging.getLogger("slca.data")
@@ -37,9 +37,9 @@ log = logging.getLogger("slca.data")
 SPARE = 2**28  # bytes that must stay free on the disk
 LOCK_NAME, PART_NAME = ".lock", ".part"  # in the folder .partial; beside a file while it is copied
 TORCHVISION_FILES = {  # what torchvision looks for, under <root>/<folder>
-    "cifar-10-batches-py": [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta"],
-    "cifar-100-python": ["train", "test", "meta"],
-    "FashionMNIST": [f"raw/{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")],
+    "cifar-10-batches-py": CIFAR_FILES,
+    "cifar-100-python": ("train", "test", "meta"),
+    "FashionMNIST": tuple(f"raw/{file}" for file in GREY_FILES),
 }
 TORCHVISION_CLASSES = {"cifar-10-batches-py": "CIFAR10", "cifar-100-python": "CIFAR100", "FashionMNIST": "FashionMNIST"}
 
@@ -127,8 +127,7 @@ def _check_torchvision(info: DatasetInfo, root: Path) -> None:
         for train in (True, False):
             kind(str(root), train=train, download=False)
     except Exception as error:  # many kinds: of md5 sums, of headers, of lengths
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"torchvision does not take the files under {root / info.folder}/: {reason}") from None
+        raise UserError(f"torchvision does not take the files under {root / info.folder}/: {first_line(error)}") from None
 
 
 # What goes where ---------------------------------------------------------------------------------------------

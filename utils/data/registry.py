@@ -37,7 +37,6 @@ CIFAR100_MEAN, CIFAR100_STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
 DOMAINS = ("real", "quickdraw", "painting", "sketch", "infograph", "clipart")  # DomainNet's order in DUCT and E2-LoRA
 
 
-
 @dataclass(frozen=True)
 class Registered:
     """One line of `python main.py list datasets`."""

@@ -13,7 +13,7 @@ from utils.data.held_out import validation_members
 from utils.data.opened import OpenedImages
 from utils.data.protocols import chosen_images, digest_of
 from utils.data.stream import TaskStream
-from utils.data.tasks import blurry_order
+from utils.data.tasks import order_by_seed
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def _blurry_tasks(config: Config, seed: int, stream: TaskStream, images: OpenedI
     """(N,) int64: the task in which each training image comes; images of added tasks come with their class."""
     assert config.blurry is not None, "asked for by the caller"
     own, names = images.parts[0].train.labels, images.parts[0].names
-    plan = plan_blurry(config.blurry, own, blurry_order(config, len(names), seed), seed)
+    plan = plan_blurry(config.blurry, own, order_by_seed(config, len(names), seed), seed)
     return np.concatenate([plan.task_of_image, stream.task_of_class[labels[len(own):]]])
 
 

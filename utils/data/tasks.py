@@ -63,16 +63,12 @@ def plan_tasks(config: Config, num_classes: int, seed: int, *, class_order: Sequ
     if config.blurry is not None:
         return _plan_blurry(config, num_classes, seed, class_order, class_names, labels)
     if config.all_at_once:
-        order = class_order if class_order is not None else class_permutation(num_classes, seed) if config.shuffle else range(num_classes)
-        return TaskStream(_checked_order(order, num_classes, class_names if class_order is not None else None), [num_classes])
+        return TaskStream(_class_order(config, num_classes, seed, class_order, class_names), [num_classes])
     if config.scenario == "domain":
         return _plan_domains(config, num_classes, seed, num_domains, fixed_domain_order)
     if config.tasks is not None:
         return _plan_listed(config.tasks, num_classes, class_names)
-    if class_order is not None:
-        order = _checked_order(class_order, num_classes, class_names)
-    else:
-        order = class_permutation(num_classes, seed) if config.shuffle else list(range(num_classes))
+    order = _class_order(config, num_classes, seed, class_order, class_names)
     if config.task_sizes is not None:
         if sum(config.task_sizes) != num_classes:
             raise UserError(f"task_sizes: got {config.task_sizes} with the sum {sum(config.task_sizes)}, allowed: sizes whose "
@@ -110,13 +106,19 @@ def _plan_blurry(config: Config, num_classes: int, seed: int, class_order: Seque
         raise UserError("blurry: which class comes in which task depends on the images, and how many there are is not known while the data "
                         "are not there; place the data set")
     assert config.blurry is not None, "asked for by the caller"
-    plan = plan_blurry(config.blurry, labels, blurry_order(config, num_classes, seed), seed)
+    plan = plan_blurry(config.blurry, labels, order_by_seed(config, num_classes, seed), seed)
     return TaskStream(plan.class_order, plan.task_sizes)
 
 
-def blurry_order(config: Config, num_classes: int, seed: int) -> list[int]:
-    """The classes in the order from which blurry and disjoint ones are cut."""
+def order_by_seed(config: Config, num_classes: int, seed: int) -> list[int]:
+    """The classes as the seed shuffles them, or in the data set's own order where the config does not shuffle."""
     return class_permutation(num_classes, seed) if config.shuffle else list(range(num_classes))
+
+
+def _class_order(config: Config, num_classes: int, seed: int, given: Sequence[int | str] | None,
+                 class_names: Sequence[str] | None) -> list[int]:
+    """The given order, else that of the seed. Raises UserError for a given one without each class once."""
+    return order_by_seed(config, num_classes, seed) if given is None else _checked_order(given, num_classes, class_names)
 
 
 def _plan_listed(tasks: list[list[int | str]], num_classes: int, class_names: Sequence[str] | None) -> TaskStream:

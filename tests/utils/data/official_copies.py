@@ -1,6 +1,6 @@
 """Tiny copies of the official layouts, as the archives have them: few classes and images, and what else lies in them.
 
-Each function gives path -> bytes. Pictures are 6 x 5 pixels whatever their ending says.
+A function that is named after a set gives path -> bytes. Pictures are PNG of 6 x 5 pixels whatever their ending says.
 """
 
 from __future__ import annotations
@@ -10,6 +10,9 @@ import io
 import json
 import pickle
 import struct
+import tarfile
+import zipfile
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -39,6 +42,29 @@ def text(*lines: str) -> bytes:
     return ("\n".join(lines) + "\n").encode()
 
 
+def write(root: Path, files: Files) -> Path:
+    for name, data in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(data)
+    return root
+
+
+def tar(path: Path, files: Files, mode: str = "w:gz") -> Path:
+    with tarfile.open(path, mode) as archive:
+        for name, data in files.items():
+            item = tarfile.TarInfo(name)
+            item.size = len(data)
+            archive.addfile(item, io.BytesIO(data))
+    return path
+
+
+def zipped(path: Path, files: Files) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return path
+
+
 def split_folders(top: str, classes: tuple[str, ...], train: int = 3, test: int = 2) -> Files:
     """LAMDA-PILOT's zips; macOS leaves its own folder, a README lies inside."""
     files = {f"{top}/{part}/{name}/{i}.jpg": picture(10 * c + i) for c, name in enumerate(classes)
@@ -46,21 +72,22 @@ def split_folders(top: str, classes: tuple[str, ...], train: int = 3, test: int 
     return files | {f"{top}/README.txt": b"x", f"__MACOSX/{top}/train/{classes[0]}/._0.jpg": b"x"}
 
 
-def cub() -> Files:
+def cub(top: str = "CUB_200_2011/") -> Files:
     """Three classes with 2 training images and 1 test image each; image 2 of each class is the test image."""
     classes = ["001.Albatross", "002.Auklet", "003.Wren"]
-    images = [(c * 3 + i + 1, c, f"{name}/bird_{i}.jpg") for c, name in enumerate(classes) for i in range(3)]
-    top = "CUB_200_2011/"
+    images = [(c * 3 + i + 1, c, f"{name}/bird_{i}.png") for c, name in enumerate(classes) for i in range(3)]
     files = {f"{top}images/{path}": picture(number) for number, _, path in images}
     files[f"{top}images.txt"] = text(*(f"{n} {path}" for n, _, path in images))
     files[f"{top}image_class_labels.txt"] = text(*(f"{n} {c + 1}" for n, c, _ in images))
-    files[f"{top}train_test_split.txt"] = text(*(f"{n} {int(n % 3 != 2)}" for n, _, path in images))
+    files[f"{top}train_test_split.txt"] = text(*(f"{n} {int(n % 3 != 2)}" for n, _, _ in images))
     files[f"{top}classes.txt"] = text(*(f"{c + 1} {name}" for c, name in enumerate(classes)))
     return files | {f"{top}README": b"x", "attributes.txt": b"x"}
 
 
-def cars() -> Files:
-    """The devkit has a cars_test_annos.mat without labels; a mirror calls the file with labels by another name."""
+def cars(test_labels: str = "cars_annos_test_withlabels.mat") -> Files:
+    """The devkit has a cars_test_annos.mat without labels; a mirror calls the file with labels as here, its source
+    cars_test_annos_withlabels.mat.
+    """
     files = {f"cars_train/{i:05d}.jpg": picture(i) for i in (1, 2, 3, 4)} | {f"cars_test/{i:05d}.jpg": picture(50 + i) for i in (1, 2)}
     kind = [("bbox_x1", "i4"), ("class", "i4"), ("fname", "O")]
     train = np.array([(0, c, f"{i:05d}.jpg") for i, c in ((1, 2), (2, 1), (3, 1), (4, 2))], dtype=kind)
@@ -69,7 +96,7 @@ def cars() -> Files:
     files["devkit/cars_train_annos.mat"] = matlab({"annotations": train})
     unlabelled = np.array([(0, f"{i:05d}.jpg") for i in (1, 2)], dtype=[("bbox_x1", "i4"), ("fname", "O")])
     files["devkit/cars_test_annos.mat"] = matlab({"annotations": unlabelled})
-    files["cars_annos_test_withlabels.mat"] = matlab({"annotations": test})
+    files[test_labels] = matlab({"annotations": test})
     return files | {"devkit/README.txt": b"x"}
 
 

@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.utils.data.test_prepare import cars_files, cub_files, imagenet_r_files, matlab, picture, small, write
+from tests.utils.data import official_copies as copies
+from tests.utils.data.official_copies import matlab, picture, write
+from tests.utils.data.test_prepare import cars_files, imagenet_r_files, small
 from utils.data.registry import load_dataset
 from utils.errors import UserError
 
@@ -33,7 +35,7 @@ def message(name: str, root: Path) -> str:
 ])
 def test_tables_of_cub_with_pieces_missing(tmp_path, small, table, old, new, words):
     small("cub200_224", 3, 6, 3)
-    files = cub_files("")
+    files = copies.cub("")
     assert old in files[f"{table}.txt"]
     files[f"{table}.txt"] = files[f"{table}.txt"].replace(old, new)
     write(tmp_path / "cub_200", files)
@@ -42,7 +44,7 @@ def test_tables_of_cub_with_pieces_missing(tmp_path, small, table, old, new, wor
 
 def test_images_that_no_list_names_are_told(tmp_path, small):
     small("cub200_224", 3, 6, 3)
-    write(tmp_path / "cub_200", cub_files() | {"CUB_200_2011/images/003.Wren/more.png": picture(77)})
+    write(tmp_path / "cub_200", copies.cub() | {"CUB_200_2011/images/003.Wren/more.png": picture(77)})
     assert "1 images under" in load_dataset("cub200_224", str(tmp_path))[0].notes[0]
 
 

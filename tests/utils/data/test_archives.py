@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.utils.data.test_prepare import cub_files, picture, tar, write, zipped
+from tests.utils.data import official_copies as copies
+from tests.utils.data.official_copies import picture, tar, write, zipped
 from utils.data import archives
 from utils.data.archives import Source, damage_told
 from utils.errors import UserError
@@ -90,7 +91,7 @@ def test_a_pipe_is_not_waited_for(tmp_path):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_whatever_is_changed_in_an_archive_is_told_or_harmless(tmp_path, kind):
-    rng, whole = random.Random(kind), make(kind, tmp_path / "a", cub_files()).read_bytes()
+    rng, whole = random.Random(kind), make(kind, tmp_path / "a", copies.cub()).read_bytes()
     for _ in range(150):
         data = bytearray(whole)
         for _ in range(rng.choice((1, 3, 20))):

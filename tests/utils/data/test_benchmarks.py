@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import re
-import tarfile
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +15,7 @@ import torchvision
 from models.tools.dry_run import describe_run
 from tests.support import learn, make_config, make_learner
 from tests.utils.data import official_copies as copies
+from tests.utils.data.official_copies import tar, write, zipped
 from utils.data import registry as datasets
 from utils.data.benchmarks import BENCHMARKS
 from utils.data.cards import Split
@@ -75,13 +73,6 @@ TINY = {
     "five_datasets": Tiny(copies.five_datasets, 50, 90, 50, "00 CIFAR10", "official, of each set"),
 }
 names = pytest.mark.parametrize("name", TINY)
-
-
-def write(root: Path, files: copies.Files) -> Path:
-    for name, data in files.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(data)
-    return root
 
 
 def shrunk(name: str) -> datasets.Registered:
@@ -272,14 +263,7 @@ def test_archives_as_they_are_handed_around_are_read_without_unpacking(tmp_path,
         source = tmp_path / name
         source.mkdir()
         if name == "tiny_imagenet":
-            with zipfile.ZipFile(source / "tiny-imagenet-200.zip.1", "w") as archive:
-                for path, data in files.items():
-                    archive.writestr(path, data)
+            zipped(source / "tiny-imagenet-200.zip.1", files)
         for part in ("images", "annotations") if name == "pets" else ():
-            with tarfile.open(source / f"{part}-mirror.tar.gz", "w:gz") as archive:
-                for path, data in files.items():
-                    if path.startswith(part):
-                        item = tarfile.TarInfo(path)
-                        item.size = len(data)
-                        archive.addfile(item, io.BytesIO(data))
+            tar(source / f"{part}-mirror.tar.gz", {path: data for path, data in files.items() if path.startswith(part)})
         assert prepare(name, source, tmp_path / "data").is_dir()

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 
+from utils.data.arrays import load_torchvision
 from utils.data.cards import Archive
 from utils.data.downloads import check_sums, download
 from utils.data.registry import REGISTRY
@@ -74,4 +75,13 @@ def test_every_archive_with_an_address_has_a_size_or_says_that_none_is_stated():
             assert archive.gigabytes is None or archive.gigabytes > 0, name
             assert not archive.md5 or len(archive.md5) == 32, name
     assert REGISTRY["food101"].card.size == "5 GB" and REGISTRY["objectnet"].card.size == "not stated"
+    assert REGISTRY["imagenet1000"].card.size == "145 GB"
     assert replace(REGISTRY["food101"].card, archives=()).size == "not stated"
+
+
+def test_a_set_that_torchvision_cannot_download_is_one_sentence_even_where_the_error_says_nothing(tmp_path, monkeypatch):
+    def silent(*args, **kwargs):
+        raise TimeoutError if kwargs["download"] else RuntimeError("Dataset not found")
+    monkeypatch.setattr("torchvision.datasets.CIFAR10", silent)
+    with pytest.raises(UserError, match=r"CIFAR10 is not complete under .* cannot be downloaded \(TimeoutError\); place cifar-10-python"):
+        load_torchvision("CIFAR10", tmp_path)

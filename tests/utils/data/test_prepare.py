@@ -8,55 +8,19 @@ import json
 import logging
 import os
 import tarfile
-import zipfile
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
+from tests.utils.data import official_copies as copies
+from tests.utils.data.official_copies import matlab, picture, tar, write, zipped
 from utils.data import prepare as prepare_module
 from utils.data import registry as datasets
 from utils.data.prepare import prepare
 from utils.data.registry import REGISTRY, dataset_info, load_dataset
 from utils.errors import UserError
-
-
-def picture(seed: int) -> bytes:
-    out = io.BytesIO()
-    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (6, 5, 3), dtype=np.uint8)).save(out, "PNG")
-    return out.getvalue()
-
-
-def write(root: Path, files: dict[str, bytes]) -> Path:
-    for name, data in files.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(data)
-    return root
-
-
-def tar(path: Path, files: dict[str, bytes], mode: str = "w:gz") -> Path:
-    with tarfile.open(path, mode) as archive:
-        for name, data in files.items():
-            item = tarfile.TarInfo(name)
-            item.size = len(data)
-            archive.addfile(item, io.BytesIO(data))
-    return path
-
-
-def zipped(path: Path, files: dict[str, bytes]) -> Path:
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, data in files.items():
-            archive.writestr(name, data)
-    return path
-
-
-def matlab(content: dict) -> bytes:
-    from scipy.io import savemat
-    out = io.BytesIO()
-    savemat(out, content)
-    return out.getvalue()
 
 
 @pytest.fixture
@@ -72,44 +36,12 @@ def small(monkeypatch):
     return shrink
 
 
-def cub_files(top: str = "CUB_200_2011/") -> dict[str, bytes]:
-    """Three classes with 2 training images and 1 test image each; image 2 of each class is the test image."""
-    classes = ["001.Albatross", "002.Auklet", "003.Wren"]
-    images = [(c * 3 + i + 1, c, f"{name}/bird_{i}.png") for c, name in enumerate(classes) for i in range(3)]
-    files = {f"{top}images/{path}": picture(number) for number, _, path in images}
-    files[f"{top}images.txt"] = "".join(f"{n} {path}\n" for n, _, path in images).encode()
-    files[f"{top}image_class_labels.txt"] = "".join(f"{n} {c + 1}\n" for n, c, _ in images).encode()
-    files[f"{top}train_test_split.txt"] = "".join(f"{n} {int(n % 3 != 2)}\n" for n, _, _ in images).encode()
-    files[f"{top}classes.txt"] = "".join(f"{c + 1} {name}\n" for c, name in enumerate(classes)).encode()
-    return files
+def cars_files() -> copies.Files:
+    return copies.cars("cars_test_annos_withlabels.mat")
 
 
-def cars_files() -> dict[str, bytes]:
-    files = {f"cars_train/{i:05d}.jpg": picture(i) for i in (1, 2, 3, 4)} | {f"cars_test/{i:05d}.jpg": picture(50 + i) for i in (1, 2)}
-    kind = [("bbox_x1", "i4"), ("class", "i4"), ("fname", "O")]
-    train = np.array([(0, c, f"{i:05d}.jpg") for i, c in ((1, 2), (2, 1), (3, 1), (4, 2))], dtype=kind)
-    test = np.array([(0, c, f"{i:05d}.jpg") for i, c in ((1, 1), (2, 2))], dtype=kind)
-    files["devkit/cars_meta.mat"] = matlab({"class_names": np.array(["Ram C/V Van", "Audi TT"], dtype=object)})
-    files["devkit/cars_train_annos.mat"] = matlab({"annotations": train})
-    files["cars_test_annos_withlabels.mat"] = matlab({"annotations": test})
-    return files
-
-
-def imagenet_r_files(images: int = 5) -> dict[str, bytes]:
-    return {f"imagenet-r/n0{c}/art_{i}.png": picture(10 * c + i) for c in range(4) for i in range(images)} | {"imagenet-r/README.txt": b"x"}
-
-
-def domainnet_files(domains: tuple[str, ...] = ("real", "clipart")) -> dict[str, bytes]:
-    files: dict[str, bytes] = {}
-    for domain in domains:
-        lists: dict[str, list[str]] = {"train": [], "test": []}
-        for label, name in enumerate(("ant", "The_Bee", "cat")):
-            for i in range(3):
-                path = f"{domain}/{name}/{domain}_{label}_{i}.png"
-                files[path] = picture(hash((domain, label, i)) % 2**31)
-                lists["test" if i == 2 else "train"].append(f"{path} {label}")
-        files |= {f"{domain}_{part}.txt": "\n".join(lines).encode() for part, lines in lists.items()}
-    return files
+def imagenet_r_files() -> copies.Files:
+    return copies.class_folders("imagenet-r", ("n00", "n01", "n02", "n03"), name="art_{1}.png")
 
 
 def tree(folder: Path) -> set[str]:
@@ -120,7 +52,7 @@ def tree(folder: Path) -> set[str]:
 
 def test_cub_is_read_in_its_official_layout(tmp_path, small):
     small("cub200_224", 3, 6, 3)
-    write(tmp_path / "cub_200", cub_files())
+    write(tmp_path / "cub_200", copies.cub())
     train, test, names = load_dataset("cub200_224", str(tmp_path))
     assert names == ["001.Albatross", "002.Auklet", "003.Wren"] and train.labels.tolist() == [0, 0, 1, 1, 2, 2]
     assert [p.name for p in test.images] == ["bird_1.png"] * 3 and all(p.is_file() for p in train.images)
@@ -190,7 +122,7 @@ def test_resisc45_is_split_per_class(tmp_path, small):
 
 def test_domainnet_keeps_the_lists_numbers_and_its_domain_order(tmp_path, small):
     small("domainnet", 3, 12, 6, domains=("real", "clipart"))
-    write(tmp_path / "domainnet", domainnet_files())
+    write(tmp_path / "domainnet", copies.domainnet())
     train, test, names = load_dataset("domainnet", str(tmp_path))
     assert names == ["ant", "The_Bee", "cat"], "numbers of the lists, not sorted names"
     assert train.domains.tolist() == [0] * 6 + [1] * 6 and test.labels.tolist() == [0, 1, 2, 0, 1, 2]
@@ -219,7 +151,7 @@ def test_a_benchmark_that_is_not_there_says_where_to_get_it_and_what_to_run(tmp_
 
 def test_cub_becomes_train_and_val_folders_and_the_source_stays(tmp_path, small):
     small("cub200_224", 3, 6, 3)
-    source = tar(tmp_path / "CUB_200_2011.tgz", cub_files())
+    source = tar(tmp_path / "CUB_200_2011.tgz", copies.cub())
     before = source.read_bytes()
     folder = prepare("cub200_224", source, tmp_path / "data")
     assert folder == tmp_path / "data" / "cub_200" and not (tmp_path / "data" / "cub_200.partial").exists()
@@ -255,7 +187,7 @@ def test_imagenet_r_is_prepared_with_the_split_that_loading_makes(tmp_path, smal
 
 def test_domainnet_is_prepared_in_its_own_layout_from_zips_and_lists(tmp_path, small):
     small("domainnet", 3, 12, 6, domains=("real", "clipart"))
-    source, files = tmp_path / "downloads", domainnet_files()
+    source, files = tmp_path / "downloads", copies.domainnet()
     source.mkdir()
     for domain in ("real", "clipart"):
         zipped(source / f"{domain}.zip", {name: data for name, data in files.items() if name.startswith(domain + "/")})
@@ -266,7 +198,7 @@ def test_domainnet_is_prepared_in_its_own_layout_from_zips_and_lists(tmp_path, s
 
 @pytest.mark.parametrize("name, files", [
     ("resisc45", {f"NWPU-RESISC45/{c}/{c}_{i}.jpg": picture(i) for c in ("airport", "beach") for i in range(5)}),
-    ("sketch345_224", domainnet_files(("sketch",))),
+    ("sketch345_224", copies.domainnet(("sketch",))),
     ("imagenet100", {f"x/{s}/{c}/{i}.JPEG": picture(i) for s in ("train", "val") for c in ("n01", "n02") for i in range(2)}),
 ])
 def test_the_other_benchmarks_are_prepared_from_a_zip(tmp_path, small, name, files):
@@ -290,7 +222,7 @@ def test_torchvisions_files_are_put_where_it_looks(tmp_path, monkeypatch):
 
 def test_preparing_again_only_checks(tmp_path, small, monkeypatch):
     small("cub200_224", 3, 6, 3)
-    source = tar(tmp_path / "cub.tgz", cub_files())
+    source = tar(tmp_path / "cub.tgz", copies.cub())
     folder = prepare("cub200_224", source, tmp_path)
     source.unlink()
     assert prepare("cub200_224", source, tmp_path) == folder
@@ -298,7 +230,7 @@ def test_preparing_again_only_checks(tmp_path, small, monkeypatch):
 
 def test_an_interrupted_preparation_goes_on_where_it_stopped(tmp_path, small, monkeypatch):
     small("cub200_224", 3, 6, 3)
-    source, written = tar(tmp_path / "cub.tgz", cub_files()), []
+    source, written = tar(tmp_path / "cub.tgz", copies.cub()), []
     whole = prepare_module._write_whole
 
     def stop_after_four(file, target):
@@ -320,7 +252,7 @@ def test_an_interrupted_preparation_goes_on_where_it_stopped(tmp_path, small, mo
 @pytest.mark.parametrize("make", [tar, zipped])
 def test_an_archive_that_would_leave_the_target_is_refused(tmp_path, small, name, make):
     small("cub200_224", 3, 6, 3)
-    source = make(tmp_path / f"evil.{'tgz' if make is tar else 'zip'}", {**cub_files(), name: b"x"})
+    source = make(tmp_path / f"evil.{'tgz' if make is tar else 'zip'}", {**copies.cub(), name: b"x"})
     with pytest.raises(UserError, match="unsafe path"):
         prepare("cub200_224", source, tmp_path / "data")
     assert tree(tmp_path) == {source.name}
@@ -328,7 +260,7 @@ def test_an_archive_that_would_leave_the_target_is_refused(tmp_path, small, name
 
 def test_annotations_cannot_name_a_way_out(tmp_path, small):
     small("cub200_224", 3, 6, 3)
-    files = cub_files("")
+    files = copies.cub("")
     files["classes.txt"] = files["classes.txt"].replace(b"001.Albatross", b"../../001.Albatross")
     with pytest.raises(UserError, match="no plain name"):
         prepare("cub200_224", zipped(tmp_path / "evil.zip", files), tmp_path / "data")
@@ -338,14 +270,14 @@ def test_links_are_neither_followed_nor_made(tmp_path, small):
     small("cub200_224", 3, 6, 3)
     secret = tmp_path / "secret.png"
     secret.write_bytes(picture(0))
-    folder = write(tmp_path / "source", cub_files(""))
+    folder = write(tmp_path / "source", copies.cub(""))
     victim = folder / "images/001.Albatross/bird_0.png"
     victim.unlink()
     victim.symlink_to(secret)
     with pytest.raises(UserError, match="1 of 9 listed images are missing"):
         prepare("cub200_224", folder, tmp_path / "data")
     with tarfile.open(tmp_path / "links.tgz", "w:gz") as archive:
-        for name, data in cub_files().items():
+        for name, data in copies.cub().items():
             item = tarfile.TarInfo(name)
             if name.endswith("001.Albatross/bird_0.png"):
                 item.type, item.linkname = tarfile.SYMTYPE, str(secret)
@@ -364,10 +296,10 @@ def test_a_damaged_or_wrong_source_is_one_clear_message(tmp_path, small):
         with pytest.raises(UserError) as error:
             prepare("cub200_224", source, tmp_path / "data")
         return str(error.value)
-    whole = tar(tmp_path / "cub.tgz", cub_files()).read_bytes()
+    whole = tar(tmp_path / "cub.tgz", copies.cub()).read_bytes()
     (tmp_path / "torn.tgz").write_bytes(whole[:len(whole) // 2])
     assert "damaged" in message(tmp_path / "torn.tgz")
-    broken = bytearray(zipped(tmp_path / "cub.zip", cub_files()).read_bytes())
+    broken = bytearray(zipped(tmp_path / "cub.zip", copies.cub()).read_bytes())
     broken[60:90] = b"?" * 30
     (tmp_path / "broken.zip").write_bytes(broken)
     assert "damaged" in message(tmp_path / "broken.zip")
@@ -377,7 +309,7 @@ def test_a_damaged_or_wrong_source_is_one_clear_message(tmp_path, small):
     assert "no archive" in message(tmp_path / "page.html")
     assert "does not exist" in message(tmp_path / "nowhere.zip")
     assert "images.txt is missing" in message(zipped(tmp_path / "other.zip", {"a/b.png": b"x"}))
-    few = cub_files()
+    few = copies.cub()
     del few["CUB_200_2011/images/003.Wren/bird_2.png"]
     assert "1 of 9 listed images are missing" in message(zipped(tmp_path / "few.zip", few))
     small("cub200_224", 3, 7, 3)

@@ -15,7 +15,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.utils.data.test_prepare import cub_files, picture, small, tar, tree, write, zipped  # noqa: F401 (small is a fixture)
+from tests.utils.data import official_copies as copies
+from tests.utils.data.official_copies import picture, tar, write, zipped
+from tests.utils.data.test_prepare import small, tree  # noqa: F401 (small is a fixture)
 from utils.data import prepare as prepare_module
 from utils.data.prepare import TORCHVISION_FILES, preparable_sets, prepare
 from utils.data.registry import REGISTRY, load_dataset
@@ -90,7 +92,7 @@ def test_a_gz_file_that_would_fill_the_disk_is_told_before_a_byte_is_written(tmp
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ENAMETOOLONG])
 def test_a_disk_that_fails_is_one_sentence_and_the_next_attempt_goes_on(tmp_path, small, monkeypatch, number):  # noqa: F811
     small("cub200_224", 3, 6, 3)
-    source = tar(tmp_path / "cub.tgz", cub_files())
+    source = tar(tmp_path / "cub.tgz", copies.cub())
     replace, done = os.replace, []
 
     def fail(old, new):
@@ -109,7 +111,7 @@ def test_a_disk_that_fails_is_one_sentence_and_the_next_attempt_goes_on(tmp_path
 def test_a_root_that_cannot_be_written_is_one_sentence(tmp_path, small):  # noqa: F811
     small("cub200_224", 3, 6, 3)
     (tmp_path / "file").write_text("x")
-    assert "--root" in message("cub200_224", tar(tmp_path / "cub.tgz", cub_files()), tmp_path / "file" / "data")
+    assert "--root" in message("cub200_224", tar(tmp_path / "cub.tgz", copies.cub()), tmp_path / "file" / "data")
 
 
 def test_a_member_longer_or_shorter_than_announced_is_not_kept(tmp_path):
@@ -129,7 +131,7 @@ def test_a_member_longer_or_shorter_than_announced_is_not_kept(tmp_path):
 @pytest.mark.parametrize("kind", ["folder", "file", "nothing"])
 def test_planted_links_are_never_written_through(tmp_path, small, place, kind):  # noqa: F811
     small("cub200_224", 3, 6, 3)
-    source, victim, link = tar(tmp_path / "cub.tgz", cub_files()), tmp_path / "victim", tmp_path / "data" / place
+    source, victim, link = tar(tmp_path / "cub.tgz", copies.cub()), tmp_path / "victim", tmp_path / "data" / place
     if kind == "folder":
         write(victim, {"mine": b"x"})
     elif kind == "file":
@@ -178,7 +180,7 @@ sys.exit("written outside" if list(outside.iterdir()) else 0)
 def test_a_link_without_an_end_in_the_data_sets_place_is_told(tmp_path, small):  # noqa: F811
     small("cub200_224", 3, 6, 3)
     (tmp_path / "cub_200").symlink_to(tmp_path / "nowhere")
-    assert "move it away" in message("cub200_224", tar(tmp_path / "cub.tgz", cub_files()), tmp_path)
+    assert "move it away" in message("cub200_224", tar(tmp_path / "cub.tgz", copies.cub()), tmp_path)
     assert not (tmp_path / "nowhere").exists()
 
 
@@ -207,7 +209,7 @@ def start_slow(source: Path, root: Path, after: int) -> multiprocessing.Process:
 @posix
 def test_a_second_prepare_is_told_and_after_a_kill_the_next_goes_on(tmp_path, small, monkeypatch):  # noqa: F811
     small("cub200_224", 3, 6, 3)
-    source = tar(tmp_path / "cub.tgz", cub_files())
+    source = tar(tmp_path / "cub.tgz", copies.cub())
     process = start_slow(source, tmp_path / "data", after=3)
     try:
         assert "in use by another prepare" in message("cub200_224", source, tmp_path / "data")
@@ -224,7 +226,7 @@ def test_a_second_prepare_is_told_and_after_a_kill_the_next_goes_on(tmp_path, sm
 @posix
 def test_several_at_once_give_one_whole_data_set(tmp_path, small):  # noqa: F811
     small("cub200_224", 3, 6, 3)
-    source = tar(tmp_path / "cub.tgz", cub_files())
+    source = tar(tmp_path / "cub.tgz", copies.cub())
 
     def work() -> None:
         try:
@@ -243,6 +245,6 @@ def test_several_at_once_give_one_whole_data_set(tmp_path, small):  # noqa: F811
 def test_the_data_folder_itself_can_be_the_source(tmp_path, small):  # noqa: F811
     """What an interrupted attempt has copied there is not taken for part of it."""
     small("cub200_224", 3, 6, 3)
-    write(tmp_path, cub_files())
-    write(tmp_path / PARTIAL, cub_files())
+    write(tmp_path, copies.cub())
+    write(tmp_path / PARTIAL, copies.cub())
     assert len(tree(prepare("cub200_224", tmp_path, tmp_path))) == 9 and not (tmp_path / PARTIAL).exists()
