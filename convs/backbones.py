@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from convs.architecture import check_architecture, create, expected_images, feature_dim
 from convs.backbone_entries import REGISTRY, BackboneEntry, describe, find_weights, key_in, register_backbone, where_to_put
 from convs.weights import load_weights
-from utils.errors import UserError
+from utils.errors import UserError, first_line
 from utils.files import PROJECT, file_sha256
 
 __all__ = ["REGISTRY", "Backbone", "BackboneEntry", "build_backbone", "check_finite", "describe", "find_weights", "register_backbone"]
@@ -137,7 +137,7 @@ def build_backbone(entry: BackboneEntry, *, pretrained: bool = True, reset_norm:
             model = create(entry.timm_name, device, pretrained=download, num_classes=0, **args)
         except (TypeError, AssertionError, ValueError, RuntimeError, OSError, ImportError) as error:
             if download:
-                raise UserError(f"{where_to_put(entry)} (timm's download failed: {str(error).splitlines()[0][:150]})") from None
+                raise UserError(f"{where_to_put(entry)} (timm's download failed: {first_line(error)[:150]})") from None
             raise UserError(f"convnet_type: timm cannot make {entry.timm_name!r} with {args}: {error}") from None
         except Exception as error:  # the hub's client has error classes of its own
             if not download:

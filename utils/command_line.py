@@ -312,7 +312,8 @@ def doctor_arguments(argv: list[str]) -> argparse.Namespace:
 def cache_arguments(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="main.py cache", description="Show or delete what runs keep under data_root/cache.")
     parser.add_argument("what", nargs="?", choices=["list", "clear"], default="list", help="show it, or delete it (default: list)")
-    parser.add_argument("--only", choices=["images", "features"], help="decoded images alone, or features alone (default: both)")
+    parser.add_argument("--only", choices=["images", "features", "lists"],
+                        help="decoded images, features, or the lists of large sets' files alone (default: all)")
     parser.add_argument("--data_root", type=Path, default=Path("data"), metavar="DIR", help="data_root of the configs (default: data)")
     return parser.parse_args(argv)
 

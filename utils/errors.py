@@ -21,6 +21,6 @@ class RunFailed(UserError):
     """Part of a run failed (a seed, or a config of several); the rest is done and written. Exit code 1."""
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """The first line of what an exception says; its kind where it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from models.base import BaseLearner
+from models.evaluation import SCORED_AT_ONCE
 from utils.report.analysis import HeadBias
-
-SCORED_AT_ONCE = 512
 
 
 @torch.inference_mode()

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from convs.lora import merge_lora
 from models.base import BaseLearner, KnownRegion
 from models.tools.predict import TrainedLearner, load_learner
-from utils.errors import UserError
+from utils.errors import UserError, first_line
 from utils.extras import extra
 from utils.files import write_atomic
 from utils.rng import torch_generator
@@ -83,7 +83,7 @@ def export(trained: TrainedLearner, file: Path) -> float:
         except UserError:
             raise
         except Exception as error:  # the exporter's own errors are many; all mean the same to the user
-            raise UserError(f"export: torch cannot export {trained.learner.title}: {str(error).splitlines()[0][:200]}") from error
+            raise UserError(f"export: torch cannot export {trained.learner.title}: {first_line(error)[:200]}") from error
     difference = max((a - b).abs().max().item() / max(1.0, b.abs().max().item()) for a, b in zip(found, expected, strict=True))
     if not difference <= TOLERANCE:
         raise UserError(f"export: the exported scores differ from the run's by {difference:.1e}, allowed: {TOLERANCE:g}; nothing "

@@ -30,7 +30,7 @@ from utils.data.places import home_expanded
 from utils.data.protocols import planned_counts, protocol_of
 from utils.data.registry import count_images, dataset_info
 from utils.data.stream import TaskStream
-from utils.errors import UserError
+from utils.errors import UserError, first_line
 from utils.machine.device import make_fabric
 
 MEASURED_IMAGES = 16  # per batch on the CPU, where a whole batch of a large network takes a minute
@@ -65,7 +65,7 @@ def estimate_time(config: Config) -> str:
         with told_before():  # by `describe_run`, which reads the data set too
             learner, speed, counts = _measure(config, fabric)
     except UserError as error:
-        why = str(error).splitlines()[0][:120]
+        why = first_line(error)[:120]
         with told_before():
             train_images, test_images = count_images(config.dataset, config.data_root)
         if train_images is None:

@@ -1,4 +1,6 @@
-"""What runs keep under data_root/cache: decoded images (`"cache": "disk"`) and features (`"feature_cache": "disk"`); `main.py cache`."""
+"""What runs keep under data_root/cache: decoded images (`"cache": "disk"`), features (`"feature_cache": "disk"`) and the lists of
+large sets' files (utils/data/index.py); `main.py cache`.
+"""
 
 from __future__ import annotations
 
@@ -13,15 +15,15 @@ from typing import Any, Literal
 
 from utils.data.feature_store import RECIPE_FILE, SUFFIX
 
-Kind = Literal["images", "features"]
-KINDS: tuple[Kind, ...] = ("images", "features")
-KIND_WORDS: dict[Kind, str] = {"images": "decoded images", "features": "features"}
+Kind = Literal["images", "features", "lists"]
+KIND_WORDS: dict[Kind, str] = {"images": "decoded images", "features": "features", "lists": "lists of files"}
+KINDS = tuple(KIND_WORDS)
 SHORT = 12  # letters of a checksum or a folder that are shown
 
 
 @dataclass(frozen=True)
 class Kept:
-    """One thing in the cache: the images of one split, or the features of one recipe."""
+    """One thing in the cache: the images of one split, the features of one recipe, or the list of one set's files."""
 
     kind: Kind
     path: Path  # a file, or the recipe's folder
@@ -32,7 +34,7 @@ class Kept:
 
 def kept(root: Path, kinds: Sequence[Kind] = KINDS) -> list[Kept]:
     """All that the cache folder `root` holds of these kinds, the most recently used first."""
-    found = [*_images(root), *_features(root / "features")]
+    found = [*_files(root, "images", "*.bin"), *_features(root / "features"), *_files(root, "lists", "index-*.npz")]
     return sorted((each for each in found if each.kind in kinds), key=lambda each: -each.used)
 
 
@@ -40,10 +42,10 @@ def clear(root: Path, kinds: Sequence[Kind] = KINDS) -> list[Kept]:
     """Delete what the cache holds of these kinds, and return it; a run that reads it meanwhile goes on, or makes it anew."""
     gone = kept(root, kinds)
     for found in gone:
-        if found.kind == "images":
-            found.path.unlink(missing_ok=True)
-        else:
+        if found.kind == "features":
             shutil.rmtree(found.path, ignore_errors=True)
+        else:
+            found.path.unlink(missing_ok=True)
     return gone
 
 
@@ -56,11 +58,11 @@ def table(found: list[Kept], root: Path, kinds: Sequence[Kind] = KINDS) -> str:
     return "\n".join([*lines, f"{sum(each.bytes for each in found) / 1e6:,.1f} MB in {root}"])
 
 
-def _images(root: Path) -> Iterator[Kept]:
-    for file in root.glob("*.bin"):
+def _files(root: Path, kind: Kind, pattern: str) -> Iterator[Kept]:
+    for file in root.glob(pattern):
         with suppress(OSError):
             found = file.lstat()
-            yield Kept("images", file, file.name, found.st_size, max(found.st_atime, found.st_mtime))
+            yield Kept(kind, file, file.name, found.st_size, max(found.st_atime, found.st_mtime))
 
 
 def _features(root: Path) -> Iterator[Kept]:

@@ -22,7 +22,7 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
-from utils.errors import UserError
+from utils.errors import UserError, first_line
 
 PATIENCE = 600.0  # seconds that a batch may take; after that the workers are ended
 TICK = 1.0  # seconds; only those are counted in which this process runs, so that a suspended program loses no patience
@@ -92,7 +92,7 @@ def shortage(error: BaseException | None) -> bool:
 
 def words_of(error: BaseException) -> str:
     """The first line of an error."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    return first_line(error)[:200]
 
 
 def trouble_told(what: str, num_workers: int) -> UserError:

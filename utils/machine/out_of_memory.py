@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 
 from utils.config import Config
-from utils.errors import UserError
+from utils.errors import UserError, first_line
 
 CPU_ALLOCATOR_WORDS = ("DefaultCPUAllocator: can't allocate memory", "not enough memory: you tried to allocate")
 
@@ -28,7 +28,7 @@ def out_of_memory_as_user_error(config: Config, stage_of: object = None) -> Iter
             raise
         stage = getattr(stage_of, "current_stage", "")
         raise UserError(f"out of memory{f' in stage {stage!r}' if stage else ''}: {advice(config, stage)}. "
-                        f"({str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__})") from None
+                        f"({first_line(error)[:200]})") from None
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from utils.errors import UserError
+from utils.errors import UserError, first_line
 from utils.extras import extra
 from utils.run.metrics_file import METRICS, read_metrics
 from utils.sweep.plan import Point
@@ -62,7 +62,7 @@ class Search:
         except Exception as error:  # every database has its own
             where = urlsplit(storage)
             raise UserError(f"--storage: {where.scheme}://{where.hostname or where.path} cannot be opened: "
-                            f"{str(error).splitlines()[0] if str(error) else type(error).__name__}") from error
+                            f"{first_line(error)}") from error
         # where nobody else draws, the same sweep draws the same trials; a continued one must not begin from the start again
         study.sampler = self.optuna.samplers.TPESampler(seed=None if shared else len(study.trials), constant_liar=True)
         return study

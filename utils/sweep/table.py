@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.errors import UserError
-from utils.files import write_atomic
+from utils.files import storage_errors_told, write_atomic
 from utils.json_files import json_text
 from utils.report.compare_tables import markdown_table, training_seconds
 from utils.report.results import RunResult, Statistic, csv_text, read_results, write_results
@@ -72,12 +72,13 @@ def write_table(folder: Path, rows: Sequence[Row]) -> str:
     keys = tried_keys(rows)
     flat = [_flat(row, keys) for row in rows]
     cells = [["config", *keys, "seeds", *FIGURES.values(), "state"], *(_cells(row, keys) for row in rows)]
-    for row in rows:
-        if row.result is not None:
-            write_results(row.result, folder / "points" / row.point.name)
-    write_atomic(folder / "table.json", json_text([{**line, "values": row.point.values} for line, row in zip(flat, rows, strict=True)]))
-    write_atomic(folder / "table.csv", csv_text(flat))
-    write_atomic(folder / "table.md", "\n".join([*markdown_table(cells), "", WORDS]) + "\n")
+    with storage_errors_told(folder):
+        for row in rows:
+            if row.result is not None:
+                write_results(row.result, folder / "points" / row.point.name)
+        write_atomic(folder / "table.json", json_text([{**line, "values": row.point.values} for line, row in zip(flat, rows, strict=True)]))
+        write_atomic(folder / "table.csv", csv_text(flat))
+        write_atomic(folder / "table.md", "\n".join([*markdown_table(cells), "", WORDS]) + "\n")
     return "\n".join([*text_table(cells), "", WORDS])
 
 

@@ -93,11 +93,12 @@ def test_the_cache_folder_is_shown_and_cleared_by_kind(store, tmp_path):
     root = tmp_path / "cache"
     FeatureStore(root / "features", RECIPE, GIB).add(digests(1), features(1))
     (root / "photos_train-1a2b.bin").write_bytes(bytes(2_000_000))
+    (root / "index-imagenet1000-1a2b.npz").write_bytes(b"list")
     (root / "unrelated.txt").write_text("stays")
     shown = table(kept(root), root)
     assert "vit, weights abababababab, 28 px, cls" in shown and "2.0 MB" in shown and "photos_train" in shown
     assert [each.kind for each in clear(root, ("features",))] == ["features"]
-    assert [each.kind for each in kept(root)] == ["images"]
+    assert sorted(each.kind for each in kept(root)) == ["images", "lists"]
     assert table(kept(root, ("features",)), root, ("features",)) == f"{root} holds no features"
     clear(root)
     assert not kept(root) and (root / "unrelated.txt").exists() and "holds no decoded images" in table(kept(root), root)
