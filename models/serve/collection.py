@@ -2,6 +2,7 @@
 
     FOLDER/waiting/<class>/0001.jpg     collected, not learned yet
     FOLDER/task_1/<class>/...           what was handed to the first `extend`; the new run's config names it
+    FOLDER/known/<class>/...            came while their class was being learned: for `main.py extend --update`
 """
 
 from __future__ import annotations
@@ -65,11 +66,23 @@ class Collection:
             for number, (data, suffix) in enumerate(files, start=first):
                 write_atomic(place / f"{number:04d}{suffix}", data)
 
-    def hand_over(self) -> Path:
-        """Move what waits to a folder of its own, with one sub-folder per class. Raises Refused: nothing waits."""
+    def hand_over(self, known: Names[str]) -> Path:
+        """Move what waits to a folder of its own, with one sub-folder per class.
+
+        Args:
+            known: classes that the model has learned, perhaps since their images came; these are set aside.
+
+        Raises:
+            Refused: nothing waits, or known classes alone.
+        """
         with self._lock:
+            late = [name for name in self.counts() if name in known]
+            for name in late:
+                _move(self.waiting / name, self.folder / "known" / name)
             if not self.counts():
-                raise Refused(409, "there are no images to learn from; collect some of a new class first")
+                raise Refused(409, f"{', '.join(late)}: known by now, so {'its' if len(late) == 1 else 'their'} later images lie in "
+                              f"{self.folder / 'known'}; python main.py extend RUN --update --data takes them" if late else
+                              "there are no images to learn from; collect some of a new class first")
             place = next(place for place in (self.folder / f"task_{n}" for n in count(1)) if not os.path.lexists(place))
             return self.waiting.rename(place)
 
@@ -77,13 +90,17 @@ class Collection:
         """Let the images of `place` wait again, beside those that came meanwhile; nothing of them was learned."""
         with self._lock:
             for folder in sorted(each for each in place.iterdir() if each.is_dir()):
-                target = self.waiting / folder.name
-                target.mkdir(parents=True, exist_ok=True)
-                numbers = count(1 + len(_files(target)))
-                for file in _files(folder):
-                    file.rename(next(new for new in (target / f"{n:04d}{file.suffix}" for n in numbers) if not new.exists()))
-                _remove_if_empty(folder)
+                _move(folder, self.waiting / folder.name)
             _remove_if_empty(place)
+
+
+def _move(folder: Path, target: Path) -> None:
+    """Move the images of a folder beside those of another."""
+    target.mkdir(parents=True, exist_ok=True)
+    numbers = count(1 + len(_files(target)))
+    for file in _files(folder):
+        file.rename(next(new for new in (target / f"{n:04d}{file.suffix}" for n in numbers) if not new.exists()))
+    _remove_if_empty(folder)
 
 
 def _remove_if_empty(place: Path) -> None:

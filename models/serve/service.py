@@ -89,7 +89,7 @@ class Service:
         with self._learn_lock:
             if self.learning.running:
                 raise Refused(409, "the model is learning already; wait until that is done")
-            place, parent = collection.hand_over(), self.model.run
+            place, parent = collection.hand_over(self.model.classes), self.model.run
 
             def done() -> None:
                 self.answering.model = self._load(child_of(parent))

@@ -90,10 +90,22 @@ def test_a_folder_of_images_takes_only_so_many_and_only_of_new_classes(tmp_path,
     with pytest.raises(Refused, match="known already"):
         collection.add("cle\u0301", [(b"1", ".png")], known=["cl\u00e9"])
     assert collection.counts() == {"key": 2}
-    place = collection.hand_over()
+    place = collection.hand_over(known=[])
     assert place == tmp_path.resolve() / "task_1" and collection.counts() == {}
     collection.add("key", [(b"67", ".jpg")], known=[])
     for folder in (place, place / "key"):
         (folder / ".DS_Store").write_bytes(b"of a file browser")
     collection.take_back(place)
     assert sorted(file.read_bytes() for file in (collection.waiting / "key").iterdir()) == [b"12345", b"12345", b"67"]
+
+
+def test_images_that_came_while_their_class_was_learned_are_set_aside(tmp_path):
+    collection = Collection(tmp_path)
+    collection.add("key", [(b"1", ".png"), (b"2", ".png")], known=[])
+    with pytest.raises(Refused, match=r"key: known by now, so its later images lie in .*known; .*--update"):
+        collection.hand_over(known=["key"])
+    assert collection.counts() == {} and len(list((tmp_path / "known" / "key").iterdir())) == 2
+    collection.add("key", [(b"3", ".png")], known=[])
+    collection.add("lock", [(b"4", ".png")], known=[])
+    place = collection.hand_over(known=["key"])
+    assert [each.name for each in place.iterdir()] == ["lock"] and len(list((tmp_path / "known" / "key").iterdir())) == 3
