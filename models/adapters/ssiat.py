@@ -95,11 +95,11 @@ class SSIAT(SLCA):
 
     # Semantic shift ------------------------------------------------------------------------------------------
 
-    def follow_backbone(self, task: int, monitor: Monitor) -> None:
+    def follow_backbone(self, task: int, monitor: Monitor, operator: Tensor | None = None) -> None:
         if self.config.ssiat_shift:
             self.shift(*paired_features(self, self.backbone_before, task))
         else:
-            super().follow_backbone(task, monitor)
+            super().follow_backbone(task, monitor, operator)
 
     def shift(self, before: Tensor, after: Tensor) -> None:
         """Move the old means by the new images' features (n, D) before and after the task."""

@@ -98,11 +98,11 @@ class SLDC(SLCA):
 
     # Drift ---------------------------------------------------------------------------------------------------
 
-    def follow_backbone(self, task: int, monitor: Monitor) -> None:
+    def follow_backbone(self, task: int, monitor: Monitor, operator: Tensor | None = None) -> None:
         if self.config.sldc_drift != "none":
             self.compensate(*paired_features(self, self.backbone_before, task), task)
         else:
-            super().follow_backbone(task, monitor)
+            super().follow_backbone(task, monitor, operator)
 
     def compensate(self, before: Tensor, after: Tensor, task: int) -> None:
         """Move the old Gaussians as the new images' features (n, D) have moved."""

@@ -56,8 +56,8 @@ class TrainedState:
         self.tensors = {}
 
     def take_from(self, model: nn.Module) -> dict[str, Tensor]:
-        """Remember the trained parameters of `model` as they are; returns them."""
-        self.tensors = trained_tensors(model)
+        """Remember what training changed in `model` as it is; returns it."""
+        self.tensors = {name: tensor.clone() for name, tensor in trained_tensors(model).items()}
         return self.tensors
 
     def nbytes(self) -> int:
@@ -65,14 +65,15 @@ class TrainedState:
 
 
 def trained_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Copies of the parameters that train."""
-    return {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+    """What training may change, by name: parameters that train, and running statistics (BatchNorm's)."""
+    trained = {name: parameter.detach() for name, parameter in model.named_parameters() if parameter.requires_grad}
+    return trained | {name: buffer for name, buffer in model.named_buffers() if buffer.is_floating_point()}
 
 
 @torch.no_grad()
 def put(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Copy `tensors` into the model's parameters of these names."""
-    own = dict(model.named_parameters())
+    """Copy `tensors` into the model's parameters and buffers of these names."""
+    own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     for name, tensor in tensors.items():
         own[name].copy_(tensor)
 

@@ -43,30 +43,35 @@ class DriftSettings(Strict):
 
 
 class DriftSums:
-    """X'X and X'(Y - X), each (D, D), added up batch by batch: no feature is kept."""
+    """X'X and X'(Y - X), each (D, D), added up batch by batch: no feature is kept.
 
-    def __init__(self, dim: int, device: torch.device | str = "cpu") -> None:
+    Args:
+        states: how many states of the backbone X is compared with; each has a Y of its own.
+    """
+
+    def __init__(self, dim: int, device: torch.device | str = "cpu", states: int = 1) -> None:
         self.gram = torch.zeros(dim, dim, dtype=torch.float64, device=device)
-        self.cross = torch.zeros(dim, dim, dtype=torch.float64, device=device)
+        self.cross = torch.zeros(states, dim, dim, dtype=torch.float64, device=device)
 
-    def add(self, before: Tensor, after: Tensor) -> None:
-        """Features of the same images (n, D) before and after."""
-        x, y = before.to(self.gram.dtype), after.to(self.gram.dtype)
+    def add(self, before: Tensor, *after: Tensor) -> None:
+        """Features of the same images (n, D) before and, of each state, after."""
+        x = before.to(self.gram.dtype)
         self.gram += x.T @ x
-        self.cross += x.T @ (y - x)
+        for cross, y in zip(self.cross, after, strict=True):
+            cross += x.T @ (y.to(x.dtype) - x)
 
     def add_processes(self, fabric: Fabric) -> None:
         """Take the sums over all processes, each of which saw its part of the images."""
         self.gram = fabric.all_reduce(self.gram, reduce_op="sum")
         self.cross = fabric.all_reduce(self.cross, reduce_op="sum")
 
-    def operator(self, rho: float) -> Tensor:
-        """W (D, D); the identity when nothing moved or no image was seen."""
-        dim = len(self.gram)
+    def operator(self, rho: float, state: int = 0) -> Tensor:
+        """W (D, D) of a state; the identity when nothing moved or no image was seen."""
+        dim, cross = len(self.gram), self.cross[state]
         identity = torch.eye(dim, dtype=self.gram.dtype, device=self.gram.device)
-        if not self.cross.any():
+        if not cross.any():
             return identity
-        return identity + torch.linalg.solve(self.gram + rho * self.gram.trace() / dim * identity, self.cross)
+        return identity + torch.linalg.solve(self.gram + rho * self.gram.trace() / dim * identity, cross)
 
 
 def distance_from_identity(operator: Tensor) -> float:

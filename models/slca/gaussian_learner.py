@@ -159,9 +159,9 @@ class GaussianLearner(MovingBackbone):
         with monitor.stage("statistics"):
             self.measured = {}
             if task > 0 and self.backbone_before is not None:
-                self.deploy(task, monitor)
+                operator = self.deploy(task, monitor)
                 if self.measured.get("share") != 0:
-                    self.follow_backbone(task, monitor)
+                    self.follow_backbone(task, monitor, operator)
             self.backbone_before = None
             self.collect_statistics(task, monitor)
             self.readout.refresh(self.gaussians)

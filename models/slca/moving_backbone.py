@@ -5,7 +5,8 @@ statistics of old classes follow it. A parent of GaussianLearner; docs/beyond.md
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from torch.nn import functional as F
 
 from convs.backbones import Backbone
 from convs.views import mean_over_views
+from models import evaluation
 from models.first_session import AdaptsFirst
 from models.slca.deployed import CANDIDATES, DRAWN_PER_CLASS, TrainedState, moved, put
 from models.slca.drift import RHO, DriftSums, distance_from_identity, with_anchors
@@ -28,6 +30,15 @@ STALE_COSINE = 0.95  # below this mean cosine the statistics are called stale,
 STALE_DISTANCE = 0.1  # and above this |W - I| / |I|, since features share a large mean that keeps cosines high
 
 
+@dataclass(frozen=True)
+class Candidate:
+    """A state of the backbone that may be deployed."""
+
+    share: float  # of the way from the deployed state to the trained one
+    tensors: Mapping[str, Tensor]  # what differs from the pre-trained backbone, by name
+    operator: Tensor | None = None  # W (D, D) from the features of the deployed state to its own; None: the deployed state itself
+
+
 class MovingBackbone(AdaptsFirst):
     """The deployed state of the backbone, and how far old statistics are from it."""
 
@@ -37,21 +48,28 @@ class MovingBackbone(AdaptsFirst):
         super().__init__(*args, **kwargs)
         self.backbone_before: Backbone | None = None  # the deployed one of the task before, while a task is learned
         self.trained = TrainedState()  # where the next task trains on, if that is not the deployed state
+        self.deployed_features: dict[tuple[str, int], tuple[Tensor, Tensor]] = {}  # `feature_cache` of it, while a task is learned
         self.measured: dict[str, float] = {}  # of the last task, see `diagnostics`
 
     def begin_task(self, task: int) -> None:
         super().begin_task(task)
         if task > 0 and self.backbone_trains:
             self.backbone_before = copy.deepcopy(self.net.backbone).requires_grad_(False).eval()
+            if self.config.move != "trained":
+                self.deployed_features = {key: found for key, found in self.feature_cache.items() if key[0] == "test"}
         self.trained.load_into(self.net.backbone.model)
 
-    def follow_backbone(self, task: int, monitor: Monitor) -> None:
+    def follow_backbone(self, task: int, monitor: Monitor, operator: Tensor | None = None) -> None:
         """With `drift` the statistics of all old classes move by the linear map that the new images show (models/slca/drift.py).
 
         Without it they stay, and how far they are off by now is measured on some of the new images, and told.
+
+        Args:
+            operator: that map (D, D), where it is known already.
         """
         follows = self.config.drift != "none"
-        operator = self.drift_operator(task) if follows else self.measured_operator(task)
+        if operator is None or not follows:
+            operator = self.drift_operators(task)[0] if follows else self.measured_operator(task)
         means = self.gaussians.means().to(operator)
         cosine = F.cosine_similarity(means, means @ operator).nanmean().item()
         self.measured |= {"mean_cosine": cosine, "operator_distance": distance_from_identity(operator)}
@@ -69,19 +87,26 @@ class MovingBackbone(AdaptsFirst):
             monitor.log(f"statistics: {told}")
 
     @torch.no_grad()
-    def drift_operator(self, task: int) -> Tensor:
-        """W (D, D) from the features of the new images, and of their anchors, before and after the task."""
-        c, device = self.config, self.fabric.device
+    def drift_operators(self, task: int, states: Sequence[Mapping[str, Tensor]] = ({},)) -> list[Tensor]:
+        """W (D, D) from the features of the new images, and of their anchors, before the task to those under each of `states`.
+
+        What a state does not name stays as the network has it, which is left with the last one.
+        """
+        c, device, model = self.config, self.fabric.device, self.net.backbone.model
         generator = torch_generator(c.torch_seed, "anchors", task, self.fabric.global_rank, device=device)
-        sums = DriftSums(self.net.backbone.dim, device)
+        sums = DriftSums(self.net.backbone.dim, device, len(states))
         self.net.eval()
         for images, _ in self.data.batches("train", task, batch_size=c.test_batch_size or c.batch_size, augment=False):
             images = self.fabric.to_device(images)
             for view in with_anchors(images, generator) if c.drift_anchors else [images]:
+                after = []
                 with self.fabric.autocast():
-                    sums.add(self.backbone_before(view), self.net.features(view))
+                    for state in states:
+                        put(model, state)
+                        after.append(self.net.features(view))
+                    sums.add(self.backbone_before(view), *after)
         sums.add_processes(self.fabric)
-        return sums.operator(c.rho)
+        return [sums.operator(c.rho, number) for number in range(len(states))]
 
     @torch.no_grad()
     def measured_operator(self, task: int) -> Tensor:
@@ -102,55 +127,89 @@ class MovingBackbone(AdaptsFirst):
 
     # The deployed state --------------------------------------------------------------------------------------
 
-    def deploy(self, task: int, monitor: Monitor) -> None:
-        """Put the deployed state in place of the trained one, which is kept for the next task (models/slca/deployed.py)."""
+    def deploy(self, task: int, monitor: Monitor) -> Tensor | None:
+        """Put the deployed state in place of the trained one, which is kept for the next task (models/slca/deployed.py).
+
+        Returns:
+            The drift operator to the new deployed state, where comparing shares has found it.
+        """
         c = self.config
         if c.move == "trained":
-            return
-        model = self.net.backbone.model
-        trained = self.trained.take_from(model)
-        names = dict(self.backbone_before.model.named_parameters())
-        before = {name: names[name].detach() for name in trained}
-        share = c.move_share if c.move == "average" else self.best_share(task, before, trained, monitor)
-        put(model, moved(before, trained, share, c.move_energy))
-        self.feature_cache.clear()
-        self.measured["share"] = share
+            return None
+        trained = self.trained.take_from(self.net.backbone.model)
+        own = {**dict(self.backbone_before.model.named_parameters()), **dict(self.backbone_before.model.named_buffers())}
+        before = {name: own[name].detach() for name in trained}
+        if c.move == "average":
+            chosen = Candidate(c.move_share, moved(before, trained, c.move_share, c.move_energy))
+            self.feature_cache.clear()
+        else:
+            chosen = self.best_candidate(task, before, trained, monitor)
+        put(self.net.backbone.model, chosen.tensors)
+        if chosen.share == 0:  # nothing moved: what was read with it is true
+            self.feature_cache |= self.deployed_features
+        self.deployed_features = {}
+        self.measured["share"] = chosen.share
+        return chosen.operator
 
-    def best_share(self, task: int, before: Mapping[str, Tensor], trained: Mapping[str, Tensor], monitor: Monitor) -> float:
-        """The candidate share with the best expected accuracy, if it beats staying by more than the comparison's standard error."""
+    def best_candidate(self, task: int, before: Mapping[str, Tensor], trained: Mapping[str, Tensor], monitor: Monitor) -> Candidate:
+        """The candidate with the best expected accuracy, if it beats staying by more than the comparison's standard error.
+
+        The features of the new images under it are in `feature_cache` then.
+        """
         count = self.data.count("val", task)
         if not count:  # no class of the task has an image to spare
             monitor.log("move: no image of this task is held out to compare shares on; deployed at share 0")
-            return 0.0
-        found = {share: self.expected_accuracy(task, share, moved(before, trained, share, self.config.move_energy)) for share in CANDIDATES}
-        best = max(found, key=lambda share: found[share])
-        error = 100 * (2 * (found[0.0] / 100) * (1 - found[0.0] / 100) / count) ** 0.5
-        share = best if found[best] - found[0.0] > error else 0.0
-        monitor.log("move: expected accuracy " + ", ".join(f"{accuracy:.1f} at share {share:g}" for share, accuracy in found.items())
-                    + f"; standard error {error:.1f}; deployed at share {share:g}")
-        return share
+            self.feature_cache.clear()
+            return Candidate(0.0, before)
+        states = [moved(before, trained, share, self.config.move_energy) for share in CANDIDATES]
+        operators = [None, *self.drift_operators(task, states[1:])]  # the first share is 0
+        candidates = [Candidate(*found) for found in zip(CANDIDATES, states, operators, strict=True)]
+        held_out_before = self.held_out_before(task)
+        expected, features = [], []
+        for candidate in candidates:
+            expected.append(self.expected_accuracy(task, candidate, held_out_before))
+            features.append(self.feature_cache)
+            self.feature_cache = {}
+        best = max(range(len(candidates)), key=lambda number: expected[number])
+        error = 100 * (2 * (expected[0] / 100) * (1 - expected[0] / 100) / count) ** 0.5
+        best = best if expected[best] - expected[0] > error else 0
+        self.feature_cache = features[best]
+        monitor.log("move: expected accuracy "
+                    + ", ".join(f"{accuracy:.1f} at share {share:g}" for accuracy, share in zip(expected, CANDIDATES, strict=True))
+                    + f"; standard error {error:.1f}; deployed at share {CANDIDATES[best]:g}")
+        return candidates[best]
 
     @torch.no_grad()
-    def expected_accuracy(self, task: int, share: float, state: Mapping[str, Tensor]) -> float:
-        """Percent right over all classes seen, expected of the backbone in `state`: new classes on held-out images, old ones on
+    def held_out_before(self, task: int) -> Tensor:
+        """Features (n, D) of the task's held-out images under the deployed state of the task before."""
+        c = self.config
+        batches = self.data.batches("val", task, batch_size=c.test_batch_size or c.batch_size, augment=False)
+        found = [torch.empty(0, self.net.backbone.dim, device=self.fabric.device)]
+        for images, _ in batches:
+            with self.fabric.autocast():
+                found.append(mean_over_views(self.backbone_before, self.fabric.to_device(images), c.views).float())
+        return gather_rows(self.fabric, torch.cat(found))
+
+    @torch.no_grad()
+    def expected_accuracy(self, task: int, candidate: Candidate, held_out_before: Tensor) -> float:
+        """Percent right over all classes seen, expected of the candidate: new classes on held-out images, old ones on
         features drawn from their Gaussians, carried over by the drift operator with its error as noise.
+
+        Leaves the features of the task's training and held-out images in `feature_cache`.
         """
         c, device = self.config, self.fabric.device
-        put(self.net.backbone.model, state)
-        self.feature_cache.clear()
-        features, labels = self.extract("train", task)
-        held_out, held_out_labels = self.extract("val", task)
+        put(self.net.backbone.model, candidate.tensors)
+        self.feature_cache = {(split, task): evaluation.extract_pass(self, split, tasks=task) for split in ("train", "val")}
+        features, labels = self.feature_cache["train", task]
+        held_out, held_out_labels = self.feature_cache["val", task]
         gaussians = copy.deepcopy(self.gaussians)
         generator = torch_generator(c.torch_seed, "move", task, device=device)
         drawn, drawn_labels = gaussians.sample(gaussians.means(), DRAWN_PER_CLASS, generator)
         drawn = drawn.clone()
-        if share > 0:
-            operator = self.drift_operator(task)
-            batches = self.data.batches("val", task, batch_size=c.test_batch_size or c.batch_size, augment=False)
-            before = torch.cat([mean_over_views(self.backbone_before, self.fabric.to_device(images), c.views).float()
-                                for images, _ in batches])
-            before = gather_rows(self.fabric, before)
-            wrong = (held_out - before @ operator.to(before)).std(dim=0, correction=min(len(before) - 1, 1))  # (D,), 0 for one image
+        if candidate.operator is not None:
+            operator = candidate.operator
+            predicted = held_out_before @ operator.to(held_out_before)
+            wrong = (held_out - predicted).std(dim=0, correction=min(len(predicted) - 1, 1))  # (D,), 0 for one image
             drawn = drawn @ operator.to(drawn) + wrong * torch.randn(drawn.shape, generator=generator, device=device)
             gaussians.transport(operator)
         gaussians.fit(features, labels, self.stream.classes_of(task))
