@@ -111,9 +111,9 @@ def page(found: dict[str, Any]) -> str:
     ablation = [row(ABLATED, variant, found, PAIR[0]) for variant in VARIANTS if variant in parts]
     return "\n\n".join([
         "# `slca_best`: what it is worth, and what each part is",
-        f"{__doc__.strip().splitlines()[0]}\nMade by `python benchmarks/best.py`; mean ± standard deviation over class orders and torch seeds. "
-        "Differences are paired (same class order, same torch seed where it matters), intervals percentile bootstrap over the pairs; torch seeds "
-        "of one class order are not independent. Times are of one thread, evaluation included.",
+        f"{__doc__.strip().splitlines()[0]}\nMade by `python benchmarks/best.py`; mean ± standard deviation over class orders and torch "
+        "seeds. Differences are paired (same class order, same torch seed where it matters), intervals percentile bootstrap over the "
+        "pairs; torch seeds of one class order are not independent. Times are of one thread, evaluation included.",
         "## Beside freezing: above 0 in Difference, `slca_best` is better", table(header, pair), moves(found),
         "## Each part off: below 0 in Difference, the part helps", table(header, ablation)]) + "\n"
 

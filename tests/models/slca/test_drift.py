@@ -33,6 +33,17 @@ def test_no_image_is_the_identity():
     assert torch.equal(DriftSums(3).operator(rho=0.1), torch.eye(3, dtype=torch.float64))
 
 
+def test_several_states_share_one_pass_and_each_gets_its_own_map():
+    x, generator = made_features(60, 9), torch.Generator().manual_seed(4)
+    states = [x @ (torch.eye(9) + 0.2 * torch.randn(9, 9, generator=generator)) for _ in range(2)]
+    together = DriftSums(9, states=2)
+    together.add(x, *states)
+    for number, state in enumerate(states):
+        alone = DriftSums(9)
+        alone.add(x, state)
+        assert torch.equal(together.operator(0.01, number), alone.operator(0.01))
+
+
 def test_the_ridge_keeps_directions_without_images_where_they_were():
     x = torch.zeros(50, 4)
     x[:, :2] = torch.randn(50, 2, generator=torch.Generator().manual_seed(0))

@@ -1,0 +1,108 @@
+"""Which state of the backbone is deployed, and what is read of it again."""
+
+import pytest
+import torch
+from torch import nn
+
+from models import evaluation
+from models.slca import moving_backbone
+from models.slca.deployed import TrainedState, moved, put, trained_tensors
+from models.slca.slca_best import SLCABest
+from tests.support import synthetic_learner
+from utils.run.monitor import Monitor
+
+OPTIONS = {"val_fraction": 0.25, "views": 1, "features": ["cls", "mean"], "epochs": 1, "lr": 0.05}
+
+
+def learner_before_task_two(**changes) -> SLCABest:
+    learner = synthetic_learner("slca_best", **{**OPTIONS, **changes})
+    learner.learn_task(0, Monitor())
+    learner.evaluate(0)
+    return learner
+
+
+def prefer(monkeypatch, share: float) -> None:
+    """Let the comparison of shares end with this one; the features of each are still taken."""
+    expected = SLCABest.expected_accuracy
+
+    def judged(self, task, candidate, held_out_before):
+        expected(self, task, candidate, held_out_before)
+        return 100.0 if candidate.share == share else 0.0
+
+    monkeypatch.setattr(SLCABest, "expected_accuracy", judged)
+
+
+def test_a_state_between_two_is_linear_but_for_the_truncated_factor():
+    generator = torch.Generator().manual_seed(0)
+    one, other = ({"block.lora_A": torch.randn(3, 5, generator=generator), "block.lora_B": torch.randn(5, 3, generator=generator)}
+                  for _ in range(2))
+    assert torch.equal(moved(one, other, 0.0, 0.9)["block.lora_A"], one["block.lora_A"])
+    assert torch.equal(moved(one, other, 1.0, 0.9)["block.lora_A"], other["block.lora_A"])
+    half = moved(one, other, 0.5, 0.5)
+    torch.testing.assert_close(half["block.lora_B"], (one["block.lora_B"] + other["block.lora_B"]) / 2)
+    assert torch.linalg.matrix_rank(half["block.lora_A"] - one["block.lora_A"]) < 3
+
+
+def test_running_statistics_belong_to_a_state():
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    before = {name: tensor.clone() for name, tensor in trained_tensors(model).items()}
+    model(torch.randn(8, 3, generator=torch.Generator().manual_seed(0)) + 2)
+    trained = TrainedState()
+    trained.take_from(model)
+    moved_mean = model[1].running_mean.clone()
+    put(model, before)
+    assert torch.equal(model[1].running_mean, torch.zeros(4))
+    trained.load_into(model)
+    assert torch.equal(model[1].running_mean, moved_mean)
+    assert moved_mean.any()
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_the_deployed_state_is_the_chosen_one_and_its_features_are_kept_only_while_they_are_true(share, monkeypatch):
+    learner = learner_before_task_two()
+    old_test = learner.feature_cache["test", 0][0]
+    prefer(monkeypatch, share)
+    learner.learn_task(1, Monitor())
+    assert learner.diagnostics()["share"] == share
+    read = evaluation.extract_pass(learner, "test", tasks=0)[0]
+    assert torch.equal(read, old_test) == (share == 0.0)
+    assert (("test", 0) in learner.feature_cache) == (share == 0.0)
+    learner.evaluate(1)
+    assert torch.equal(learner.feature_cache["test", 0][0], read)
+
+
+def test_the_new_classes_statistics_are_those_of_the_deployed_state(monkeypatch):
+    learner = learner_before_task_two()
+    prefer(monkeypatch, 0.3)
+    learner.learn_task(1, Monitor())
+    read = [evaluation.extract_pass(learner, split, tasks=1) for split in ("train", "val")]
+    features, labels = (torch.cat(parts) for parts in zip(*read, strict=True))
+    for label in learner.stream.classes_of(1):
+        torch.testing.assert_close(learner.gaussians[label].mean, features[labels == label].mean(dim=0), atol=1e-5, rtol=1e-5)
+
+
+def test_the_operator_of_the_comparison_is_the_one_that_the_deployed_state_shows(monkeypatch):
+    learner = learner_before_task_two(lr=0.2)
+    prefer(monkeypatch, 1.0)
+    used = []
+    follow = SLCABest.follow_backbone
+    monkeypatch.setattr(SLCABest, "follow_backbone", lambda self, task, monitor, operator: (
+        used.extend([operator, self.drift_operators(task)[0]]), follow(self, task, monitor, operator)))
+    learner.learn_task(1, Monitor())
+    assert torch.equal(*used)
+    assert not torch.equal(used[0], torch.eye(len(used[0]), dtype=used[0].dtype))
+
+
+def test_each_image_goes_once_through_the_backbone_before_the_task_however_many_shares_are_compared(monkeypatch):
+    learner, passes = learner_before_task_two(drift_anchors=False), []
+    best = SLCABest.best_candidate
+
+    def counted(self, *args):
+        forward = self.backbone_before.forward
+        monkeypatch.setattr(self.backbone_before, "forward", lambda images: (passes.append(len(images)), forward(images))[1])
+        return best(self, *args)
+
+    monkeypatch.setattr(SLCABest, "best_candidate", counted)
+    learner.learn_task(1, Monitor())
+    assert sum(passes) == learner.data.count("train", 1) + learner.data.count("val", 1)
+    assert len(moving_backbone.CANDIDATES) > 1
