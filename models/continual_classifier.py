@@ -182,7 +182,7 @@ class ContinualClassifier(ClassifierMixin, BaseEstimator):
 
     def _images_as_configured(self, place: Path) -> dict[str, object]:
         """Settings with which the images in `place` become input as those of the config's own data set would."""
-        info = dataset_info(self._config.dataset, self._config.data_root)
+        info = dataset_info(self._config.dataset)
         of_rgb = {key: [*value] if len(value) == RGB else [value[0]] * RGB for key, value in (("mean", info.mean), ("std", info.std))}
         dataset = {"name": "images", "layout": "training", "root": str(place), "image_size": info.image_size,
                    "train_transform": "none" if info.train_transform == info.test_transform else info.train_transform, **of_rgb}

@@ -60,7 +60,7 @@ def resolve_config(config: Config) -> MethodSettings:
         from utils.data.registry import dataset_info  # these two import torch
         from utils.machine.device import names_gpu
 
-        images = dataset_info(config.dataset, config.data_root).train_count
+        images = dataset_info(config.dataset).train_count
         defaults |= fast_defaults(given, names_gpu(config.device), images)
     defaults = {key: value for key, value in defaults.items() if given.get(key) is None}
     resolved = parse_config({**given, **defaults}, config.source, method.Settings)

@@ -68,7 +68,7 @@ def check_images_fit(config: Config) -> None:
     spec = config.dataset
     if isinstance(spec, DatasetSpec) and spec.layout != "synthetic" and spec.image_size is None and not _are_there(spec):
         return  # arrays have their own size; that the data are missing is told when they are read
-    info, entry = dataset_info(spec, config.data_root), backbone_entry(config)
+    info, entry = dataset_info(spec), backbone_entry(config)
 
     def ways_out(size: int) -> list[str]:
         if isinstance(spec, DatasetSpec):

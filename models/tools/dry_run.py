@@ -65,7 +65,7 @@ def describe_run(config: Config, name: str = "") -> str:
     check_images_fit(config)
     learner = shape_learner(config, stream)
     numbers, estimate = count_parameters(learner), estimate_memory(config, learner, train_images)
-    info = dataset_info(config.dataset, config.data_root)
+    info = dataset_info(config.dataset)
     at_once = math.ceil(config.batch_size / config.accumulate)
     images = "an unknown number of" if train_images is None else f"{train_images:,}"
     return "\n".join([

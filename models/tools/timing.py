@@ -88,7 +88,7 @@ def estimate_time(config: Config) -> str:
 
 def _planned(config: Config, train_images: int) -> tuple[TaskStream, list[float]]:
     """The stream and the training images of each task, as if all classes of the data set had as many. Raises UserError."""
-    classes, seed = dataset_info(config.dataset, config.data_root).num_classes, config.seeds[0]
+    classes, seed = dataset_info(config.dataset).num_classes, config.seeds[0]
     labels = np.arange(train_images) % classes if classes else None
     stream = DataManager.plan(config, seed, labels)
     if labels is None or not protocol_of(config):
@@ -137,7 +137,7 @@ def _training_seconds(learner: BaseLearner, batches: list) -> float:
 
 def _need_files(config: Config) -> None:
     """Raises UserError where a run would first download data or weights."""
-    info, entry = dataset_info(config.dataset, config.data_root), backbone_entry(config)
+    info, entry = dataset_info(config.dataset), backbone_entry(config)
     if isinstance(config.dataset, str) and info.folder and not (home_expanded(config.data_root) / info.folder).is_dir():
         raise UserError(f"the data are not in {config.data_root}/{info.folder}")
     if config.pretrained and find_weights(entry) is None:

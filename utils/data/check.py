@@ -42,7 +42,7 @@ def check_data(config: Config) -> CheckedData:
     except UserError as error:
         problems.append(str(error))
     try:
-        info = dataset_info(config.dataset, config.data_root)
+        info = dataset_info(config.dataset)
         labels = even_labels(info) if splits is None else splits[0].labels
         stream = DataManager.plan(config, config.seeds[0], labels)
         if labels is not None and protocol_of(config):

@@ -52,7 +52,7 @@ class DataManager:
     def __init__(self, config: Config, seed: int, *, mean: Sequence[float] | None = None, std: Sequence[float] | None = None,
                  channels: int | None = None, rank: int = 0, world_size: int = 1, device: torch.device | None = None,
                  share_images_of: DataManager | None = None, learned: Learned | None = None, old_images: bool = False) -> None:
-        self.info = dataset_info(config.dataset, config.data_root)
+        self.info = dataset_info(config.dataset)
         if config.test_transform is not None:
             as_tested = self.info.train_transform == self.info.test_transform  # nothing is augmented
             self.info = replace(self.info, test_transform=config.test_transform,
@@ -82,7 +82,7 @@ class DataManager:
         Args:
             labels: (N,) own labels of the training images, where they are known; default: of all classes as many, if their number is.
         """
-        info = dataset_info(config.dataset, config.data_root)
+        info = dataset_info(config.dataset)
         if info.num_classes is None:
             raise UserError(f"data set {info.name}: its number of classes is not known while the data is not there; place the data, "
                             'or add "num_classes" to the dataset object')

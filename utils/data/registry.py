@@ -176,7 +176,7 @@ def list_datasets() -> list[DatasetInfo]:
     return [entry.info for entry in REGISTRY.values()]
 
 
-def dataset_info(dataset: str | DatasetSpec, data_root: str = "data") -> DatasetInfo:
+def dataset_info(dataset: str | DatasetSpec) -> DatasetInfo:
     """What is known about `dataset` without reading an image.
 
     Raises:
@@ -191,7 +191,7 @@ def count_images(dataset: str | DatasetSpec, data_root: str = "data") -> tuple[i
     Raises:
         UserError: no such data set, a description that contradicts itself, or files that are wrong.
     """
-    info = dataset_info(dataset, data_root)
+    info = dataset_info(dataset)
     if info.train_count is None or info.test_count is None:
         try:
             train, test, _ = load_dataset(dataset, data_root)

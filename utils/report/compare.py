@@ -116,11 +116,11 @@ def data_line(entries: Sequence[Entry]) -> str:
     return f"{printable(words)}\n\n" if words else ""
 
 
-def keep_older(out: Path, table: str) -> Path | None:
-    """Move a comparison in `out` whose csv is not `table` into `older-N`; returns that folder, None where nothing was moved."""
-    files = [file for pattern in ("comparison.*", "comparison_ranked.*") for file in sorted(out.glob(pattern)) if file.is_file()]
+def keep_older(out: Path, table: str, name: str = "comparison") -> Path | None:
+    """Move what is called `name` in `out` into `older-N` if its csv is not `table`; returns that folder, None where nothing was moved."""
+    files = [file for pattern in (f"{name}.*", f"{name}_ranked.*") for file in sorted(out.glob(pattern)) if file.is_file()]
     try:
-        if not files or (out / "comparison.csv").read_text(encoding="utf-8") == encodable(table):
+        if not files or (out / f"{name}.csv").read_text(encoding="utf-8") == encodable(table):
             return None
     except (OSError, UnicodeDecodeError):  # an incomplete one is kept too
         pass

@@ -21,7 +21,7 @@ from utils.errors import UserError
 from utils.files import write_atomic
 from utils.formulas.ranks import ALPHA, RankTest, rank_test
 from utils.report.comparable import check_comparable, data_words, split_words, weights_words
-from utils.report.compare import read_runs, write_comparison
+from utils.report.compare import keep_older, read_runs, write_comparison
 from utils.report.compare_pool import pooled
 from utils.report.compare_tables import Entry, markdown_table, sort_entries, table_rows
 from utils.report.drawing import picture_links
@@ -55,6 +55,8 @@ def compare_streams(
 ) -> str:
     """Write a comparison for each stream into a folder of its own in `out_dir`, and `ranks.{html,md,csv}` with a picture beside them.
 
+    Other ranks that are there already are kept, in a folder `older-N` beside them.
+
     Args: as for `compare`; a method has the same label in every stream.
 
     Returns:
@@ -72,10 +74,10 @@ def compare_streams(
     told = [words for stream in streams for words in _write_stream(out, stream, sort, highlight)]
     table = rank_rows(streams, methods, test)
     words = verdict(test, len(methods), [label for stream in streams for label in stream.lasts if label not in methods])
-    page = _write_ranks(out, streams, methods, test, table, words)
+    page, older = _write_ranks(out, streams, methods, test, table, words)
     text = "\n".join([*text_table(table), "", words, *told])
     show(text)
-    show(f"\nranks: {page}")
+    show(f"\nranks: {page}" + (f"\nthe ones that were there before: {older}" if older else ""))
     return text
 
 
@@ -145,10 +147,12 @@ def _write_stream(out: Path, stream: Stream, sort: str | None, highlight: Sequen
 
 def _write_ranks(
     out: Path, streams: Sequence[Stream], methods: Sequence[str], test: RankTest, table: Sequence[Sequence[str]], words: str,
-) -> Path:
+) -> tuple[Path, Path | None]:
+    """The page, and where older ranks were put."""
     rows: list[dict[str, Any]] = [
         {"method": label, "average_rank": rank, **{f"last {stream.name}": stream.lasts[label] for stream in streams}}
         for label, rank in zip(methods, test.ranks, strict=True)]
+    older = keep_older(out, csv_text(rows), "ranks")
     write_atomic(out / "ranks.csv", csv_text(rows))
     write_atomic(out / "ranks.md", "\n".join([*markdown_table(table), "", words]) + "\n")
     picture: Picture | None = None
@@ -158,6 +162,7 @@ def _write_ranks(
                                 f"{alt}; critical difference {test.critical_difference:.2f}")
     made = [("Made", datetime.now().astimezone().isoformat(" ", "minutes")), ("Command", command_line() or "-")]
     files = [("table (CSV)", "ranks.csv"), ("Markdown", "ranks.md"), *(picture_links("ranks") if picture else [])]
-    return write_atomic(out / "ranks.html", PAGES.get_template("streams.html.j2").render(
+    page = write_atomic(out / "ranks.html", PAGES.get_template("streams.html.j2").render(
         title=f"{len(methods)} methods over {len(streams)} streams", table=table, words=words, picture=picture, files=files, made=made,
         streams=[(stream.name, f"{stream.folder}/comparison.html", len(stream.entries)) for stream in streams]))
+    return page, older

@@ -70,6 +70,11 @@ def test_too_few_streams_leave_the_test_out_with_the_reason(written: Path, tmp_p
     text = compare_streams([written / str(number) for number in range(6)], tmp_path)
     assert "No Friedman test: with 3 methods on 2 streams even the same order in every stream has p = 0.14" in text
     assert not list(tmp_path.glob("ranks.p*"))
+    one = (tmp_path / "ranks.csv").read_text()
+    compare_streams([written / str(number) for number in (0, 1, 3, 4)], tmp_path)  # of fewer methods: the older ranks are kept
+    compare_streams([written / str(number) for number in (0, 1, 3, 4)], tmp_path)  # the same again is no older one
+    assert (tmp_path / "older-1" / "ranks.csv").read_text() == one != (tmp_path / "ranks.csv").read_text()
+    assert not (tmp_path / "older-2").exists()
 
 
 def test_a_highlighted_name_that_no_stream_has_is_a_user_error(written: Path, tmp_path: Path) -> None:
