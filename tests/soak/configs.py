@@ -43,7 +43,9 @@ class Drawer:
         from utils.methods import catalogue
 
         self.methods = catalogue().methods
-        self.properties = {name: learner_class(name).Settings.model_json_schema()["properties"] for name in self.methods}
+        schemas = {name: learner_class(name).Settings.model_json_schema() for name in self.methods}
+        self.properties = {name: schema["properties"] for name, schema in schemas.items()}
+        self.parts = {name: part for schema in schemas.values() for name, part in schema["$defs"].items()}  # settings within settings
         self.common = [key for key in Config.model_fields if key not in GIVEN]
         self.folder = folder
         make_data(folder)
@@ -97,6 +99,10 @@ class Drawer:
             return self.value(draw, key, draw.choice(schema["anyOf"]))
         if "const" in schema or "enum" in schema:
             return draw.choice(schema.get("enum", [schema.get("const")]))
+        if "$ref" in schema:
+            part = self.parts[schema["$ref"].removeprefix("#/$defs/")]
+            needed = part.get("required", [])
+            return {name: self.value(draw, name, inner) for name, inner in part["properties"].items() if name in needed or draw.random() < 0.5}
         kind = schema["type"]
         if kind == "integer":
             low = schema.get("minimum", -2)
