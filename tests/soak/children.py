@@ -93,16 +93,21 @@ def in_parts(items: Sequence[T], jobs: int, work: Callable[[T], str], fine: Coll
 
     Returns:
         What each call gave.
+
+    Raises:
+        RuntimeError: `work` itself failed in some process, which has printed why.
     """
     results = FORK.SimpleQueue()
     end = time.monotonic() + 60 * minutes
 
     def one_part(part: int) -> None:
-        for item in items[part::jobs]:
-            if time.monotonic() > end:
-                break
-            results.put(work(item))
-        results.put(None)
+        try:
+            for item in items[part::jobs]:
+                if time.monotonic() > end:
+                    break
+                results.put(work(item))
+        finally:
+            results.put(None)
 
     workers = [FORK.Process(target=one_part, args=(part,)) for part in range(jobs)]
     for worker in workers:
@@ -120,4 +125,6 @@ def in_parts(items: Sequence[T], jobs: int, work: Callable[[T], str], fine: Coll
             print(f"{len(found)} of {len(items)} done", flush=True)
     for worker in workers:
         worker.join()
+    if any(worker.exitcode for worker in workers):
+        raise RuntimeError("not all was done; the traceback above says why")
     return found
