@@ -102,7 +102,8 @@ class Drawer:
         if "$ref" in schema:
             part = self.parts[schema["$ref"].removeprefix("#/$defs/")]
             needed = part.get("required", [])
-            return {name: self.value(draw, name, inner) for name, inner in part["properties"].items() if name in needed or draw.random() < 0.5}
+            return {name: self.value(draw, name, inner) for name, inner in part["properties"].items()
+                    if name in needed or draw.random() < 0.5}
         kind = schema["type"]
         if kind == "integer":
             low = schema.get("minimum", -2)
