@@ -76,11 +76,12 @@ def estimate_time(config: Config) -> str:
         counts = [(train, (test_images or 0) * sum(share[: t + 1])) for t, train in enumerate(trained)]
         speed = _compute(learner, fabric.device, why)
     alignment = _alignment_seconds(learner, sum(train for train, _ in counts), fabric.device)
-    seconds = [config.epochs * learner.planned_images(task, train) * speed.train + (train + test) * speed.test + align
-               for task, ((train, test), align) in enumerate(zip(counts, alignment, strict=True))]
+    images = [config.epochs * learner.planned_images(task, train) for task, (train, _) in enumerate(counts)]  # forward and backward
+    seconds = [trained * speed.train + (train + test) * speed.test + align
+               for trained, (train, test), align in zip(images, counts, alignment, strict=True)]
     memory = "" if speed.memory_bytes is None else f"; peak memory of a step {speed.memory_bytes / 2**30:.2f} GiB"
     aligned = f", alignment {_span(sum(alignment))} of it" if any(alignment) else ""
-    training = f"{1000 * speed.train:.2f} ms per image in training, " if learner.has_heads else "nothing trains, "
+    training = f"{1000 * speed.train:.2f} ms per image in training, " if any(images) else "nothing trains, "
     return (f"time, {speed.source}: {training}{1000 * speed.test:.2f} ms per image without gradient; "
             f"{_span(min(seconds))} to {_span(max(seconds))} per task, {_span(sum(seconds))} for {len(seconds)} task(s){aligned}, "
             f"times {len(config.seeds)} seed(s){memory}")

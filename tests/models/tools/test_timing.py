@@ -32,6 +32,13 @@ def test_with_data_and_weights_two_batches_are_measured(method, tmp_path, monkey
     assert not list(tmp_path.iterdir())  # a dry run writes nothing
 
 
+@pytest.mark.parametrize(("method", "changes", "trains"), [("ranpac", {"first_session": "adapter"}, True), ("slca", {
+    "bcb_lrscale": 0.0, "readout": "rgda"}, False), ("slca", {"bcb_lrscale": 0.0}, True)])
+def test_nothing_trains_is_said_where_no_task_has_a_training_step(method, changes, trains):
+    text = estimate_time(make_config(model_name=method, dataset=SYNTHETIC, batch_size=10, **changes))
+    assert ("nothing trains" not in text) == trains == ("in training" in text)
+
+
 def test_without_data_it_is_computed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = estimate_time(make_config(dataset="cifar100_224", init_cls=10, increment=10, epochs=20))
