@@ -2,7 +2,7 @@
 
     s_t   what stage 1 leaves; the next task trains on from it
     M_t   M_{t-1} moved a share a of the way to s_t: theta = theta_M + a (theta_s - theta_M), of LoRA's A only the leading
-          directions of the step (convs/states.py). M_0 = s_0
+          directions of the step (convs/states.py). M_0 = s_0; with "auto" M_0 is chosen as any other, from the pre-trained state on
 
 So training is fast and undisturbed, and what statistics and read-out see moves slowly: a moving average of the trained
 states. How far it may move can be decided after each task (`move: "auto"`), without an old image and without a test image:

@@ -158,9 +158,9 @@ class GaussianLearner(MovingBackbone):
         """Deploy the trained backbone, move the old classes' statistics with it, take those of the new classes, read the classifier."""
         with monitor.stage("statistics"):
             self.measured = {}
-            if task > 0 and self.backbone_before is not None:
+            if self.backbone_before is not None:
                 operator = self.deploy(task, monitor)
-                if self.measured.get("share") != 0:
+                if task > 0 and self.measured.get("share") != 0:
                     self.follow_backbone(task, monitor, operator)
             self.backbone_before = None
             self.collect_statistics(task, monitor)
@@ -227,7 +227,7 @@ class GaussianLearner(MovingBackbone):
 
     @property
     def distils(self) -> bool:
-        return self.config.kd > 0 and self.backbone_before is not None
+        return self.config.kd > 0 and self.task > 0 and self.backbone_before is not None
 
     def training_module(self, task: int) -> nn.Module:
         return OwnTaskWithFeatures(self.net, task) if self.distils else super().training_module(task)

@@ -53,11 +53,16 @@ class MovingBackbone(AdaptsFirst):
 
     def begin_task(self, task: int) -> None:
         super().begin_task(task)
-        if task > 0 and self.backbone_trains:
+        if self.backbone_trains and (task > 0 or self.compares_first_state):
             self.backbone_before = copy.deepcopy(self.net.backbone).requires_grad_(False).eval()
             if self.config.move != "trained":
                 self.deployed_features = {key: found for key, found in self.feature_cache.items() if key[0] == "test"}
         self.trained.load_into(self.net.backbone.model)
+
+    @property
+    def compares_first_state(self) -> bool:
+        """Whether the first task too asks if its trained state is better than the pre-trained one, which it may then keep."""
+        return self.config.move == "auto" and self.config.first_session == "none"
 
     def follow_backbone(self, task: int, monitor: Monitor, operator: Tensor | None = None) -> None:
         """With `drift` the statistics of all old classes move by the linear map that the new images show (models/slca/drift.py).
@@ -162,7 +167,8 @@ class MovingBackbone(AdaptsFirst):
             self.feature_cache.clear()
             return Candidate(0.0, before)
         states = [moved(before, trained, share, self.config.move_energy) for share in CANDIDATES]
-        operators = [None, *self.drift_operators(task, states[1:])]  # the first share is 0
+        no_share = [None]  # the first candidate's, which is where the statistics are; all are where there are none yet
+        operators = no_share + (self.drift_operators(task, states[1:]) if len(self.gaussians) else no_share * len(states[1:]))
         candidates = [Candidate(*found) for found in zip(CANDIDATES, states, operators, strict=True)]
         held_out_before = self.held_out_before(task)
         expected, features = [], []
@@ -197,25 +203,35 @@ class MovingBackbone(AdaptsFirst):
 
         Leaves the features of the task's training and held-out images in `feature_cache`.
         """
-        c, device = self.config, self.fabric.device
         put(self.net.backbone.model, candidate.tensors)
         self.feature_cache = {(split, task): evaluation.extract_pass(self, split, tasks=task) for split in ("train", "val")}
         features, labels = self.feature_cache["train", task]
         held_out, held_out_labels = self.feature_cache["val", task]
         gaussians = copy.deepcopy(self.gaussians)
-        generator = torch_generator(c.torch_seed, "move", task, device=device)
-        drawn, drawn_labels = gaussians.sample(gaussians.means(), DRAWN_PER_CLASS, generator)
-        drawn = drawn.clone()
+        drawn, drawn_labels = held_out[:0], held_out_labels[:0]
+        if len(gaussians):
+            drawn, drawn_labels = self.drawn_under(candidate, held_out, held_out_before)
         if candidate.operator is not None:
-            operator = candidate.operator
-            predicted = held_out_before @ operator.to(held_out_before)
-            wrong = (held_out - predicted).std(dim=0, correction=min(len(predicted) - 1, 1))  # (D,), 0 for one image
-            drawn = drawn @ operator.to(drawn) + wrong * torch.randn(drawn.shape, generator=generator, device=device)
-            gaussians.transport(operator)
+            gaussians.transport(candidate.operator)
         gaussians.fit(features, labels, self.stream.classes_of(task))
-        judge = Discriminant(c.rgda_a, c.rgda_g)
+        judge = Discriminant(self.config.rgda_a, self.config.rgda_g)
         judge.refresh(gaussians)
         new = (judge.scores(self.net, held_out).argmax(dim=1) == held_out_labels).float().mean()
-        old = (judge.scores(self.net, drawn).argmax(dim=1) == drawn_labels).float().mean()
+        old = (judge.scores(self.net, drawn).argmax(dim=1) == drawn_labels).float().mean().nan_to_num()  # no old class: counts as nothing
         known, seen = self.stream.classes_before(task), self.stream.classes_upto(task)
         return 100 * ((known * old + (seen - known) * new) / seen).item()
+
+    def drawn_under(self, candidate: Candidate, held_out: Tensor, held_out_before: Tensor) -> tuple[Tensor, Tensor]:
+        """Features (n, D) and labels (n,) drawn from the old classes' Gaussians, as they would be under the candidate: carried over by its
+        operator, with the error that this makes on the held-out images, (m, D) under it and before, as noise.
+        """
+        generator = torch_generator(self.config.torch_seed, "move", self.task, device=self.fabric.device)
+        drawn, labels = self.gaussians.sample(self.gaussians.means(), DRAWN_PER_CLASS, generator)
+        drawn = drawn.clone()
+        self.gaussians.free_buffers()
+        if candidate.operator is None:
+            return drawn, labels
+        predicted = held_out_before @ candidate.operator.to(held_out_before)
+        wrong = (held_out - predicted).std(dim=0, correction=min(len(predicted) - 1, 1))  # (D,), 0 for one image
+        noise = torch.randn(drawn.shape, generator=generator, device=drawn.device)
+        return drawn @ candidate.operator.to(drawn) + wrong * noise, labels

@@ -71,6 +71,27 @@ def test_the_deployed_state_is_the_chosen_one_and_its_features_are_kept_only_whi
     assert torch.equal(learner.feature_cache["test", 0][0], read)
 
 
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_the_first_task_too_may_keep_the_pre_trained_state_and_trains_on_from_its_own(share, monkeypatch):
+    prefer(monkeypatch, share)
+    learner = synthetic_learner("slca_best", **OPTIONS)
+    before = evaluation.extract_pass(learner, "test", tasks=0)[0]
+    learner.learn_task(0, Monitor())
+    assert torch.equal(evaluation.extract_pass(learner, "test", tasks=0)[0], before) == (share == 0.0)
+    trained = {name: tensor.clone() for name, tensor in learner.trained.tensors.items()}
+    assert any(tensor.any() for name, tensor in trained.items() if name.endswith("lora_B"))
+    learner.begin_task(1)
+    now = trained_tensors(learner.net.backbone.model)
+    assert all(torch.equal(now[name], tensor) for name, tensor in trained.items())
+
+
+def test_a_first_session_is_not_compared():
+    learner = synthetic_learner("slca", **{key: value for key, value in OPTIONS.items() if key != "views"}, move="auto",
+                                first_session="adapter", readout="rgda")
+    learner.learn_task(0, Monitor())
+    assert "share" not in learner.diagnostics() and not learner.trained.tensors
+
+
 def test_the_new_classes_statistics_are_those_of_the_deployed_state(monkeypatch):
     learner = learner_before_task_two()
     prefer(monkeypatch, 0.3)
