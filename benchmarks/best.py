@@ -31,6 +31,7 @@ VARIANTS: dict[str, tuple[str, str, dict[str, Any]]] = {  # name -> what the tab
     "one_view": ("one view", "slca_best", {"views": 1}),
     "class_token": ("class token alone", "slca_best", {"features": "cls"}),
     "heads": ("aligned heads instead of RGDA", "slca_best", {"readout": "ca"}),
+    "first_task": ("adapted in the first task, then kept", "slca_best", {"move": "average", "move_share": 0.0}),
     "average": ("move: average", "slca_best", {"move": "average"}),
     "trained": ("move: trained", "slca_best", {"move": "trained"}),
     "trained_no_drift": ("move: trained, without drift", "slca_best", {"move": "trained", "drift": "none"}),
