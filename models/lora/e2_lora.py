@@ -47,6 +47,7 @@ class E2LoRA(TaskPairs, SLCA):
     Settings = E2LoRASettings
     title = "E2-LoRA"
     targets = ("qkv", "fc1")
+    grows: ClassVar = True
     defaults: ClassVar = {"bcb_lrscale": 0.05, "ca_epochs": 3, "ca_ridge": 2e-4, "ca_start": "aligned"}
 
     def __init__(self, *args, **kwargs) -> None:

@@ -86,6 +86,7 @@ class GaussianLearner(MovingBackbone):
     Settings = GaussianSettings
     config: GaussianSettings
     takes_known_classes: ClassVar = True
+    grows: ClassVar[bool] = False  # whether tasks add parameters to the backbone, so that no older state of it has them all
 
     def __init__(self, config: GaussianSettings, *args, **kwargs) -> None:
         refuse_contradictions(config, type(self))
@@ -297,6 +298,8 @@ def refuse_contradictions(c: GaussianSettings, method: type[GaussianLearner]) ->
     if c.move == "auto" and not c.val_fraction:
         raise UserError("move: 'auto' decides on held-out images, but val_fraction is 0; set val_fraction to 0.1 or so, or move to "
                         "'average' or 'trained'")
+    if c.move != "trained" and method.grows:
+        raise UserError(f"move: got {c.move!r}, allowed: 'trained' for {c.model_name}, whose tasks each add parts to the backbone")
     if c.first_session != "none" and method.trains is not AdaptsFirst.trains:
         raise UserError(f"first_session: got {c.first_session!r}, allowed: 'none' for {c.model_name}, whose backbone has parts of "
                         "its own; use model_name 'slca'")

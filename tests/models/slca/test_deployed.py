@@ -4,11 +4,13 @@ import pytest
 import torch
 from torch import nn
 
-from models import evaluation
+from models import LEARNERS, evaluation, learner_class
 from models.slca import moving_backbone
 from models.slca.deployed import TrainedState, moved, put, trained_tensors
+from models.slca.gaussian_learner import GaussianLearner
 from models.slca.slca_best import SLCABest
-from tests.support import synthetic_learner
+from tests.support import learn, synthetic_learner
+from utils.errors import UserError
 from utils.run.monitor import Monitor
 
 OPTIONS = {"val_fraction": 0.25, "views": 1, "features": ["cls", "mean"], "epochs": 1, "lr": 0.05}
@@ -90,6 +92,22 @@ def test_a_first_session_is_not_compared():
                                 first_session="adapter", readout="rgda")
     learner.learn_task(0, Monitor())
     assert "share" not in learner.diagnostics() and not learner.trained.tensors
+
+
+GAUSSIAN_METHODS = [name for name in LEARNERS if issubclass(learner_class(name), GaussianLearner)]
+
+
+@pytest.mark.parametrize("name", GAUSSIAN_METHODS)
+@pytest.mark.parametrize("move", ["average", "auto"])
+def test_every_method_with_gaussians_deploys_another_state_or_says_why_not(name, move):
+    if learner_class(name).grows:
+        with pytest.raises(UserError, match=rf"move: got '{move}', allowed: 'trained' for {name}, whose tasks each add parts"):
+            synthetic_learner(name, move=move, val_fraction=0.2)
+        return
+    learner = synthetic_learner(name, move=move, val_fraction=0.2, epochs=1)
+    names = set(dict(learner.net.backbone.model.named_parameters()))
+    learn(learner, [0, 1])
+    assert "share" in learner.diagnostics() and set(dict(learner.net.backbone.model.named_parameters())) == names
 
 
 def test_the_new_classes_statistics_are_those_of_the_deployed_state(monkeypatch):
