@@ -114,7 +114,7 @@ def page(found: dict[str, Any]) -> str:
         "# `slca_best`: what it is worth, and what each part is",
         f"{__doc__.strip().splitlines()[0]}\nMade by `python benchmarks/best.py`; mean ± standard deviation over class orders and torch "
         "seeds. Differences are paired (same class order, same torch seed where it matters), intervals percentile bootstrap over the "
-        "pairs; torch seeds of one class order are not independent. Times are of one thread, evaluation included.",
+        "pairs; torch seeds of one class order are not independent. Times are of one thread on a shared machine, evaluation included.",
         "## Beside freezing: above 0 in Difference, `slca_best` is better", table(header, pair), moves(found),
         "## Each part off: below 0 in Difference, the part helps", table(header, ablation)]) + "\n"
 
