@@ -11,12 +11,10 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
-import sys
 from typing import Any
 
 from common import PROJECT, WORK, machine
-from methods import STREAMS, settings
+from methods import STREAMS, mean_and_spread, settings, train
 from report import table
 
 from utils.formulas.paired import paired_difference
@@ -46,16 +44,10 @@ ABLATED = "far"
 
 def run(stream: str, variants: list[str], torch_seed: int, jobs: int) -> None:
     """Train, or go on with, variants on a stream, `jobs` at a time."""
-    folder = OUT / "configs" / f"{stream}_{torch_seed}"
-    folder.mkdir(parents=True, exist_ok=True)
-    files = []
-    for variant in variants:
-        _, method, changes = VARIANTS[variant]
-        files.append(folder / f"{variant}.json")
-        files[-1].write_text(json.dumps(settings(method, stream, SEEDS) | changes | {"torch_seed": torch_seed}, indent=2), encoding="utf-8")
-    command = [sys.executable, "main.py", "--config", *map(str, files), "--out", str(OUT / f"{stream}_{torch_seed}"), "--resume",
-               "--on", "local", "--jobs", str(jobs)]
-    subprocess.run(command, cwd=PROJECT, check=False)  # what fails is told there, and missing in the table
+    name = f"{stream}_{torch_seed}"
+    configs = {variant: settings(method, stream, SEEDS) | changes | {"torch_seed": torch_seed}
+               for variant, (_, method, changes) in VARIANTS.items() if variant in variants}
+    train(configs, OUT / "configs" / name, OUT / name, jobs)
 
 
 def figures() -> dict[str, Any]:
@@ -86,10 +78,9 @@ def row(stream: str, variant: str, found: dict[str, Any], against: str) -> list[
     if variant != against and len(pairs) > 1:
         difference = paired_difference(*zip(*pairs, strict=True))
         cells = [f"{difference.mean:+.2f}", f"{difference.low:+.2f} to {difference.high:+.2f}"]
-    deviation = f" ± {statistics.stdev(last):.2f}" if len(last) > 1 else ""
     incremental = statistics.mean(entry["average_incremental"] for entry in entries.values())
     seconds = min(sum(entry["stage_seconds"].values()) for entry in entries.values())  # others may have met more other work
-    return [STREAMS[stream][0], VARIANTS[variant][0], f"{statistics.mean(last):.2f}{deviation}", f"{incremental:.2f}", *cells,
+    return [STREAMS[stream][0], VARIANTS[variant][0], mean_and_spread(last), f"{incremental:.2f}", *cells,
             str(len(last)), f"{seconds:.0f} s", bytes_text(next(iter(entries.values()))["memory_bytes"])]
 
 

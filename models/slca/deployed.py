@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from convs.states import moving_lora
 from utils.config import Strict
 
-CANDIDATES = (0.0, 0.1, 0.3, 1.0)  # shares that "auto" tries
+CANDIDATES = (0.0, 0.1, 0.3, 1.0)  # shares that "auto" tries; the first one stays
 DRAWN_PER_CLASS = 32  # features per old class that "auto" judges old classes by
 
 
@@ -73,9 +73,14 @@ def trained_tensors(model: nn.Module) -> dict[str, Tensor]:
 @torch.no_grad()
 def put(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Copy `tensors` into the model's parameters and buffers of these names."""
-    own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    own = own_tensors(model)
     for name, tensor in tensors.items():
         own[name].copy_(tensor)
+
+
+def own_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """All parameters and buffers of a model by name, themselves and no copies."""
+    return {**{name: parameter.detach() for name, parameter in model.named_parameters()}, **dict(model.named_buffers())}
 
 
 def moved(deployed: Mapping[str, Tensor], trained: Mapping[str, Tensor], share: float, energy: float) -> dict[str, Tensor]:

@@ -17,7 +17,7 @@ from convs.backbones import Backbone
 from convs.views import mean_over_views
 from models import evaluation
 from models.first_session import AdaptsFirst
-from models.slca.deployed import CANDIDATES, DRAWN_PER_CLASS, TrainedState, moved, put
+from models.slca.deployed import CANDIDATES, DRAWN_PER_CLASS, TrainedState, moved, own_tensors, put
 from models.slca.drift import RHO, DriftSums, distance_from_identity, with_anchors
 from models.slca.gaussians import ClassGaussians
 from models.slca.readout import Discriminant
@@ -142,8 +142,8 @@ class MovingBackbone(AdaptsFirst):
         if c.move == "trained":
             return None
         trained = self.trained.take_from(self.net.backbone.model)
-        own = {**dict(self.backbone_before.model.named_parameters()), **dict(self.backbone_before.model.named_buffers())}
-        before = {name: own[name].detach() for name in trained}
+        own = own_tensors(self.backbone_before.model)
+        before = {name: own[name] for name in trained}
         if c.move == "average":
             chosen = Candidate(c.move_share, moved(before, trained, c.move_share, c.move_energy))
             self.feature_cache.clear()
@@ -167,10 +167,12 @@ class MovingBackbone(AdaptsFirst):
             self.feature_cache.clear()
             return Candidate(0.0, before)
         states = [moved(before, trained, share, self.config.move_energy) for share in CANDIDATES]
-        no_share = [None]  # the first candidate's, which is where the statistics are; all are where there are none yet
-        operators = no_share + (self.drift_operators(task, states[1:]) if len(self.gaussians) else no_share * len(states[1:]))
+        operators: list[Tensor | None] = [None] * len(states)  # the first state, share 0, is the one that the statistics are of
+        held_out_before = None
+        if len(self.gaussians):
+            operators[1:] = self.drift_operators(task, states[1:])
+            held_out_before = self.held_out_before(task)
         candidates = [Candidate(*found) for found in zip(CANDIDATES, states, operators, strict=True)]
-        held_out_before = self.held_out_before(task)
         expected, features = [], []
         for candidate in candidates:
             expected.append(self.expected_accuracy(task, candidate, held_out_before))
@@ -197,7 +199,7 @@ class MovingBackbone(AdaptsFirst):
         return gather_rows(self.fabric, torch.cat(found))
 
     @torch.no_grad()
-    def expected_accuracy(self, task: int, candidate: Candidate, held_out_before: Tensor) -> float:
+    def expected_accuracy(self, task: int, candidate: Candidate, held_out_before: Tensor | None) -> float:
         """Percent right over all classes seen, expected of the candidate: new classes on held-out images, old ones on
         features drawn from their Gaussians, carried over by the drift operator with its error as noise.
 
@@ -221,7 +223,7 @@ class MovingBackbone(AdaptsFirst):
         known, seen = self.stream.classes_before(task), self.stream.classes_upto(task)
         return 100 * ((known * old + (seen - known) * new) / seen).item()
 
-    def drawn_under(self, candidate: Candidate, held_out: Tensor, held_out_before: Tensor) -> tuple[Tensor, Tensor]:
+    def drawn_under(self, candidate: Candidate, held_out: Tensor, held_out_before: Tensor | None) -> tuple[Tensor, Tensor]:
         """Features (n, D) and labels (n,) drawn from the old classes' Gaussians, as they would be under the candidate: carried over by its
         operator, with the error that this makes on the held-out images, (m, D) under it and before, as noise.
         """
@@ -229,7 +231,7 @@ class MovingBackbone(AdaptsFirst):
         drawn, labels = self.gaussians.sample(self.gaussians.means(), DRAWN_PER_CLASS, generator)
         drawn = drawn.clone()
         self.gaussians.free_buffers()
-        if candidate.operator is None:
+        if candidate.operator is None or held_out_before is None:
             return drawn, labels
         predicted = held_out_before @ candidate.operator.to(held_out_before)
         wrong = (held_out - predicted).std(dim=0, correction=min(len(predicted) - 1, 1))  # (D,), 0 for one image

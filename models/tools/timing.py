@@ -77,8 +77,8 @@ def estimate_time(config: Config) -> str:
         speed = _compute(learner, fabric.device, why)
     alignment = _alignment_seconds(learner, sum(train for train, _ in counts), fabric.device)
     images = [config.epochs * learner.planned_images(task, train) for task, (train, _) in enumerate(counts)]  # forward and backward
-    seconds = [trained * speed.train + (train + test) * speed.test + align
-               for trained, (train, test), align in zip(images, counts, alignment, strict=True)]
+    seconds = [stepped * speed.train + (train + test) * speed.test + align
+               for stepped, (train, test), align in zip(images, counts, alignment, strict=True)]
     memory = "" if speed.memory_bytes is None else f"; peak memory of a step {speed.memory_bytes / 2**30:.2f} GiB"
     aligned = f", alignment {_span(sum(alignment))} of it" if any(alignment) else ""
     training = f"{1000 * speed.train:.2f} ms per image in training, " if any(images) else "nothing trains, "
