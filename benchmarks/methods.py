@@ -22,6 +22,7 @@ from typing import Any
 from common import PROJECT, WORK, machine
 from report import table
 
+from utils.formulas.paired import paired_difference
 from utils.json_files import read_json
 from utils.report.results import RunResult, read_results
 from utils.report.tables import bytes_text, mean_std_text
@@ -95,26 +96,33 @@ def figures() -> dict[str, Any]:
 
 
 def page(found: dict[str, Any]) -> str:
-    """One table: a row per method, best mean rank first."""
+    """A row per method, best mean rank first: its accuracies, and how far they are from the best method's."""
     streams = {stream: rows for stream, rows in found["streams"].items() if rows}
     means = {stream: {method: statistics.mean(row["last"].values()) for method, row in rows.items()} for stream, rows in streams.items()}
     ranks = {stream: {method: 1 + sum(other > mean for other in rows.values()) for method, mean in rows.items()}
              for stream, rows in means.items()}
     everywhere = {method: statistics.mean(rows[method] for rows in ranks.values() if method in rows)
                   for method in {method for rows in ranks.values() for method in rows}}
-    rows = []
+    best = {stream: max(rows, key=lambda name: rows[name]) for stream, rows in means.items()}
+    rows, behind = [], []
     for method in sorted(everywhere, key=lambda name: (sum(name not in rows for rows in ranks.values()), everywhere[name], name)):
         here = {stream: rows[method] for stream, rows in streams.items() if method in rows}
         cells = [_last(here[stream]["last"]) if stream in here else "-" for stream in streams]
         rows.append([next(iter(here.values()))["title"], *cells, f"{everywhere[method]:.1f}" if len(here) == len(streams) else "-",
                      bytes_text(next(iter(here.values()))["memory_bytes"])])
-    header = ["Method", *(f"{STREAMS[stream][0]}: last (%)" for stream in streams), "Mean rank", "Memory kept"]
+        behind.append([rows[-1][0], *(_behind(here[stream]["last"], streams[stream][best[stream]]["last"]) if stream in here else "-"
+                                      for stream in streams)])
+    titles = [STREAMS[stream][0] for stream in streams]
+    header = ["Method", *(f"{title}: last (%)" for title in titles), "Mean rank", "Memory kept"]
     return (f"# Methods on small streams\n\n{__doc__.strip().splitlines()[0]}\nMade by `python benchmarks/methods.py`; mean ± standard "
             "deviation over class orders, whose number stands in brackets where it is not three. A method's settings are those of its "
             f"`exps/*_demo.json`, the same on all streams. {len(rows)} of {len(methods())} methods are here; the same command runs the "
             "others.\n\n"
             + table(header, rows)
-            + "\n\nMemory kept is what a learner carries beside the pre-trained network after the first stream's last task.\n")
+            + "\n\nMemory kept is what a learner carries beside the pre-trained network after the first stream's last task.\n\n"
+              "## Points from the best row\n\nPaired by class order; in brackets the 95 % interval of the percentile bootstrap over the "
+              "orders, which of three orders is no more than their range.\n\n"
+            + table(["Method", *titles], behind) + "\n")
 
 
 def mean_and_spread(values: Sequence[float]) -> str:
@@ -126,6 +134,16 @@ def _last(seeds: dict[str, float]) -> str:
     values = list(seeds.values())
     text = mean_and_spread(values)
     return text if len(values) == 3 else f"{text} ({len(values)})"
+
+
+def _behind(seeds: dict[str, float], best: dict[str, float]) -> str:
+    """"-1.20 (-1.50 to -0.95)": less than the best method over the class orders that both have; "-" for that method itself."""
+    both = [seed for seed in seeds if seed in best]
+    if seeds == best or not both:
+        return "-"
+    difference = paired_difference([seeds[seed] for seed in both], [best[seed] for seed in both])
+    interval = "" if difference.low is None else f" ({difference.low:+.2f} to {difference.high:+.2f})"
+    return f"{difference.mean:+.2f}{interval}"
 
 
 def main() -> None:

@@ -166,20 +166,22 @@ class MovingBackbone(AdaptsFirst):
             monitor.log("move: no image of this task is held out to compare shares on; deployed at share 0")
             self.feature_cache.clear()
             return Candidate(0.0, before)
-        states = [moved(before, trained, share, self.config.move_energy) for share in CANDIDATES]
-        operators: list[Tensor | None] = [None] * len(states)  # the first state, share 0, is the one that the statistics are of
-        held_out_before = None
-        if len(self.gaussians):
-            operators[1:] = self.drift_operators(task, states[1:])
-            held_out_before = self.held_out_before(task)
-        candidates = [Candidate(*found) for found in zip(CANDIDATES, states, operators, strict=True)]
-        expected, features = [], []
-        for candidate in candidates:
+        stays = Candidate(0.0, before)  # the first of CANDIDATES
+        expected = [self.expected_accuracy(task, stays)]
+        error = 100 * (2 * (expected[0] / 100) * (1 - expected[0] / 100) / count) ** 0.5
+        if expected[0] + error >= 100:  # none can beat that by more than the error
+            monitor.log(f"move: expected accuracy {expected[0]:.1f} at share 0; standard error {error:.1f}, which no other share can "
+                        "beat; deployed at share 0")
+            return stays
+        features = [self.feature_cache]
+        held_out_before = self.feature_cache["val", task][0]
+        states = [moved(before, trained, share, self.config.move_energy) for share in CANDIDATES[1:]]
+        operators: Sequence[Tensor | None] = self.drift_operators(task, states) if len(self.gaussians) else [None] * len(states)
+        candidates = [stays, *(Candidate(*found) for found in zip(CANDIDATES[1:], states, operators, strict=True))]
+        for candidate in candidates[1:]:
             expected.append(self.expected_accuracy(task, candidate, held_out_before))
             features.append(self.feature_cache)
-            self.feature_cache = {}
         best = max(range(len(candidates)), key=lambda number: expected[number])
-        error = 100 * (2 * (expected[0] / 100) * (1 - expected[0] / 100) / count) ** 0.5
         best = best if expected[best] - expected[0] > error else 0
         self.feature_cache = features[best]
         monitor.log("move: expected accuracy "
@@ -188,22 +190,14 @@ class MovingBackbone(AdaptsFirst):
         return candidates[best]
 
     @torch.no_grad()
-    def held_out_before(self, task: int) -> Tensor:
-        """Features (n, D) of the task's held-out images under the deployed state of the task before."""
-        c = self.config
-        batches = self.data.batches("val", task, batch_size=c.test_batch_size or c.batch_size, augment=False)
-        found = [torch.empty(0, self.net.backbone.dim, device=self.fabric.device)]
-        for images, _ in batches:
-            with self.fabric.autocast():
-                found.append(mean_over_views(self.backbone_before, self.fabric.to_device(images), c.views).float())
-        return gather_rows(self.fabric, torch.cat(found))
-
-    @torch.no_grad()
-    def expected_accuracy(self, task: int, candidate: Candidate, held_out_before: Tensor | None) -> float:
+    def expected_accuracy(self, task: int, candidate: Candidate, held_out_before: Tensor | None = None) -> float:
         """Percent right over all classes seen, expected of the candidate: new classes on held-out images, old ones on
         features drawn from their Gaussians, carried over by the drift operator with its error as noise.
 
-        Leaves the features of the task's training and held-out images in `feature_cache`.
+        Leaves the features of the task's training and held-out images in `feature_cache`, which is new.
+
+        Args:
+            held_out_before: the held-out images' features (n, D) under the deployed state; of no use for that state itself.
         """
         put(self.net.backbone.model, candidate.tensors)
         self.feature_cache = {(split, task): evaluation.extract_pass(self, split, tasks=task) for split in ("train", "val")}

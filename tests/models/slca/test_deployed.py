@@ -27,7 +27,7 @@ def prefer(monkeypatch, share: float) -> None:
     """Let the comparison of shares end with this one; the features of each are still taken."""
     expected = SLCABest.expected_accuracy
 
-    def judged(self, task, candidate, held_out_before):
+    def judged(self, task, candidate, held_out_before=None):
         expected(self, task, candidate, held_out_before)
         return 100.0 if candidate.share == share else 0.0
 
@@ -141,7 +141,21 @@ def test_each_image_goes_once_through_the_backbone_before_the_task_however_many_
         monkeypatch.setattr(self.backbone_before, "forward", lambda images: (passes.append(len(images)), forward(images))[1])
         return best(self, *args)
 
+    prefer(monkeypatch, 1.0)
     monkeypatch.setattr(SLCABest, "best_candidate", counted)
     learner.learn_task(1, Monitor())
-    assert sum(passes) == learner.data.count("train", 1) + learner.data.count("val", 1)
+    assert sum(passes) == learner.data.count("train", 1)
     assert len(moving_backbone.CANDIDATES) > 1
+
+
+judge = SLCABest.expected_accuracy
+
+
+@pytest.mark.parametrize(("expected", "compared"), [(100.0, 1), (97.0, 1), (60.0, len(moving_backbone.CANDIDATES))])
+def test_other_shares_are_looked_at_only_where_one_of_them_could_be_taken(expected, compared, monkeypatch):
+    learner, seen = learner_before_task_two(), []
+    monkeypatch.setattr(SLCABest, "expected_accuracy", lambda self, task, candidate, held_out_before=None: (
+        seen.append(candidate.share), judge(self, task, candidate, held_out_before), expected)[-1])
+    learner.learn_task(1, Monitor())
+    assert seen == list(moving_backbone.CANDIDATES[:compared])
+    assert learner.diagnostics()["share"] == 0.0
