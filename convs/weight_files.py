@@ -131,7 +131,9 @@ def _kind_of_zip(path: Path) -> str:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError):  # the last is zipfile's, for a version it cannot read
+    except NotImplementedError as error:  # zipfile's, for a version of the format that it does not know
+        return f"a zip archive that cannot be read ({error}); unpack it with the program that made it and name the file of weights in it"
+    except (OSError, zipfile.BadZipFile, ValueError):
         return "a zip archive that was cut short (truncated?); download it again"
     inner = {name.partition("/")[2] for name in names}
     if any(name.endswith("constants.pkl") for name in names):

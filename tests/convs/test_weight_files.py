@@ -31,6 +31,12 @@ def zip_of(name):
     return stream.getvalue()
 
 
+def zip_of_a_newer_version(name):
+    data = bytearray(zip_of(name))
+    data[data.index(b"PK\x01\x02") + 6] = 200  # the version that is needed to unpack it
+    return bytes(data)
+
+
 @pytest.mark.parametrize(("data", "told"), [
     (b"", "an empty file"),
     (b'{"error": "not found"}', "a JSON text"),
@@ -44,6 +50,7 @@ def zip_of(name):
     (b"Entry not found", "a text that begins 'Entry not found'"),
     (zip_of("weights/model.h5"), r"a zip archive \(weights/model.h5\); unpack it"),
     (zip_of("a.txt")[:20], "a zip archive that was cut short"),
+    (zip_of_a_newer_version("a.txt"), r"a zip archive that cannot be read \(zip file version 20.0\); unpack it with the program"),
     (tar_of("model.pth"), "a tar archive; unpack it"),
     (b"\x1f\x8b\x08" + bytes(20), "a gzip archive; unpack it"),
     (b"\x89HDF\r\n\x1a\n", "an HDF5 file"),
