@@ -47,6 +47,9 @@ FORMULA_STARTS = ("=", "+", "-", "@", "\t", "＝", "＋", "－", "＠")   # full
 OPTIONAL_CURVES = ("validation_curve", "all_domains_curve", "memory_curve", "class_accuracies", "old_as_new_curve", "new_as_old_curve",
                    "calibration_curve", "uncalibrated_curve", "unknown_curve", "harmonic_curve", "task_seconds",
                    "task_images")     # empty in the files of older versions
+ENTRIES = {"timeline": {"task": int, "stage": str, "begin": float, "end": float},
+           "anytime": {"task": int, "images": int, "accuracy": float}}  # what each entry of these lists holds
+LARGEST = 1e15                              # number in them: seconds, images, percent
 NOT_PUBLISHED = "not a published split"     # in the name of a split (utils/data/cards.py)
 NEEDS_TWO_TASKS = ("average_incremental", "forgetting", "backward_transfer")
 
@@ -277,9 +280,12 @@ def read_results(path: Path | str) -> RunResult:
     for number, seed in enumerate(result.seeds):
         tasks = len(result.seeds[0].task_sizes)
         other = f"task_sizes: got {len(seed.task_sizes)} tasks, the first seed has {tasks}" if len(seed.task_sizes) != tasks else ""
-        problem = other or _length_problem(seed)
+        problem = other or _length_problem(seed) or _entry_problem(seed)
         if problem:
             raise _damaged(path, f"seeds.{number}.{problem}")
+    for key, figure in result.summary.items():
+        if not {"mean", "std"} <= figure.keys():
+            raise _damaged(path, f"summary.{key}: got {', '.join(figure) or 'nothing'}, allowed: mean and std")
     return result
 
 
@@ -295,11 +301,21 @@ def _length_problem(seed: SeedResult) -> str:
     curves = {"top1_curve": seed.top1_curve, "top5_curve": seed.top5_curve, "task_il_curve": seed.task_il_curve, "grouped": seed.grouped,
               "accuracy_matrix": seed.accuracy_matrix}
     curves |= {f"accuracy_matrix.{t}": row for t, row in enumerate(seed.accuracy_matrix)}
-    optional = {name: getattr(seed, name) for name in OPTIONAL_CURVES}
-    optional |= {f"confusion.{name}": table for name, table in seed.confusion.items()}
-    optional |= {f"confusion.{name}.{t}": row for name, table in seed.confusion.items() for t, row in enumerate(table)}
-    curves |= {name: curve for name, curve in optional.items() if curve}
+    curves |= {f"confusion.{name}": table for name, table in seed.confusion.items()}
+    curves |= {f"confusion.{name}.{t}": row for name, table in seed.confusion.items() for t, row in enumerate(table)}
+    curves |= {name: getattr(seed, name) for name in OPTIONAL_CURVES if getattr(seed, name)}
     return next((f"{name}: got {len(curve)} entries for {tasks} tasks" for name, curve in curves.items() if len(curve) != tasks), "")
+
+
+def _entry_problem(seed: SeedResult) -> str:
+    """Which entry of a list is not as it is drawn; "" when all are."""
+    for name, kinds in ENTRIES.items():
+        for place, entry in enumerate(getattr(seed, name)):
+            for key, kind in kinds.items():
+                value = entry.get(key)
+                if not (isinstance(value, str) if kind is str else isinstance(value, (int, kind)) and abs(value) < LARGEST):
+                    return f"{name}.{place}.{key}: got {value!r:.40}, allowed: {'a text' if kind is str else 'a number'}"
+    return ""
 
 
 def csv_text(rows: Sequence[dict[str, Any]]) -> str:

@@ -300,6 +300,13 @@ def damage(name: str, value: object):
     (damage("task_sizes", [2, 2, 2, 2, -2]), "is no number of classes"),
     (damage("last", "high"), "seeds.1.last"),
     (lambda content: content.pop("seeds"), "seeds"),
+    (damage("confusion", {"after": [[1] * 5] * 4 + [[]]}), "seeds.1.confusion.after.4: got 0 entries for 5 tasks"),
+    (damage("confusion", {"before": []}), "seeds.1.confusion.before: got 0"),
+    (damage("timeline", [{"task": 1, "stage": "train", "begin": 0.0}]), "seeds.1.timeline.0.end: got None, allowed: a number"),
+    (damage("timeline", [{"task": 1, "stage": 7, "begin": 0.0, "end": 1.0}]), "seeds.1.timeline.0.stage: got 7, allowed: a text"),
+    (damage("timeline", [{"task": 1, "stage": "train", "begin": 0.0, "end": float("nan")}]), "seeds.1.timeline.0.end: got nan"),
+    (damage("anytime", [{"task": 1, "images": 8, "accuracy": "high"}]), "seeds.1.anytime.0.accuracy: got 'high'"),
+    (lambda content: content["summary"]["last"].pop("mean"), "summary.last: got std, allowed: mean and std"),
 ])
 def test_results_that_do_not_fit_together_are_one_message(change, told: str, tmp_path: Path) -> None:
     write_results(make_result(seeds=(1, 2)), tmp_path)
