@@ -25,6 +25,7 @@ from utils.files import encodable, write_atomic
 from utils.formulas import metrics
 from utils.report.describe import backbone_words, protocol_words
 from utils.report.result_rows import tidy_rows, wide_rows
+from utils.terminal import visible
 
 Statistic = dict[str, "float | None"]       # {"mean": ..., "std": ...}, std with ddof 1 and None for one seed
 
@@ -322,6 +323,7 @@ def csv_text(rows: Sequence[dict[str, Any]]) -> str:
     """Rows with equal keys as comma-separated text with a header; None is an empty cell.
 
     A spreadsheet runs a text that begins with = + - @ or a tab as a formula; such a text gets a ' in front, which it shows as text.
+    Control characters are written out (\\x1b).
     """
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
@@ -333,5 +335,6 @@ def csv_text(rows: Sequence[dict[str, Any]]) -> str:
 def _no_formula(value: Any) -> Any:
     if not isinstance(value, str):
         return value
-    value = value.replace("\r", r"\x0d")  # python's writer would leave it bare, and readers end the line there
+    # control characters are written out, for whoever prints the file; a bare \r would also end the line for readers
+    value = visible(value.replace("\x1b", r"\x1b"))
     return "'" + value if value.lstrip(" \n").startswith(FORMULA_STARTS) else value

@@ -262,6 +262,12 @@ def test_a_name_in_a_csv_is_no_formula(name: str) -> None:
     assert csv_text([{"file": "\r=1"}]) == "file\n\\x0d=1\n"
 
 
+def test_a_name_in_a_csv_steers_no_terminal() -> None:
+    steering = "\x1b[31mred\x1b[A\x07\u202e\r"
+    assert csv_text([{"class": steering}]).splitlines()[1] == r"\x1b[31mred\x1b[A\x07\u202e\x0d"
+    assert csv_text([{"class": "two\nlines"}]) == 'class\n"two\nlines"\n'
+
+
 def test_names_that_are_not_utf8_are_written_out_in_every_file(tmp_path: Path) -> None:
     result = make_result(seeds=(1,), notes=os.fsdecode(b"\xff"))
     result.class_names[0] = os.fsdecode(b"caf\xe9")
