@@ -158,6 +158,13 @@ def locate(path: str) -> str:
     return str(inside) if not Path(path).exists() and inside.exists() else path
 
 
+def bytes_of_file(path: Path) -> bytes:
+    """What a file holds. Raises OSError, also where it is a pipe or a device, which would be waited for."""
+    if path.exists() and not path.is_file():
+        raise OSError(f"{path.name} is no regular file")
+    return path.read_bytes()
+
+
 def file_sha256(path: Path) -> str:
     """Hexadecimal SHA-256 of a file's bytes."""
     digest = hashlib.sha256()

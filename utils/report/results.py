@@ -21,7 +21,7 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from utils.errors import UserError
-from utils.files import encodable, write_atomic
+from utils.files import bytes_of_file, encodable, write_atomic
 from utils.formulas import metrics
 from utils.report.describe import backbone_words, protocol_words
 from utils.report.result_rows import tidy_rows, wide_rows
@@ -237,7 +237,7 @@ def write_tables(result: RunResult, folder: Path) -> None:
 def tables_are_current(result: RunResult, folder: Path | str) -> bool:
     """Whether the CSV files in `folder` are those of `result`."""
     try:
-        return all((Path(folder) / name).read_text(encoding="utf-8") == encodable(text) for name, text in _tables(result).items())
+        return all(bytes_of_file(Path(folder) / name) == encodable(text).encode() for name, text in _tables(result).items())
     except (OSError, ValueError):
         return False
 
@@ -267,9 +267,7 @@ def read_results(path: Path | str) -> RunResult:
     """
     path = Path(path)
     try:
-        if path.exists() and not path.is_file():  # reading a pipe would wait for ever
-            raise OSError(0, "it is no regular file")
-        result = TypeAdapter(RunResult).validate_json(path.read_bytes())
+        result = TypeAdapter(RunResult).validate_json(bytes_of_file(path))
     except OSError as error:
         reason = error.strerror or error
         raise UserError(f"cannot read {path}: {reason}. Give a run that has finished at least one seed.") from None

@@ -276,6 +276,14 @@ def test_names_that_are_not_utf8_are_written_out_in_every_file(tmp_path: Path) -
     assert tables_are_current(result, tmp_path)
 
 
+@pytest.mark.timeout(10)
+def test_a_pipe_in_place_of_a_table_is_not_waited_for(tmp_path: Path) -> None:
+    write_results(make_result(seeds=(1,)), tmp_path)
+    (tmp_path / "results.csv").unlink()
+    os.mkfifo(tmp_path / "results.csv")
+    assert not tables_are_current(make_result(seeds=(1,)), tmp_path)
+
+
 def test_tables_that_are_of_other_results_or_missing_are_noticed(tmp_path: Path) -> None:
     write_results(make_result(seeds=(1,)), tmp_path)
     assert not tables_are_current(make_result(seeds=(1, 2)), tmp_path)
