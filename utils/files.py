@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from utils.errors import StorageError
+from utils.errors import StorageError, UserError
 from utils.terminal import visible
 
 PIPE_SECONDS = 60  # that a named pipe may be without a reader
@@ -37,9 +37,13 @@ def write_atomic(path: Path | str, data: bytes | str) -> Path:
     path = Path(path)
     if isinstance(data, str):
         data = encodable(data).encode()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not _written_straight(path, data):
-        _replace(Path(os.path.realpath(path)) if path.is_symlink() else path, data)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not _written_straight(path, data):
+            _replace(Path(os.path.realpath(path)) if path.is_symlink() else path, data)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a full disk names none
+        raise
     return path
 
 
@@ -134,6 +138,14 @@ def links_that_leave(folder: Path) -> list[Path]:
         paths = [Path(parent, name) for name in (*folders, *files)]
         found += [path for path in paths if path.is_symlink() and inside not in Path(os.path.realpath(path)).parents]
     return sorted(found)
+
+
+def refuse_links(folder: Path) -> None:
+    """Raises UserError where writing into a run's folder would write elsewhere."""
+    leaving = links_that_leave(folder)
+    if leaving:
+        raise UserError(f"{leaving[0]} is a link to {os.path.realpath(leaving[0])}, outside of the run's folder. A run writes into its "
+                        "own folder alone: remove the link (to keep runs on another disk, name a folder there with --out)")
 
 
 def sync_file(path: Path) -> None:

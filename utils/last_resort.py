@@ -56,6 +56,9 @@ def keep_traceback(error: BaseException) -> Path:
 
 def told(error: BaseException) -> str:
     """What to print for an error that nobody foresaw; its traceback is kept."""
-    kept = keep_traceback(error)
+    try:
+        kept = f"the traceback is in {keep_traceback(error)}"
+    except OSError:  # the disk is full there too
+        kept = "the traceback could not be kept (--verbose shows it)"
     failed = "" if isinstance(error, OSError) and error.filename is not None else "the program failed, "
-    return f"{failed}{one_sentence(error)}; the traceback is in {kept}"
+    return f"{failed}{one_sentence(error)}; {kept}"

@@ -42,3 +42,8 @@ def test_a_path_that_the_system_refuses_is_told_and_no_other_error():
                                             "permission there")
     for other in (ValueError("x"), OSError("x"), FileNotFoundError(2, "No such file or directory", "x")):
         assert refused_path(other) is None
+
+
+def test_an_error_is_told_where_no_traceback_can_be_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))
+    assert told(raised(KeyError("lost"))).endswith("; the traceback could not be kept (--verbose shows it)")
