@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING
 
 from utils import command_line, completion
 from utils.errors import RunFailed, UserError
-from utils.last_resort import told
+from utils.last_resort import refused_path, told
 from utils.machine.cores import prepare_openmp
 from utils.run.interrupt import INTERRUPTED, TERMINATED, Terminated, how_to_resume, signals_stop
 from utils.terminal import quiet_terminal, show, steady_terminal, verbose_terminal
@@ -294,8 +294,9 @@ def main(argv: list[str] | None = None) -> int:
         except Exception as error:  # nobody foresaw it
             if verbose:
                 show(traceback.format_exc(), error=True)
-            show(f"{told(error)}{hint}", error=True, label="error:", style="red")
-            return 1
+            refused = refused_path(error)
+            show(refused or f"{told(error)}{hint}", error=True, label="error:", style="red")
+            return 2 if refused else 1
         except (KeyboardInterrupt, Terminated) as stop:
             show(f"\nstopped{hint}", error=True)
             return INTERRUPTED if isinstance(stop, KeyboardInterrupt) else TERMINATED

@@ -35,6 +35,7 @@ from utils.report.results import RunResult, SeedResult, read_results, tables_are
 from utils.report.tables import results_table
 from utils.run.checkpoint import CheckpointStore
 from utils.run.events import Events, Subscriber
+from utils.run.interrupt import check_stop
 from utils.run.logs import file_log, terminal_log
 from utils.run.parent import Parent
 from utils.run.run_folder import RunFolder, experiment_folder
@@ -65,6 +66,7 @@ def train(config: Config, out_dir: str | Path = "logs", *, name: str | None = No
     Raises:
         UserError: something the user can mend: settings, data, weights, device, disk.
     """
+    check_stop()
     config = resolve_config(config)
     out_dir, resume = Path(out_dir), resume or config.resume == "auto"
     with terminal_log(), deterministic_kernels(config.deterministic), disk_errors_as_user_error(out_dir), ExitStack() as held:
@@ -117,6 +119,7 @@ def _train_seeds(config: MethodSettings, fabric: Fabric, run: RunFolder, result:
     if result.seeds and fabric.is_global_zero:
         _write(result, run.path)  # a run that was killed after results.json has older pages and pictures
     for seed in config.seeds:
+        check_stop()  # also after a seed that failed because half a module was imported
         if any(done.seed == seed for done in result.seeds):
             log.info(f"seed {seed}: finished already")
             continue

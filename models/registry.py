@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
@@ -101,15 +102,16 @@ def load_plugin(path: str | Path) -> None:
     Raises:
         UserError: the file is not there or fails.
     """
-    file = Path(path).expanduser().resolve()
+    file = Path(os.path.realpath(os.path.expanduser(path)))  # unlike resolve(), of a loop of links too
     if not file.is_file():
         raise UserError(f"--plugin: {file} does not exist; name a Python file")
     name = f"plugin_{file.stem}"
     if name in sys.modules and sys.modules[name].__file__ == str(file):
         return
-    add_source(file)
     spec = spec_from_file_location(name, file)
-    assert spec is not None and spec.loader is not None
+    if spec is None or spec.loader is None:
+        raise UserError(f"--plugin: {file} is no Python file; name one that ends in .py")
+    add_source(file)
     module = sys.modules[name] = module_from_spec(spec)
     try:
         spec.loader.exec_module(module)

@@ -228,6 +228,15 @@ def test_an_error_before_there_is_a_log_keeps_its_traceback_in_a_file(config, tm
     assert str(kept) in error and "--resume" not in error and "Traceback" not in error and "Traceback" in kept.read_text()
 
 
+@pytest.mark.parametrize("arguments", [["report", "x" * 300], ["status", "x" * 300], ["compare", "a/" * 2500], ["predict", "x" * 300, "."],
+                                       ["list", "methods", "--plugin", "x" * 300]], ids=lambda words: words[0])
+def test_a_path_that_the_system_refuses_is_one_sentence_and_exit_code_2(arguments, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and "File name too long" in error and len(error) < 500 and not list(tmp_path.iterdir())
+
+
 # Results come first, pages after --------------------------------------------------------------------------------
 
 

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from models.registry import load_plugin
+from utils.errors import UserError
+
 PROJECT = Path(__file__).parents[1]
 BLOCKS = re.findall(r"```python\n(.*?)```", (PROJECT / "docs" / "add_a_method.md").read_text(), flags=re.DOTALL)
 METHOD, BACKBONE, DATA = BLOCKS
@@ -41,3 +44,13 @@ def test_the_worked_example_trains_on_its_data_set_and_predicts_nothing_without_
 def test_the_shared_tests_run_on_a_plugin(plugin):
     found = call("-m", "pytest", "-q", "tests/models/test_contract.py", "--plugin", plugin, "-k", "deterministic or settings or moved")
     assert found.returncode == 0 and found.stdout.startswith("... "), found.stdout + found.stderr
+
+
+@pytest.mark.parametrize(("file", "told"), [("notes.txt", "is no Python file; name one that ends in .py"), ("loop.py", "does not exist"),
+                                            ("~nobody/mine.py", "does not exist")])
+def test_what_is_no_plugin_is_one_sentence(file, told, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("notes.txt").touch()
+    Path("loop.py").symlink_to("loop.py")
+    with pytest.raises(UserError, match=told):
+        load_plugin(file)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from utils.errors import StorageError
+from utils.errors import StorageError, UserError
 from utils.terminal import visible
 
 PIPE_SECONDS = 60  # that a named pipe may be without a reader
@@ -37,9 +37,13 @@ def write_atomic(path: Path | str, data: bytes | str) -> Path:
     path = Path(path)
     if isinstance(data, str):
         data = encodable(data).encode()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not _written_straight(path, data):
-        _replace(Path(os.path.realpath(path)) if path.is_symlink() else path, data)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not _written_straight(path, data):
+            _replace(Path(os.path.realpath(path)) if path.is_symlink() else path, data)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a full disk names none
+        raise
     return path
 
 
@@ -136,6 +140,14 @@ def links_that_leave(folder: Path) -> list[Path]:
     return sorted(found)
 
 
+def refuse_links(folder: Path) -> None:
+    """Raises UserError where writing into a run's folder would write elsewhere."""
+    leaving = links_that_leave(folder)
+    if leaving:
+        raise UserError(f"{leaving[0]} is a link to {os.path.realpath(leaving[0])}, outside of the run's folder. A run writes into its "
+                        "own folder alone: remove the link (to keep runs on another disk, name a folder there with --out)")
+
+
 def sync_file(path: Path) -> None:
     """Make what was written to a file so far survive a power cut; nothing where there is no such file."""
     with suppress(FileNotFoundError), path.open("rb") as file:
@@ -156,6 +168,13 @@ def locate(path: str) -> str:
     """`path` as written, or inside the project's folder where only that exists: shipped configs run from anywhere."""
     inside = PROJECT / path
     return str(inside) if not Path(path).exists() and inside.exists() else path
+
+
+def bytes_of_file(path: Path) -> bytes:
+    """What a file holds. Raises OSError, also where it is a pipe or a device, which would be waited for."""
+    if path.exists() and not path.is_file():
+        raise OSError(f"{path.name} is no regular file")
+    return path.read_bytes()
 
 
 def file_sha256(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import tempfile
 import traceback
 from pathlib import Path
@@ -9,7 +10,9 @@ from pathlib import Path
 from utils.errors import UserError
 from utils.files import PROJECT
 
-LONGEST = 300  # characters of another library's message
+LONGEST = 300  # characters of another library's message, and of a path
+REFUSALS = {errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EACCES, errno.EPERM, errno.EROFS,
+            errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}  # of the system, because of what a path is or where it is
 
 
 def one_sentence(error: BaseException) -> str:
@@ -20,6 +23,15 @@ def one_sentence(error: BaseException) -> str:
         return f"{error.filename}: {error.strerror}"
     first = next(iter(str(error).strip().splitlines()), "")[:LONGEST]
     return f"{type(error).__name__}{': ' if first else ''}{first}{_where(error)}"
+
+
+def refused_path(error: BaseException) -> str | None:
+    """What to say where the system refuses a path, which whoever named it can mend and no traceback explains; None for other errors."""
+    if not isinstance(error, OSError) or error.errno not in REFUSALS or not error.filename:
+        return None
+    path = str(error.filename)
+    shown = path if len(path) <= LONGEST else f"{path[:LONGEST]}..."
+    return f"{shown} cannot be used: {error.strerror}; name another place, or make room or give permission there"
 
 
 def _where(error: BaseException) -> str:
@@ -44,6 +56,9 @@ def keep_traceback(error: BaseException) -> Path:
 
 def told(error: BaseException) -> str:
     """What to print for an error that nobody foresaw; its traceback is kept."""
-    kept = keep_traceback(error)
+    try:
+        kept = f"the traceback is in {keep_traceback(error)}"
+    except OSError:  # the disk is full there too
+        kept = "the traceback could not be kept (--verbose shows it)"
     failed = "" if isinstance(error, OSError) and error.filename is not None else "the program failed, "
-    return f"{failed}{one_sentence(error)}; the traceback is in {kept}"
+    return f"{failed}{one_sentence(error)}; {kept}"

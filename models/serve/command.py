@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ipaddress
+import os
 import socket
 import warnings
 from pathlib import Path
@@ -54,6 +55,8 @@ def make_service(arguments: argparse.Namespace) -> Service:
     collecting = arguments.collect is not None
     run = (RunFolder.finished_run if collecting else RunFolder.named)(arguments.run).path
     if collecting:
+        if os.path.lexists(arguments.collect) and not arguments.collect.is_dir():
+            raise UserError(f"--collect: {arguments.collect} is no folder; name one, which is made if it is missing")
         if arguments.after_task is not None:
             raise UserError("--collect: new classes are learned after a run's last task; leave --after_task out")
         config, _ = extended(run, str(arguments.collect))  # which tells, before anybody collects, that this run cannot be extended

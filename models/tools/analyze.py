@@ -25,6 +25,7 @@ from models.registry import resolve_config
 from models.tools.build import make_learner
 from utils.config import Config, MethodSettings, parse_config
 from utils.errors import UserError
+from utils.files import refuse_links
 from utils.formulas.similarity import linear_cka
 from utils.last_resort import keep_traceback, one_sentence
 from utils.machine.device import make_fabric
@@ -63,6 +64,7 @@ def analyze(run: Path, *, seed: int | None = None, per_class: int = PER_CLASS, d
     there = sorted(int(name.removeprefix("task_")) for name in store.names() if "epoch" not in name)
     if not there:
         raise UserError(f"analyze: {found.path} has no checkpoint of seed {seed}; train with keep_checkpoints 'all'")
+    refuse_links(found.path)
     analysis = _analyse(config, seed, store, there, per_class)
     analysis.run = f"{found.path.parent.name}/{found.path.name}"
     write_analysis(analysis, found.path)

@@ -6,12 +6,14 @@ the parent. Training the same config from the beginning gives the same bits on a
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from models.registry import learner_class, resolve_config
 from utils.config import MethodSettings, parse_config
+from utils.data.places import home_expanded
 from utils.errors import UserError
 from utils.overrides import with_overrides
 from utils.run.checkpoint import Checkpoint
@@ -81,4 +83,4 @@ def parent_config(run: RunFolder) -> MethodSettings:
 
 
 def _absolute(place: str) -> Path:
-    return Path(place).expanduser().resolve()
+    return Path(os.path.realpath(home_expanded(place)))  # unlike resolve(), of a loop of links too

@@ -36,6 +36,7 @@ from utils.images.store import read_image
 from utils.machine.device import make_fabric, parse_device
 from utils.report.results import csv_text
 from utils.run.checkpoint import Checkpoint, CheckpointStore, check_base_weights
+from utils.run.interrupt import check_stop
 from utils.run.run_folder import RunFolder
 from utils.terminal import show, visible_name
 
@@ -234,6 +235,7 @@ def predict_folder(arguments: argparse.Namespace) -> None:
     trained = load_learner(arguments.run, seed=arguments.seed, after_task=arguments.after_task, device=arguments.device)
     rows: list[dict[str, Any]] = []
     for start in range(0, len(files), trained.batch_size):
+        check_stop()
         readable = _cut(trained, files[start:start + trained.batch_size])
         found = trained.predict_cut(list(readable.values()), arguments.top, arguments.unknown, arguments.unknown_score)
         unknown = found.unknown or [None] * len(found.names)

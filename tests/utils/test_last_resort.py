@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from utils.errors import UserError
-from utils.last_resort import keep_traceback, one_sentence, told
+from utils.last_resort import keep_traceback, one_sentence, refused_path, told
 
 
 def raised(error: BaseException) -> BaseException:
@@ -33,3 +33,17 @@ def test_the_traceback_is_kept_in_the_runs_log_or_in_a_new_file(tmp_path, monkey
     assert str(tmp_path) in told(error) and "Traceback" not in told(error)
     error.log_file = Path("logs/run/seed1/log.txt")
     assert keep_traceback(error) == error.log_file
+
+
+def test_a_path_that_the_system_refuses_is_told_and_no_other_error():
+    with pytest.raises(OSError) as too_long:
+        (Path("x" * 400) / "run.json").stat()
+    assert refused_path(too_long.value) == (f"{'x' * 300}... cannot be used: File name too long; name another place, or make room or give "
+                                            "permission there")
+    for other in (ValueError("x"), OSError("x"), FileNotFoundError(2, "No such file or directory", "x")):
+        assert refused_path(other) is None
+
+
+def test_an_error_is_told_where_no_traceback_can_be_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))
+    assert told(raised(KeyError("lost"))).endswith("; the traceback could not be kept (--verbose shows it)")

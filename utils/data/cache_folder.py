@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from utils.data.feature_store import RECIPE_FILE, SUFFIX
+from utils.files import bytes_of_file
 
 Kind = Literal["images", "features", "lists"]
 KIND_WORDS: dict[Kind, str] = {"images": "decoded images", "features": "features", "lists": "lists of files"}
@@ -80,9 +81,9 @@ def _features(root: Path) -> Iterator[Kept]:
 def _recipe_words(folder: Path) -> str:
     """"vit_base_patch16_224 1fa2..., 224 px, cls+mean"; the folder's name where its recipe cannot be read."""
     try:
-        recipe: dict[str, Any] = json.loads((folder / RECIPE_FILE).read_text(encoding="utf-8"))
+        recipe: dict[str, Any] = json.loads(bytes_of_file(folder / RECIPE_FILE))
         backbone, views = recipe["backbone"], recipe["method"].get("views", 1)
         return (f"{backbone['timm']}, weights {backbone['sha256'][:SHORT]}, {recipe['input']['size']} px, {'+'.join(backbone['parts'])}"
                 + (f", {views} views" if views > 1 else "") + f"  {folder.name[:SHORT]}")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return folder.name

@@ -1,7 +1,8 @@
 """What a run remembers of its data, so that a resumed one notices when they have changed.
 
 Per split and class: the number of images, and a digest of all file names (or of pixels of some images, for arrays) and of the
-sizes of some files. Where the files lie plays no part, so a data set may be moved.
+sizes of some files; where there are not too many files to ask also of all their sizes and of how some begin. Where the files
+lie plays no part, so a data set may be moved.
 """
 
 from __future__ import annotations
@@ -11,19 +12,24 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
+from utils.data.paths import Paths
 from utils.data.types import ImageSet, members_by_group
 from utils.errors import UserError
+from utils.images.store import NotRegular, without_waiting
 from utils.machine.cores import available_cores
 
-SAMPLED = 4  # files per class whose sizes are read, or images whose pixels are: evenly spaced over the class
+SAMPLED = 4  # files per class that are looked into, or images whose pixels are: evenly spaced over the class
+MANY = 100_000  # files of a split, beyond which only the sizes of the sampled ones are asked for
+BEGINNING = 2**16  # bytes of a sampled file
 IMAGE_DIGEST = 16  # bytes by which one image is told from others
 SHOWN = 5  # differences that a message names
 
-Fingerprint = Mapping[str, Mapping[str, str]]  # split -> class name -> "12 images, 3f0a..."
+Fingerprint = Mapping[str, Mapping[str, str]]  # split -> class name -> "12 images, 3f0a...[, 77b1...]"
 
 
 def fingerprint(train: ImageSet, test: ImageSet, names: Sequence[str]) -> Fingerprint:
@@ -33,8 +39,9 @@ def fingerprint(train: ImageSet, test: ImageSet, names: Sequence[str]) -> Finger
 
 
 def digest(found: Fingerprint) -> str:
-    """One word for all images, to compare runs by."""
-    return hashlib.blake2b(json.dumps(found, sort_keys=True).encode(), digest_size=8).hexdigest()
+    """One word for all images, to compare runs by; of what runs of older versions have too."""
+    known = {split: {name: ", ".join(entry.split(", ")[:2]) for name, entry in entries.items()} for split, entries in found.items()}
+    return hashlib.blake2b(json.dumps(known, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
 def changes(before: Fingerprint, now: Fingerprint) -> list[str]:
@@ -44,7 +51,7 @@ def changes(before: Fingerprint, now: Fingerprint) -> list[str]:
     for split in before:
         for name in before[split]:
             entry, entry_now = before[split][name], now.get(split, {}).get(name)
-            if name in new and entry != entry_now:
+            if name in new and not _alike(entry, entry_now):
                 told.append(f"class {name!r} had {_count(entry)} in {split}, has {_count(entry_now)}"
                             if _count(entry) != _count(entry_now) else f"class {name!r} has other images in {split}")
     if not told and old != new:
@@ -82,7 +89,17 @@ def _entry(images: ImageSet, members: np.ndarray) -> str:
         digest.update(repr([_size(images.images.text(int(i))) for i in sample]).encode())
     if images.domains is not None:
         digest.update(np.ascontiguousarray(images.domains[members]).tobytes())
-    return f"{len(members)} images, {digest.hexdigest()}"
+    more = "" if isinstance(images.images, np.ndarray) or len(images) > MANY else f", {_content(images.images, members, sample)}"
+    return f"{len(members)} images, {digest.hexdigest()}{more}"
+
+
+def _content(paths: Paths, members: np.ndarray, sample: np.ndarray) -> str:
+    """Digest of the sizes of the files `members` and of how those of `sample` begin."""
+    digest = hashlib.blake2b(repr([_size(paths.text(int(i))) for i in members]).encode(), digest_size=8)
+    for i in sample:
+        with suppress(OSError, NotRegular), open(paths.text(int(i)), "rb", opener=without_waiting) as file:  # reading the image will say it
+            digest.update(file.read(BEGINNING))
+    return digest.hexdigest()
 
 
 def _size(path: str) -> int:
@@ -91,6 +108,13 @@ def _size(path: str) -> int:
         return os.stat(path).st_size
     except OSError:
         return -1
+
+
+def _alike(before: str | None, now: str | None) -> bool:
+    """Whether two entries are of the same images; one of an older version, or of more files, has a digest less."""
+    if before is None or now is None:
+        return before is now
+    return all(a == b for a, b in zip(before.split(", "), now.split(", "), strict=False))
 
 
 def _count(entry: str | None) -> str:

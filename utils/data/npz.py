@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -56,11 +57,13 @@ def read_npz(path: Path, domains: Sequence[str] | None = None) -> Splits:
     headers = _headers(path)
     labels = {split: _labels(path, headers, split) for split in ("train", "test")}
     names = _names(path, headers, labels)
-    sets = [_in_domains(path, headers, split, ImageSet(_images(path, headers, split), labels[split]), domains)
-            for split in ("train", "test")]
-    shapes = [images.images.shape[1:] for images in sets]
+    for split in ("train", "test"):  # all that the headers tell, before gigabytes are read
+        _check_images(path, headers, split)
+    shapes = [(*headers[key].shape[1:], 1)[:3] for key in ("x_train", "x_test")]
     if shapes[0] != shapes[1]:
         raise UserError(f"{path}: x_train has images of {shapes[0]}, x_test of {shapes[1]}; (height, width, channels) must agree")
+    sets = [_in_domains(path, headers, split, ImageSet(_images(path, split), labels[split]), domains)
+            for split in ("train", "test")]
     return sets[0], sets[1], names
 
 
@@ -129,8 +132,7 @@ def _array(path: Path, key: str) -> np.ndarray:
 
 # What is in it -----------------------------------------------------------------------------------------------
 
-def _images(path: Path, headers: dict[str, Header], split: str) -> np.ndarray:
-    _check_images(path, headers, split)
+def _images(path: Path, split: str) -> np.ndarray:
     images = _array(path, f"x_{split}")
     return images if images.ndim == 4 else images[..., None]
 
@@ -227,6 +229,11 @@ def _names(path: Path, headers: dict[str, Header], labels: dict[str, np.ndarray]
     if shape[0] > label_limit(sum(map(len, labels.values()))):
         raise UserError(f"{path}: {key} has {shape[0]} names for {sum(map(len, labels.values()))} images; every class needs an image")
     try:
-        return [name.decode() if isinstance(name, bytes) else str(name) for name in _array(path, key).tolist()]
+        names = [name.decode() if isinstance(name, bytes) else str(name) for name in _array(path, key).tolist()]
     except UnicodeDecodeError:
         raise UserError(f"{path}: {key} holds bytes that are not UTF-8; save the names as text, numpy.array(names, dtype=str)") from None
+    twice = next((name for name, times in Counter(names).items() if times > 1), None)
+    if twice is not None:
+        raise UserError(f"{path}: {key} has {twice!r} more than once; each class needs a name of its own, by which a resumed or extended "
+                        "run knows it again")
+    return names

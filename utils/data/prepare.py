@@ -27,6 +27,7 @@ from utils.data.downloads import check_sums
 from utils.data.entries import Entry
 from utils.data.five_datasets import CIFAR_FILES, GREY_FILES, five_targets
 from utils.data.official import domainnet_entries, imagenet_r_entries, write_split
+from utils.data.places import home_expanded
 from utils.data.registry import REGISTRY, Registered, load_dataset, registered
 from utils.data.types import DatasetInfo
 from utils.errors import UserError, first_line
@@ -66,8 +67,8 @@ def prepare(name: str, source: str | Path, root: str | Path = "data") -> Path:
     target, partial = root / info.folder, root / f"{info.folder}.partial"
     if _is_there(info, target, root):
         return target
-    check_sums(Path(source).expanduser(), entry.card.archives)
-    files = Source.open(Path(source).expanduser(), without=[partial])
+    check_sums(home_expanded(source), entry.card.archives)
+    files = Source.open(home_expanded(source), without=[partial])
     arrangement = _arrange(entry, files)
     _check_counts(entry, arrangement.entries)
     files.measure(arrangement.targets)

@@ -21,6 +21,8 @@ from utils.data.paths import Paths
 from utils.errors import UserError
 from utils.images.transforms import Images
 
+STRETCH = 1000  # longest side over shortest: resizing the shorter side of a thinner strip would take gigabytes
+
 
 class ImageStore(Protocol):
     in_memory: bool  # no decoder and no disk between an index and its pixels
@@ -87,10 +89,10 @@ def read_image(path: Path) -> np.ndarray:
     first frame, and the EXIF orientation is not applied. 16-bit grey is scaled to 8 bits (torchvision clips it).
 
     Raises:
-        UserError: the file is no image, is cut short, or holds floating-point pixels.
+        UserError: the file is no image, is cut short, is an endless strip, or holds floating-point pixels.
     """
     try:
-        with open(path, "rb", opener=_without_waiting) as file, Image.open(file) as image:
+        with open(path, "rb", opener=without_waiting) as file, Image.open(file) as image:
             return pixels_of(image, path)
     except FileNotFoundError:
         raise UserError(f"image {path} does not exist; was it moved or deleted?") from None
@@ -102,6 +104,9 @@ def read_image(path: Path) -> np.ndarray:
 
 def pixels_of(image: Image.Image, path: Path | str) -> np.ndarray:
     """An opened image as (H, W, 3) uint8; `path` names it in messages. Raises UserError, and whatever its decoder does."""
+    if max(image.size) > STRETCH * min(image.size):  # before a pixel is decoded
+        raise UserError(f"image {path} has {image.width} x {image.height} pixels, allowed: a longest side of at most {STRETCH} times the "
+                        "shortest; cut it or remove it")
     if image.mode == "F":
         raise UserError(f"image {path} holds floating-point pixels, whose range is unknown; save it with 8 or 16 bits")
     if image.mode.startswith("I"):  # 16-bit grey
@@ -115,7 +120,7 @@ class NotRegular(Exception):
     """What was to be opened has no end that could be read to."""
 
 
-def _without_waiting(path: str, flags: int) -> int:
+def without_waiting(path: str, flags: int) -> int:
     """Open for reading like `os.open`, but never wait for somebody to write into a pipe. Raises NotRegular."""
     file = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
     if not stat.S_ISREG(os.fstat(file).st_mode):

@@ -10,7 +10,7 @@ from typing import Annotated
 from pydantic import Field, TypeAdapter, ValidationError
 
 from utils.errors import UserError
-from utils.files import write_atomic
+from utils.files import bytes_of_file, write_atomic
 
 ANALYSIS = "analysis.json"
 
@@ -97,7 +97,7 @@ def read_analysis(folder: Path) -> Analysis:
     """What `write_analysis` wrote into `folder`. Raises UserError."""
     path = folder / ANALYSIS
     try:
-        found = TypeAdapter(Analysis).validate_json(path.read_bytes())
+        found = TypeAdapter(Analysis).validate_json(bytes_of_file(path))
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from None
     except ValidationError as error:

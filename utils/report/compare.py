@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from utils.errors import UserError
-from utils.files import encodable, write_atomic
+from utils.files import bytes_of_file, encodable, write_atomic
 from utils.report.comparable import check_comparable, settings_that_differ
 from utils.report.compare_page import page_context, settings_shown
 from utils.report.compare_paired import paired_table
@@ -120,9 +120,9 @@ def keep_older(out: Path, table: str, name: str = "comparison") -> Path | None:
     """Move what is called `name` in `out` into `older-N` if its csv is not `table`; returns that folder, None where nothing was moved."""
     files = [file for pattern in (f"{name}.*", f"{name}_ranked.*") for file in sorted(out.glob(pattern)) if file.is_file()]
     try:
-        if not files or (out / f"{name}.csv").read_text(encoding="utf-8") == encodable(table):
+        if not files or bytes_of_file(out / f"{name}.csv") == encodable(table).encode():
             return None
-    except (OSError, UnicodeDecodeError):  # an incomplete one is kept too
+    except OSError:  # an incomplete one is kept too
         pass
     older = out / f"older-{1 + max((int(folder.name[6:]) for folder in out.glob('older-*') if folder.name[6:].isdecimal()), default=0)}"
     older.mkdir()

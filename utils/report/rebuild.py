@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from utils.errors import UserError
-from utils.files import storage_errors_told
+from utils.files import refuse_links, storage_errors_told
 from utils.report.analysis import ANALYSIS, read_analysis
 from utils.report.analysis_page import write_analysis_page
 from utils.report.page import write_report
@@ -62,6 +62,7 @@ def _rebuilt(folder: Path) -> list[Path]:
     result = read_results(folder / "results.json")
     if not result.seeds:
         raise UserError(f"{folder / 'results.json'} holds no finished seed; continue the run with --resume")
+    refuse_links(folder)
     with storage_errors_told(folder / "report.html"):
         write_tables(result, folder)
         pages = [write_report(result, folder)]

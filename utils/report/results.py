@@ -21,10 +21,11 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from utils.errors import UserError
-from utils.files import encodable, write_atomic
+from utils.files import bytes_of_file, encodable, write_atomic
 from utils.formulas import metrics
 from utils.report.describe import backbone_words, protocol_words
 from utils.report.result_rows import tidy_rows, wide_rows
+from utils.terminal import visible
 
 Statistic = dict[str, "float | None"]       # {"mean": ..., "std": ...}, std with ddof 1 and None for one seed
 
@@ -47,6 +48,9 @@ FORMULA_STARTS = ("=", "+", "-", "@", "\t", "＝", "＋", "－", "＠")   # full
 OPTIONAL_CURVES = ("validation_curve", "all_domains_curve", "memory_curve", "class_accuracies", "old_as_new_curve", "new_as_old_curve",
                    "calibration_curve", "uncalibrated_curve", "unknown_curve", "harmonic_curve", "task_seconds",
                    "task_images")     # empty in the files of older versions
+ENTRIES = {"timeline": {"task": int, "stage": str, "begin": float, "end": float},
+           "anytime": {"task": int, "images": int, "accuracy": float}}  # what each entry of these lists holds
+LARGEST = 1e15                              # number in them: seconds, images, percent
 NOT_PUBLISHED = "not a published split"     # in the name of a split (utils/data/cards.py)
 NEEDS_TWO_TASKS = ("average_incremental", "forgetting", "backward_transfer")
 
@@ -233,7 +237,7 @@ def write_tables(result: RunResult, folder: Path) -> None:
 def tables_are_current(result: RunResult, folder: Path | str) -> bool:
     """Whether the CSV files in `folder` are those of `result`."""
     try:
-        return all((Path(folder) / name).read_text(encoding="utf-8") == encodable(text) for name, text in _tables(result).items())
+        return all(bytes_of_file(Path(folder) / name) == encodable(text).encode() for name, text in _tables(result).items())
     except (OSError, ValueError):
         return False
 
@@ -263,9 +267,7 @@ def read_results(path: Path | str) -> RunResult:
     """
     path = Path(path)
     try:
-        if path.exists() and not path.is_file():  # reading a pipe would wait for ever
-            raise OSError(0, "it is no regular file")
-        result = TypeAdapter(RunResult).validate_json(path.read_bytes())
+        result = TypeAdapter(RunResult).validate_json(bytes_of_file(path))
     except OSError as error:
         reason = error.strerror or error
         raise UserError(f"cannot read {path}: {reason}. Give a run that has finished at least one seed.") from None
@@ -277,9 +279,12 @@ def read_results(path: Path | str) -> RunResult:
     for number, seed in enumerate(result.seeds):
         tasks = len(result.seeds[0].task_sizes)
         other = f"task_sizes: got {len(seed.task_sizes)} tasks, the first seed has {tasks}" if len(seed.task_sizes) != tasks else ""
-        problem = other or _length_problem(seed)
+        problem = other or _length_problem(seed) or _entry_problem(seed)
         if problem:
             raise _damaged(path, f"seeds.{number}.{problem}")
+    for key, figure in result.summary.items():
+        if not {"mean", "std"} <= figure.keys():
+            raise _damaged(path, f"summary.{key}: got {', '.join(figure) or 'nothing'}, allowed: mean and std")
     return result
 
 
@@ -295,17 +300,28 @@ def _length_problem(seed: SeedResult) -> str:
     curves = {"top1_curve": seed.top1_curve, "top5_curve": seed.top5_curve, "task_il_curve": seed.task_il_curve, "grouped": seed.grouped,
               "accuracy_matrix": seed.accuracy_matrix}
     curves |= {f"accuracy_matrix.{t}": row for t, row in enumerate(seed.accuracy_matrix)}
-    optional = {name: getattr(seed, name) for name in OPTIONAL_CURVES}
-    optional |= {f"confusion.{name}": table for name, table in seed.confusion.items()}
-    optional |= {f"confusion.{name}.{t}": row for name, table in seed.confusion.items() for t, row in enumerate(table)}
-    curves |= {name: curve for name, curve in optional.items() if curve}
+    curves |= {f"confusion.{name}": table for name, table in seed.confusion.items()}
+    curves |= {f"confusion.{name}.{t}": row for name, table in seed.confusion.items() for t, row in enumerate(table)}
+    curves |= {name: getattr(seed, name) for name in OPTIONAL_CURVES if getattr(seed, name)}
     return next((f"{name}: got {len(curve)} entries for {tasks} tasks" for name, curve in curves.items() if len(curve) != tasks), "")
+
+
+def _entry_problem(seed: SeedResult) -> str:
+    """Which entry of a list is not as it is drawn; "" when all are."""
+    for name, kinds in ENTRIES.items():
+        for place, entry in enumerate(getattr(seed, name)):
+            for key, kind in kinds.items():
+                value = entry.get(key)
+                if not (isinstance(value, str) if kind is str else isinstance(value, (int, kind)) and abs(value) < LARGEST):
+                    return f"{name}.{place}.{key}: got {value!r:.40}, allowed: {'a text' if kind is str else 'a number'}"
+    return ""
 
 
 def csv_text(rows: Sequence[dict[str, Any]]) -> str:
     """Rows with equal keys as comma-separated text with a header; None is an empty cell.
 
     A spreadsheet runs a text that begins with = + - @ or a tab as a formula; such a text gets a ' in front, which it shows as text.
+    Control characters are written out (\\x1b).
     """
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
@@ -317,5 +333,6 @@ def csv_text(rows: Sequence[dict[str, Any]]) -> str:
 def _no_formula(value: Any) -> Any:
     if not isinstance(value, str):
         return value
-    value = value.replace("\r", r"\x0d")  # python's writer would leave it bare, and readers end the line there
+    # control characters are written out, for whoever prints the file; a bare \r would also end the line for readers
+    value = visible(value.replace("\x1b", r"\x1b"))
     return "'" + value if value.lstrip(" \n").startswith(FORMULA_STARTS) else value

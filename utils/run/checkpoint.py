@@ -31,7 +31,7 @@ from safetensors.torch import load, save_file
 from torch import Tensor
 
 from utils.errors import StorageError, UserError
-from utils.files import file_sha256, replacing, sha256_of, sync_file, sync_folder, write_atomic
+from utils.files import bytes_of_file, file_sha256, replacing, sha256_of, sync_file, sync_folder, write_atomic
 from utils.run.background import NewestJob, host_copies
 
 PARTIAL = ".partial"  # ends the name of a folder that is being written
@@ -225,13 +225,13 @@ class CheckpointStore:
 
     def _read(self, name: str, task: int, epoch: int | None) -> Checkpoint:
         folder = self.folder / name
-        outer = json.loads(_bytes_of(folder / "checkpoint.json"))
+        outer = json.loads(bytes_of_file(folder / "checkpoint.json"))
         if sha256_of(outer["content"].encode()) != outer["sha256"]:
             raise ValueError("checkpoint.json does not match its checksum")
         content = json.loads(outer["content"])
         tensors = {}
         for file, checksum in content["sha256"].items():
-            data = _bytes_of(folder / file)
+            data = bytes_of_file(folder / file)
             if sha256_of(data) != checksum:
                 raise ValueError(f"{file} does not match its checksum")
             tensors[file] = load(data)
@@ -247,13 +247,6 @@ class CheckpointStore:
             if match:
                 found.append((folder.name, int(match[1]) - 1, int(match[2]) if match[2] else None))
         return sorted(found, key=lambda item: _order(item[1], item[2]))
-
-
-def _bytes_of(file: Path) -> bytes:
-    """What a file holds. Raises OSError, also where it is a pipe or a device, which would be waited for."""
-    if file.exists() and not file.is_file():
-        raise OSError(f"{file.name} is no regular file")
-    return file.read_bytes()
 
 
 def _order(task: int, epoch: int | None) -> tuple[int, float]:

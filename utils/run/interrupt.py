@@ -27,7 +27,8 @@ def signals_stop() -> Iterator[None]:
     """Inside, SIGTERM raises `Terminated` and SIGINT KeyboardInterrupt (in the main thread; elsewhere python cannot set handlers).
 
     An exception that python happens to raise inside a destructor or a fork's callback is printed and forgotten, so the request is
-    remembered too: `check_stop` raises it again.
+    remembered too: `check_stop` raises it again. Inside an import a library may catch it and go on with half a module; the error
+    which that ends in is the request's.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -40,6 +41,9 @@ def signals_stop() -> Iterator[None]:
     before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
+    except Exception:
+        check_stop()
+        raise
     finally:
         _Requested.exception = None
         for number, handler in before.items():
@@ -47,9 +51,9 @@ def signals_stop() -> Iterator[None]:
 
 
 def check_stop() -> None:
-    """Raise the stop that was asked for, where its exception was lost; called in every step."""
+    """Raise the stop that was asked for, where its exception was lost; called in every step, and once all is imported."""
     if _Requested.exception is not None:
-        raise _Requested.exception
+        raise _Requested.exception from None
 
 
 def how_to_resume(argv: Sequence[str]) -> str:

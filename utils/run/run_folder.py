@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
@@ -17,7 +16,7 @@ import torch
 
 from utils.config import Config
 from utils.errors import UserError
-from utils.files import links_that_leave, storage_errors_told, write_atomic
+from utils.files import refuse_links, storage_errors_told, write_atomic
 from utils.json_files import json_text
 from utils.machine.environment import environment
 from utils.run.locks import folder_lock
@@ -117,10 +116,7 @@ class RunFolder:
         Raises:
             UserError: the folder is taken, or a link in it leads elsewhere.
         """
-        leaving = links_that_leave(self.path)
-        if leaving:
-            raise UserError(f"{leaving[0]} is a link to {os.path.realpath(leaving[0])}, outside of the run's folder. A run writes into its "
-                            "own folder alone: remove the link (to keep runs on another disk, name a folder there with --out)")
+        refuse_links(self.path)
         with folder_lock(self.path):
             for leftover in [*self.path.rglob(".*.tmp"), *self.path.rglob(".tmp*")]:  # our names, and those of safetensors
                 with storage_errors_told(leftover):

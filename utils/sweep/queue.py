@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.errors import RunFailed, UserError
-from utils.files import PROJECT, storage_errors_told, write_atomic
+from utils.files import PROJECT, bytes_of_file, storage_errors_told, write_atomic
 from utils.json_files import json_text
 from utils.run.locks import is_locked
 from utils.run.runs import runs_in
@@ -75,8 +75,8 @@ class Queue:
     def read(cls, folder: Path) -> Queue:
         """The queue that another process works on; empty where its file cannot be read."""
         queue = cls(folder)
-        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
-            listed = json.loads((folder / "jobs.json").read_text(encoding="utf-8"))["jobs"]
+        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            listed = json.loads(bytes_of_file(folder / "jobs.json"))["jobs"]
             queue.jobs = [Job(str(job["name"]), tuple(job["words"]), Path(job["experiment"])) for job in listed]
         return queue
 
@@ -100,8 +100,8 @@ class Queue:
 
     def record(self, name: str) -> dict[str, Any] | None:
         """How the job is found again; None where it was never started."""
-        with suppress(OSError, ValueError):
-            record = json.loads(self._record_file(name).read_text(encoding="utf-8"))
+        with suppress(OSError, ValueError, RecursionError):
+            record = json.loads(bytes_of_file(self._record_file(name)))
             if isinstance(record, dict) and {"id", "on", "host", "log"} <= record.keys():
                 return record
         return None
@@ -139,7 +139,7 @@ class Queue:
 
     def _exit_code(self, name: str) -> int | None:
         with suppress(OSError, ValueError):
-            return int(self._exit_file(name).read_text())
+            return int(bytes_of_file(self._exit_file(name)))
         return None
 
     # All of them -------------------------------------------------------------------------------------------------
@@ -237,7 +237,7 @@ def last_line(log: str, endings: Sequence[str] = (".err", ".out")) -> str:
     """
     for ending in endings:
         with suppress(OSError):
-            text = Path(log + ending).read_bytes()[-LAST_BYTES:].decode(errors="backslashreplace")
+            text = bytes_of_file(Path(log + ending))[-LAST_BYTES:].decode(errors="backslashreplace")
             lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith(NOT_OURS)]
             if lines:
                 return visible_name(lines[-1])

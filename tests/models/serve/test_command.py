@@ -19,6 +19,7 @@ from utils.command_line import serve_arguments
     (["--max_images", "0"], "--max_images: got 0, allowed: 1 or more"),
     (["--collect", "new", "--host", "0.0.0.0"], "--collect: got --host 0.0.0.0, which other machines reach"),
     (["--collect", "new", "--after_task", "1", "--port", "0"], "leave --after_task out"),
+    (["--collect", __file__, "--port", "0"], "test_command.py is no folder; name one"),
     (["--host", "no such host", "--port", "0"], "nothing can listen there"),
 ])
 def test_mistakes_are_told_before_anything_is_served(options, message, run, capsys):

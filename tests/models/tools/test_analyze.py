@@ -162,3 +162,12 @@ def test_blocks_of_a_convolutional_network_are_watched_by_their_stages():
         model(torch.zeros(2, 3, 8, 8))
     assert {name: tuple(output.shape) for name, output in outputs.items()} == {"layer1": (2, 4), "layer2": (2, 5)}
     assert not model.layer1._forward_hooks
+
+
+def test_a_link_that_leads_out_of_the_runs_folder_is_refused_before_the_analysis(run, tmp_path):
+    (run / "elsewhere.svg").symlink_to(tmp_path)
+    try:
+        with pytest.raises(UserError, match="outside of the run's folder"):
+            analyze(run, device="cpu")
+    finally:
+        (run / "elsewhere.svg").unlink()

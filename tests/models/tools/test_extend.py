@@ -139,6 +139,14 @@ def test_known_classes_are_no_new_task(finished, tmp_path, capsys):
     assert "bee is a class that the model knows already" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("place", ["loop", "~nobody/photos"])
+def test_new_images_in_a_place_that_leads_nowhere_are_one_sentence(place, finished, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("loop").symlink_to("loop")
+    assert main.main(["extend", str(finished), "--data", place]) == 2
+    assert capsys.readouterr().err.startswith("error: ")
+
+
 def test_a_run_that_is_not_finished_or_not_there_is_refused(finished, tmp_path, capsys):
     (finished / "run.json").write_text(json.dumps({**json.loads((finished / "run.json").read_text()), "finished": False}))
     assert extend(finished, photos(tmp_path / "elk", ["elk"])) == 2

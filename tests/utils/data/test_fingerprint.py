@@ -11,7 +11,8 @@ import trainer
 from tests.run_files import only_run, tiny_config
 from tests.utils.run.test_resume import Stopped, stop_after_saves
 from trainer import train
-from utils.data.fingerprint import changes, fingerprint
+from utils.data.fingerprint import changes, digest, fingerprint
+from utils.data.folders import read_class_folders
 from utils.data.types import ImageSet
 from utils.errors import UserError
 
@@ -76,6 +77,33 @@ def test_checkpoints_of_another_seed_are_refused(stopped):
     (run / "seed1993").rename(run / "seed7")
     with pytest.raises(UserError, match=r"written by seed 1993.*seed 7"):
         train(config.model_copy(update={"seed": 7}), out, name="run", resume=True)
+
+
+FILES_CHANGED = {
+    "another image of the same size": lambda a: (a / "3.bmp").write_bytes((a / "3.bmp").read_bytes()[:-1] + b"\7"),
+    "a file that is not sampled is longer": lambda a: (a / "2.bmp").write_bytes((a / "2.bmp").read_bytes() + b"\0"),
+    "classes whose files have equal names and sizes change places": lambda a: [
+        a.rename(a.with_name("c")), a.with_name("b").rename(a), a.with_name("c").rename(a.with_name("b"))],
+}
+
+
+@pytest.mark.parametrize("how", FILES_CHANGED)
+def test_files_with_the_same_names_and_other_content_are_noticed(how, tmp_path, monkeypatch):
+    def now():
+        images, names = read_class_folders(tmp_path)
+        return fingerprint(images, images, names)
+
+    for label, name in enumerate("ab"):
+        (tmp_path / name).mkdir()
+        for i in range(6):
+            Image.new("L", (4, 4), 9 * i + label).save(tmp_path / name / f"{i}.bmp")
+    before, digest_before = now(), digest(now())
+    older = {split: {name: entry.rpartition(", ")[0] for name, entry in entries.items()} for split, entries in before.items()}
+    FILES_CHANGED[how](tmp_path / "a")
+    assert any("class 'a' has other images in train" in told for told in changes(before, now()))
+    assert not changes(older, now()) and digest(now()) == digest_before == digest(older)  # which older versions could not notice
+    monkeypatch.setattr("utils.data.fingerprint.MANY", 11)
+    assert not changes(before, now())
 
 
 def test_arrays_are_told_apart_by_counts_and_pixels():

@@ -55,6 +55,7 @@ def test_names_may_be_text_or_bytes_under_either_key(tmp_path, key, names):
     (np.array([["x", "y", "z"]]), "of shape (1, 3)"),
     (np.array([b"\xff", b"a", b"b"]), "bytes that are not UTF-8"),
     (np.array([1.5, 2, 3]), "class_names is float64"),
+    (np.array(["x", "y", "x"]), "class_names has 'x' more than once; each class needs a name of its own"),
     (np.array(["x", "y"]), "class_names has 2 names, but the labels go up to 2"),
     (np.array(["x"] * 500), "class_names has 500 names for 18 images"),
 ])

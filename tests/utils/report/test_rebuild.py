@@ -64,3 +64,12 @@ def test_damaged_results_are_a_mistake_with_its_place(tmp_path):
     (tmp_path / "results.json").write_text("{")
     with pytest.raises(UserError, match=r"report: .*results.json is not a run's results.json"):
         rebuild([tmp_path])
+
+
+def test_a_link_that_leads_out_of_the_runs_folder_is_refused_and_nothing_is_written(tmp_path):
+    write_results(make_result(seeds=(1,)), tmp_path / "run")
+    (tmp_path / "victim").write_text("precious")
+    (tmp_path / "run" / "report.html").symlink_to(tmp_path / "victim")
+    with pytest.raises(UserError, match=r"report\.html is a link to .*outside of the run's folder"):
+        rebuild([tmp_path / "run"])
+    assert (tmp_path / "victim").read_text() == "precious"

@@ -262,12 +262,26 @@ def test_a_name_in_a_csv_is_no_formula(name: str) -> None:
     assert csv_text([{"file": "\r=1"}]) == "file\n\\x0d=1\n"
 
 
+def test_a_name_in_a_csv_steers_no_terminal() -> None:
+    steering = "\x1b[31mred\x1b[A\x07\u202e\r"
+    assert csv_text([{"class": steering}]).splitlines()[1] == r"\x1b[31mred\x1b[A\x07\u202e\x0d"
+    assert csv_text([{"class": "two\nlines"}]) == 'class\n"two\nlines"\n'
+
+
 def test_names_that_are_not_utf8_are_written_out_in_every_file(tmp_path: Path) -> None:
     result = make_result(seeds=(1,), notes=os.fsdecode(b"\xff"))
     result.class_names[0] = os.fsdecode(b"caf\xe9")
     write_results(result, tmp_path)
     assert read_results(tmp_path / "results.json").class_names[0] == "caf\\xe9"
     assert tables_are_current(result, tmp_path)
+
+
+@pytest.mark.timeout(10)
+def test_a_pipe_in_place_of_a_table_is_not_waited_for(tmp_path: Path) -> None:
+    write_results(make_result(seeds=(1,)), tmp_path)
+    (tmp_path / "results.csv").unlink()
+    os.mkfifo(tmp_path / "results.csv")
+    assert not tables_are_current(make_result(seeds=(1,)), tmp_path)
 
 
 def test_tables_that_are_of_other_results_or_missing_are_noticed(tmp_path: Path) -> None:
@@ -300,6 +314,13 @@ def damage(name: str, value: object):
     (damage("task_sizes", [2, 2, 2, 2, -2]), "is no number of classes"),
     (damage("last", "high"), "seeds.1.last"),
     (lambda content: content.pop("seeds"), "seeds"),
+    (damage("confusion", {"after": [[1] * 5] * 4 + [[]]}), "seeds.1.confusion.after.4: got 0 entries for 5 tasks"),
+    (damage("confusion", {"before": []}), "seeds.1.confusion.before: got 0"),
+    (damage("timeline", [{"task": 1, "stage": "train", "begin": 0.0}]), "seeds.1.timeline.0.end: got None, allowed: a number"),
+    (damage("timeline", [{"task": 1, "stage": 7, "begin": 0.0, "end": 1.0}]), "seeds.1.timeline.0.stage: got 7, allowed: a text"),
+    (damage("timeline", [{"task": 1, "stage": "train", "begin": 0.0, "end": float("nan")}]), "seeds.1.timeline.0.end: got nan"),
+    (damage("anytime", [{"task": 1, "images": 8, "accuracy": "high"}]), "seeds.1.anytime.0.accuracy: got 'high'"),
+    (lambda content: content["summary"]["last"].pop("mean"), "summary.last: got std, allowed: mean and std"),
 ])
 def test_results_that_do_not_fit_together_are_one_message(change, told: str, tmp_path: Path) -> None:
     write_results(make_result(seeds=(1, 2)), tmp_path)

@@ -2,9 +2,11 @@
 
 import os
 import signal
+from contextlib import suppress
 
 import pytest
 
+from utils.errors import UserError
 from utils.run.interrupt import Terminated, check_stop, signals_stop
 
 
@@ -33,3 +35,16 @@ def test_a_signal_outside_of_destructors_stops_at_once():
     with pytest.raises(Terminated), signals_stop():
         os.kill(os.getpid(), signal.SIGTERM)
         raise AssertionError("the request was lost")
+
+
+@pytest.mark.parametrize("error", [AttributeError("module 'numpy' has no attribute 'minimum'"), UserError("torch is not there")])
+def test_an_error_after_a_signal_that_an_import_caught_is_the_stop(error):
+    with pytest.raises(Terminated), signals_stop():
+        with suppress(BaseException):  # as C code that looks for an optional module
+            os.kill(os.getpid(), signal.SIGTERM)
+        raise error
+
+
+def test_an_error_without_a_signal_stays_itself():
+    with pytest.raises(AttributeError), signals_stop():
+        raise AttributeError

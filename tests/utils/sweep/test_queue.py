@@ -1,6 +1,7 @@
 """The loop over jobs, with jobs that are only files."""
 
 import json
+import os
 
 import pytest
 
@@ -148,6 +149,17 @@ def test_the_plan_is_read_back_and_a_damaged_one_is_empty(queue, tmp_path):
     assert Queue.read(tmp_path).jobs == queue.jobs
     (tmp_path / "jobs.json").write_text('{"jobs": [{"name": 1}]}')
     assert Queue.read(tmp_path).jobs == []
+    (tmp_path / "jobs.json").write_text("[" * 100_000)
+    assert Queue.read(tmp_path).jobs == []
+
+
+@pytest.mark.timeout(10)
+def test_pipes_in_place_of_a_sweeps_files_are_not_waited_for(queue, tmp_path):
+    (tmp_path / "jobs").mkdir()
+    for file in ("jobs.json", "jobs/run.json", "jobs/run.exit", "run.err"):
+        os.mkfifo(tmp_path / file)
+    assert Queue.read(tmp_path).jobs == [] and queue.record("run") is None and last_line(str(tmp_path / "run")) == ""
+    assert queue._exit_code("run") is None
 
 
 def test_the_last_line_is_what_a_person_would_look_for(tmp_path):
