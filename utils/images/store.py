@@ -21,6 +21,7 @@ from utils.data.paths import Paths
 from utils.errors import UserError
 from utils.images.transforms import Images
 
+LEFT_OUT = " (training leaves such images out with \"bad_images\": \"skip\")"
 STRETCH = 1000  # longest side over shortest: resizing the shorter side of a thinner strip would take gigabytes
 
 
@@ -97,9 +98,9 @@ def read_image(path: Path) -> np.ndarray:
     except FileNotFoundError:
         raise UserError(f"image {path} does not exist; was it moved or deleted?") from None
     except NotRegular:
-        raise UserError(f"image {path} is a folder, a pipe or a device and no file; remove it, or set \"bad_images\": \"skip\"") from None
+        raise UserError(f"image {path} is a folder, a pipe or a device and no file; remove it{LEFT_OUT}") from None
     except (OSError, UnidentifiedImageError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"image {path} cannot be read ({error}); repair or remove it, or set \"bad_images\": \"skip\"") from None
+        raise UserError(f"image {path} cannot be read ({error}); repair or remove it{LEFT_OUT}") from None
 
 
 def pixels_of(image: Image.Image, path: Path | str) -> np.ndarray:
