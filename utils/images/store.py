@@ -22,7 +22,7 @@ from utils.errors import UserError
 from utils.images.transforms import Images
 
 LEFT_OUT = " (training leaves such images out with \"bad_images\": \"skip\")"
-STRETCH = 1000  # longest side over shortest: resizing the shorter side of a thinner strip would take gigabytes
+STRETCH = 4000  # longest side over shortest: bringing the shorter side of a thinner strip to 224 would take gigabytes
 
 
 class ImageStore(Protocol):
