@@ -99,16 +99,17 @@ def page(found: dict[str, Any]) -> str:
     """A row per method, best mean rank first: its accuracies, and how far they are from the best method's."""
     streams = {stream: rows for stream, rows in found["streams"].items() if rows}
     means = {stream: {method: statistics.mean(row["last"].values()) for method, row in rows.items()} for stream, rows in streams.items()}
-    ranks = {stream: {method: 1 + sum(other > mean for other in rows.values()) for method, mean in rows.items()}
-             for stream, rows in means.items()}
-    everywhere = {method: statistics.mean(rows[method] for rows in ranks.values() if method in rows)
-                  for method in {method for rows in ranks.values() for method in rows}}
+    complete = set(methods()).intersection(*means.values())  # ranks compare what is on all streams
+    rank = {method: statistics.mean(1 + sum(rows[other] > rows[method] for other in complete) for rows in means.values())
+            for method in complete}
+    behind_all = {method: statistics.mean(max(rows.values()) - rows[method] for rows in means.values() if method in rows)
+                  for method in {method for rows in means.values() for method in rows}}
     best = {stream: max(rows, key=lambda name: rows[name]) for stream, rows in means.items()}
     rows, behind = [], []
-    for method in sorted(everywhere, key=lambda name: (sum(name not in rows for rows in ranks.values()), everywhere[name], name)):
+    for method in sorted(behind_all, key=lambda name: (rank.get(name, len(complete) + 1), behind_all[name], name)):
         here = {stream: rows[method] for stream, rows in streams.items() if method in rows}
         cells = [_last(here[stream]["last"]) if stream in here else "-" for stream in streams]
-        rows.append([next(iter(here.values()))["title"], *cells, f"{everywhere[method]:.1f}" if len(here) == len(streams) else "-",
+        rows.append([next(iter(here.values()))["title"], *cells, f"{rank[method]:.1f}" if method in rank else "-",
                      bytes_text(next(iter(here.values()))["memory_bytes"])])
         behind.append([rows[-1][0], *(_behind(here[stream]["last"], streams[stream][best[stream]]["last"]) if stream in here else "-"
                                       for stream in streams)])
@@ -117,7 +118,7 @@ def page(found: dict[str, Any]) -> str:
     return (f"# Methods on small streams\n\n{__doc__.strip().splitlines()[0]}\nMade by `python benchmarks/methods.py`; mean ± standard "
             "deviation over class orders, whose number stands in brackets where it is not three. A method's settings are those of its "
             f"`exps/*_demo.json`, the same on all streams. {len(rows)} of {len(methods())} methods are here; the same command runs the "
-            "others.\n\n"
+            "others. Ranks are among the methods on all streams; the others follow by how far they are from the best row.\n\n"
             + table(header, rows)
             + "\n\nMemory kept is what a learner carries beside the pre-trained network after the first stream's last task.\n\n"
               "## Points from the best row\n\nPaired by class order; in brackets the 95 % interval of the percentile bootstrap over the "
