@@ -99,7 +99,7 @@ def page(found: dict[str, Any]) -> str:
     """A row per method, best mean rank first: its accuracies, and how far they are from the best method's."""
     streams = {stream: rows for stream, rows in found["streams"].items() if rows}
     means = {stream: {method: statistics.mean(row["last"].values()) for method, row in rows.items()} for stream, rows in streams.items()}
-    complete = set(methods()).intersection(*means.values())  # ranks compare what is on all streams
+    complete = set.intersection(*map(set, means.values())) if means else set()  # ranks compare what is on all streams
     rank = {method: statistics.mean(1 + sum(rows[other] > rows[method] for other in complete) for rows in means.values())
             for method in complete}
     behind_all = {method: statistics.mean(max(rows.values()) - rows[method] for rows in means.values() if method in rows)
