@@ -85,8 +85,7 @@ def row(stream: str, variant: str, found: dict[str, Any], against: str) -> list[
     if variant != against and len(pairs) > 1:
         difference = paired_difference(*zip(*pairs, strict=True))
         cells = [f"{difference.mean:+.2f}", f"{difference.low:+.2f} to {difference.high:+.2f}"]
-    known = [entry["average_incremental"] for entry in entries.values() if entry["average_incremental"] is not None]
-    incremental = f"{statistics.mean(known):.2f}" if known else "-"  # one task has none
+    incremental = "-" if variant == BOUND else f"{statistics.mean(entry['average_incremental'] for entry in entries.values()):.2f}"
     seconds = min(sum(entry["stage_seconds"].values()) for entry in entries.values())  # others may have met more other work
     return [STREAMS[stream][0], VARIANTS[variant][0], mean_and_spread(last), incremental, *cells,
             str(len(last)), f"{seconds:.0f} s", bytes_text(next(iter(entries.values()))["memory_bytes"])]
