@@ -125,7 +125,11 @@ def _entries(folder: str) -> list[os.DirEntry[str]]:
         with os.scandir(folder) as entries:
             return sorted(entries, key=lambda entry: entry.name)
     except OSError as error:
-        raise UserError(f"folder {folder} cannot be read ({error.strerror}); its images would be missing") from None
+        raise _unreadable(folder, error) from None
+
+
+def _unreadable(folder: str, error: OSError) -> UserError:
+    return UserError(f"folder {folder} cannot be read ({error.strerror}); its images would be missing")
 
 
 def _kind(entry: os.DirEntry[str]) -> str:
@@ -142,7 +146,11 @@ def _kind(entry: os.DirEntry[str]) -> str:
 
 
 def _identity(folder: str) -> Identity:
-    found = os.stat(folder)
+    """Raises UserError where the folder is gone since it was listed."""
+    try:
+        found = os.stat(folder)
+    except OSError as error:
+        raise _unreadable(folder, error) from None
     return found.st_dev, found.st_ino
 
 
@@ -151,7 +159,7 @@ def _identities_upwards(folder: Path) -> set[Identity]:
     real = Path(os.path.realpath(folder))
     found = set()
     for place in (real, *real.parents):
-        with contextlib.suppress(OSError):  # a folder above that may not be looked into
+        with contextlib.suppress(UserError):  # a folder above that may not be looked into
             found.add(_identity(str(place)))
     return found
 

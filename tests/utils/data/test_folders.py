@@ -15,6 +15,7 @@ from utils.data.folders import image_files, split_set
 from utils.data.notes import told_before
 from utils.data.registry import dataset_info, load_dataset
 from utils.data.types import ImageSet
+from utils.data.walk import PassedOver, images_below
 from utils.errors import UserError
 
 NFC, NFD = "caf\u00e9", "cafe\u0301"
@@ -277,3 +278,8 @@ def test_the_layout_training_has_images_and_no_tests(root):
     train, test, names = load_dataset(DatasetSpec(name="d", layout="training", root=str(root)))
     assert names == ["a", "b"] and len(train) == 8 and len(test) == 0
     assert "no test image at all" in " ".join(train.notes)
+
+
+def test_a_folder_that_is_gone_since_it_was_listed_is_told(tmp_path):
+    with pytest.raises(UserError, match="gone cannot be read"):
+        list(images_below(tmp_path / "gone", PassedOver(tmp_path)))
