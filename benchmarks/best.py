@@ -2,7 +2,8 @@
 
     python benchmarks/best.py [--streams far near demo] [--variants slca_best frozen ...] [--torch_seeds 1 2 3] [--jobs 1]
 
-The ablation runs on icons50 with the far backbone and one torch seed. The frozen backbone draws nothing, so one torch seed serves all. Runs
+Beside them, on every stream, the same network trained on all classes at once: what training it could win. The ablation runs on icons50
+with the far backbone and one torch seed. The frozen backbone draws nothing, so one torch seed serves all. Runs
 go side by side (`--on local`); interrupted, the same command goes on where it was. Writes benchmarks/best.json and BEST.md.
 """
 
@@ -41,9 +42,9 @@ VARIANTS: dict[str, tuple[str, str, dict[str, Any]]] = {  # name -> what the tab
     "average_no_kd": ("the same, without distillation", "slca_best", {"move": "average", "kd": 0.0}),
     "trained": ("move: trained, a tenth of the images held out", "slca_best", {"move": "trained"}),
 }
-PAIR = ("slca_best", "frozen")
+PAIR = ("slca_best", "frozen")  # the rows beside each other on every stream; the first with all torch seeds
 BOUND = "at_once"  # what training the backbone could win at most
-CLASSES = {"demo": 10, "near": 50, "far": 50}
+CLASSES = {"demo": 10, "near": 50, "far": 50}  # in that one task
 ABLATED = "far"
 
 

@@ -13,8 +13,8 @@ states. How far it may move can be decided after each task (`move: "auto"`), wit
 
 Both are answered among all classes by the same discriminant, for every candidate share, 0 (stay) among them; the best one is
 taken where it beats staying by more than the standard error of the comparison. Where staying is within that error of 100 %
-already, the others are not looked at. The chain of trained states and the merged one are
-described by the authors of LoRA chains for continual learning; the decision is this project's own (docs/beyond.md).
+already, the others are not looked at. The chain of trained states and the merged one are described by the authors of LoRA
+chains for continual learning; the decision is this project's own (docs/beyond.md).
 """
 
 from __future__ import annotations

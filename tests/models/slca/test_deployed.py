@@ -148,12 +148,9 @@ def test_each_image_goes_once_through_the_backbone_before_the_task_however_many_
     assert len(moving_backbone.CANDIDATES) > 1
 
 
-judge = SLCABest.expected_accuracy
-
-
 @pytest.mark.parametrize(("expected", "compared"), [(100.0, 1), (97.0, 1), (60.0, len(moving_backbone.CANDIDATES))])
 def test_other_shares_are_looked_at_only_where_one_of_them_could_be_taken(expected, compared, monkeypatch):
-    learner, seen = learner_before_task_two(), []
+    learner, seen, judge = learner_before_task_two(), [], SLCABest.expected_accuracy
     monkeypatch.setattr(SLCABest, "expected_accuracy", lambda self, task, candidate, held_out_before=None: (
         seen.append(candidate.share), judge(self, task, candidate, held_out_before), expected)[-1])
     learner.learn_task(1, Monitor())
